@@ -1,0 +1,454 @@
+"""Jobs: start them, follow them, know how they ended."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from yarl import URL
+
+from neuro_sync.errors import (
+    ConnectionFailed,
+    IllegalArgumentError,
+    JobFailed,
+    NDJSONError,
+    NeuroError,
+    ProtocolError,
+    WaitTimeout,
+)
+from neuro_sync.models.base import explain
+from neuro_sync.models.images import RemoteImage
+from neuro_sync.models.jobs import (
+    Container,
+    DiskVolume,
+    HTTPPort,
+    JobDescription,
+    JobOptions,
+    JobPriority,
+    JobRestartPolicy,
+    JobRun,
+    JobStart,
+    JobStatus,
+    SecretFile,
+    SharedMemory,
+    Volume,
+)
+from neuro_sync.models.uris import complete
+from neuro_sync.transport.clock import Clock
+from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.stream import Records, Stream, split_lines
+
+from .config import Config
+from .logs import LogLines
+
+NDJSON = "application/x-ndjson"
+JOB_ID = re.compile(r"job-[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}")
+
+FIRST_POLL = 0.05
+SLOWEST_POLL = 2.0
+TAIL_LINES = 20
+
+Job = str | JobDescription
+"""Which job: its id, its name, or what was known of it before."""
+Duration = float | timedelta
+"""Seconds, or a ``timedelta``."""
+
+
+class Jobs:
+    """The jobs section of a session, ``session.jobs``."""
+
+    def __init__(self, transport: HttpTransport, config: Config, clock: Clock) -> None:
+        self._transport = transport
+        self._config = config
+        self._clock = clock
+
+    def start(
+        self,
+        *,
+        image: RemoteImage | str,
+        preset_name: str,
+        cluster_name: str | None = None,
+        org_name: str | None = None,
+        project_name: str | None = None,
+        entrypoint: str | None = None,
+        command: str | None = None,
+        working_dir: str | None = None,
+        http: HTTPPort | None = None,
+        env: Mapping[str, str] | None = None,
+        volumes: Sequence[Volume] = (),
+        secret_env: Mapping[str, URL] | None = None,
+        secret_files: Sequence[SecretFile] = (),
+        disk_volumes: Sequence[DiskVolume] = (),
+        tty: bool = False,
+        shm: bool = False,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        description: str | None = None,
+        pass_config: bool = False,
+        wait_for_jobs_quota: bool = False,
+        schedule_timeout: Duration | None = None,
+        restart_policy: JobRestartPolicy = JobRestartPolicy.NEVER,
+        life_span: Duration | None = None,
+        privileged: bool = False,
+        priority: JobPriority | None = None,
+        energy_schedule_name: str | None = None,
+    ) -> JobDescription:
+        """Start a job with a preset's resources and return at once; it is mostly pending then.
+
+        `command` and `entrypoint` are split by shell rules and run by no shell; write
+        ``sh -c '...'`` for pipes. Addresses such as ``storage:data`` are completed with the
+        session's cluster, organisation and project. `life_span` is counted in whole minutes,
+        rounded up.
+
+        Raises:
+            IllegalArgumentError: A value was refused, there is no such preset, or a quota is used
+                up. Nothing was started.
+            ConnectionFailed: The platform was not reached, or did not answer. It is not asked
+                again, so at most one job was started; the text says whether that may be so.
+
+        Endpoint: POST /jobs?from_preset
+        """
+        cluster = self._config.cluster(cluster_name)
+        with _Refused():
+            spec = JobStart(
+                image=image,  # type: ignore[arg-type]  # text is read as a reference
+                preset_name=preset_name,
+                cluster_name=cluster.name,
+                org_name=org_name or self._config.org_name,
+                project_name=project_name or self._config.project_name,
+                entrypoint=entrypoint,
+                command=command,
+                working_dir=working_dir,
+                http=http,
+                env=env or {},
+                volumes=tuple(volumes),
+                secret_env=secret_env or {},
+                secret_files=tuple(secret_files),
+                disk_volumes=tuple(disk_volumes),
+                tty=tty,
+                resources=SharedMemory(shm=shm),
+                name=name,
+                tags=tuple(tags),
+                description=description,
+                pass_config=pass_config,
+                wait_for_jobs_quota=wait_for_jobs_quota,
+                schedule_timeout=_seconds(schedule_timeout),
+                restart_policy=restart_policy,
+                max_run_time_minutes=_minutes(life_span),
+                privileged=privileged,
+                energy_schedule_name=energy_schedule_name,
+                **({"priority": priority} if priority else {}),
+            )
+        body = spec.to_request()
+        self._complete_addresses(body, spec)
+        return self._submit("jobs?from_preset", body, name)
+
+    def run(
+        self,
+        container: Container,
+        *,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        description: str | None = None,
+        scheduler_enabled: bool = False,
+        is_preemptible: bool = False,
+        preemptible_node: bool = False,
+        pass_config: bool = False,
+        wait_for_jobs_quota: bool = False,
+        schedule_timeout: Duration | None = None,
+        restart_policy: JobRestartPolicy = JobRestartPolicy.NEVER,
+        life_span: Duration | None = None,
+        priority: JobPriority | None = None,
+        org_name: str | None = None,
+        project_name: str | None = None,
+    ) -> JobDescription:
+        """Start a job with resources of its own; `start`, with a preset, is the usual way.
+
+        `is_preemptible` is the older name of `scheduler_enabled`.
+
+        Raises:
+            IllegalArgumentError: A value was refused, or a quota is used up. Nothing was started.
+            ConnectionFailed: As for `start`.
+
+        Endpoint: POST /jobs
+        """
+        with _Refused():
+            spec = JobRun(
+                container=container,
+                name=name,
+                tags=tuple(tags),
+                description=description,
+                scheduler_enabled=scheduler_enabled or is_preemptible,
+                preemptible_node=preemptible_node,
+                pass_config=pass_config,
+                wait_for_jobs_quota=wait_for_jobs_quota,
+                schedule_timeout=_seconds(schedule_timeout),
+                restart_policy=restart_policy,
+                max_run_time_minutes=_minutes(life_span),
+                cluster_name=self._config.cluster_name,
+                org_name=org_name or self._config.org_name,
+                project_name=project_name or self._config.project_name,
+                **({"priority": priority} if priority else {}),
+            )
+        body = spec.to_request()
+        self._complete_addresses(body["container"], spec)
+        return self._submit("jobs", body, name)
+
+    def _submit(self, endpoint: str, body: dict[str, Any], name: str | None) -> JobDescription:
+        try:
+            answer = self._transport.request("POST", self._api(endpoint), body=body)
+        except ConnectionFailed as error:
+            search = f"list(name={name!r})" if name else "list(reverse=True, limit=10)"
+            error.args = (f"{error}. Look with jobs.{search} before you start it again",)
+            raise
+        return JobDescription.from_answer(answer.content)
+
+    def _complete_addresses(self, workload: dict[str, Any], options: JobOptions) -> None:
+        """Turn short addresses into full ones, in place; a platform refuses short ones."""
+        where: Any = {
+            "cluster": options.cluster_name,
+            "org": options.org_name,
+            "project": options.project_name,
+        }
+        for mounts, field in (
+            ("volumes", "src_storage_uri"),
+            ("secret_volumes", "src_secret_uri"),
+            ("disk_volumes", "src_disk_uri"),
+        ):
+            for mount in workload.get(mounts, ()):
+                mount[field] = str(complete(URL(mount[field]), **where))
+        for variable, uri in workload.get("secret_env", {}).items():
+            workload["secret_env"][variable] = str(complete(URL(uri), **where))
+
+    def status(self, id: Job) -> JobDescription:
+        """Return what is known of a job now.
+
+        Raises:
+            IllegalArgumentError: There is no such job; that is what the platform answers with.
+
+        Endpoint: GET /jobs/{id}
+        """
+        answer = self._transport.request("GET", self._api("jobs", _key(id)))
+        return JobDescription.from_answer(answer.content)
+
+    def kill(self, id: Job) -> None:
+        """End a job. One that is over already stays as it is.
+
+        Endpoint: DELETE /jobs/{id}
+        """
+        self._transport.request("DELETE", self._api("jobs", _key(id)))
+
+    def wait(
+        self, id: Job, *, timeout: Duration | None = None, check: bool = False
+    ) -> JobDescription:
+        """Wait until a job is over, and return what it was like then.
+
+        `timeout` is the deadline of the wait; without one it lasts as long as the job.
+
+        Raises:
+            WaitTimeout: The deadline passed; the error has what was known last. The job goes on.
+            JobFailed: With ``check=True``, when it did not succeed; the error has the job and the
+                last lines of its log.
+        """
+        deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
+        delay = FIRST_POLL
+        job = self.status(id)
+        while not job.status.is_finished:
+            left = math.inf if deadline is None else deadline - self._clock.now()
+            if left <= 0:
+                raise WaitTimeout(f"{job} was not over in time", job)
+            self._clock.sleep(min(delay, left))
+            delay = min(delay * 1.5, SLOWEST_POLL)
+            job = self.status(job.id)
+        if check and job.status is not JobStatus.SUCCEEDED:
+            self._raise_failed(job)
+        return job
+
+    def _raise_failed(self, job: JobDescription) -> NoReturn:
+        try:
+            with self.logs(job) as lines:
+                tail = tuple(deque(lines, TAIL_LINES))
+        except NeuroError as error:
+            tail = (f"(the log could not be read: {error})",)
+        story = [str(job), job.reason]
+        if job.history.description not in "\n".join(tail):  # often it is the end of the log
+            story.append(job.history.description)
+        text = ": ".join(part for part in story if part)
+        raise JobFailed("\n".join([text, *tail]), job, tail)
+
+    def monitor(
+        self,
+        id: Job,
+        *,
+        cluster_name: str | None = None,
+        since: datetime | None = None,
+        timestamps: bool = False,
+        separator: str | None = None,
+    ) -> Stream:
+        """Return a job's log from its beginning, then as it is written, as pieces of bytes.
+
+        The pieces break anywhere. The end of the stream is not always the end of the job;
+        `logs` is the one that takes a broken stream up again. `since` without a zone is local
+        time. `separator` is a line that the platform may put between its archive and the live
+        part; an empty one suppresses it.
+
+        Raises:
+            IllegalArgumentError: There is no such job.
+            StreamInterrupted: While it is read: the connection broke.
+
+        Endpoint: GET {monitoring}/{id}/log
+        """
+        return self._open_log(id, cluster_name, _instant(since), timestamps, separator)
+
+    def logs(
+        self, id: Job, *, since: datetime | None = None, timestamps: bool = False
+    ) -> LogLines:
+        """Return a job's log as lines, from its beginning until the job is over.
+
+        Each line comes once and in order, even when connections break in between. With
+        `timestamps` a line begins with its time in UTC and a space.
+
+        Raises:
+            IllegalArgumentError: There is no such job.
+            StreamInterrupted: While it is read: the platform is not to be reached any more.
+
+        Endpoint: GET {monitoring}/{id}/log
+        """
+        job_id = self._id_of(id)
+        cluster_name = id.cluster_name if isinstance(id, JobDescription) else None
+        return LogLines(
+            lambda stamp: self._open_log(job_id, cluster_name, stamp, True, ""),
+            lambda: self.status(job_id).status.is_finished,
+            since=_instant(since),
+            timestamps=timestamps,
+            clock=self._clock,
+        )
+
+    def _open_log(
+        self,
+        id: Job,
+        cluster_name: str | None,
+        since: str | None,
+        timestamps: bool,
+        separator: str | None,
+    ) -> Stream:
+        query = [("timestamps", "true")] if timestamps else []
+        if since is not None:
+            query.append(("since", since))
+        if separator is not None:
+            query.append(("separator", separator))
+        if cluster_name is None and isinstance(id, JobDescription):
+            cluster_name = id.cluster_name
+        monitoring = self._config.cluster(cluster_name).monitoring_url
+        return self._transport.stream(f"{monitoring}/{self._id_of(id)}/log", query=query)
+
+    def _id_of(self, id: Job) -> str:
+        """Return the id itself, which is all that the monitoring service knows jobs by."""
+        if isinstance(id, JobDescription):
+            return id.id
+        return id if JOB_ID.fullmatch(id) else self.status(id).id
+
+    def _api(self, *parts: str) -> str:
+        return "/".join((self._config.api_url, *parts))
+
+    def list(
+        self,
+        *,
+        statuses: Iterable[JobStatus] = (),
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        owners: Iterable[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        cluster_name: str | None = None,
+        org_names: Iterable[str] = (),
+        project_names: Iterable[str] = (),
+    ) -> Records[JobDescription]:
+        """Return the jobs that the caller may see, oldest first, each read as it is asked for.
+
+        Filters of one kind are alternatives, but a job must carry all of `tags`. `since` and
+        `until` compare the time of creation, themselves included; without a zone they are local
+        time. With `reverse` the newest come first, so that ``reverse=True, limit=10`` are the
+        ten newest.
+
+        Raises:
+            NDJSONError: While it is read: the platform failed in the middle of the list.
+
+        Endpoint: GET /jobs
+        """
+        query = [("status", JobStatus(status).value) for status in statuses]
+        query += [("name", name)] if name else []
+        query += [("tag", tag) for tag in tags]
+        query += [("owner", owner) for owner in owners]
+        query += [("since", str(_instant(since)))] if since else []
+        query += [("until", str(_instant(until)))] if until else []
+        query.append(("cluster_name", cluster_name or self._config.cluster_name))
+        orgs = tuple(org_names) or ((self._config.org_name,) if self._config.org_name else ())
+        query += [("org_name", org) for org in orgs]
+        query += [("project_name", project) for project in project_names]
+        query += [("reverse", "1")] if reverse else []
+        query += [("limit", str(limit))] if limit is not None else []
+        stream = self._transport.stream(self._api("jobs"), query=query, accept=NDJSON)
+        return Records(stream, _read_jobs(stream))
+
+
+def _read_jobs(stream: Stream) -> Iterator[JobDescription]:
+    if stream.content_type != NDJSON:  # a platform of 2020 answers with one document
+        for job in json.loads(b"".join(stream))["jobs"]:
+            yield JobDescription.from_answer(json.dumps(job))
+        return
+    for line in split_lines(stream):
+        if line.isspace() or not line:
+            continue
+        try:
+            yield JobDescription.from_answer(line)
+        except ProtocolError:
+            failure = json.loads(line)
+            if isinstance(failure, dict) and "error" in failure:
+                raise NDJSONError(str(failure["error"])) from None
+            raise
+
+
+class _Refused:
+    """Tells a bad value of a call as the `IllegalArgumentError` that a platform would answer."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValidationError):
+            raise IllegalArgumentError(explain(error)) from error
+
+
+def _key(id: Job) -> str:
+    """Return the part of a path that names the job."""
+    key = id.id if isinstance(id, JobDescription) else id
+    if not key:
+        raise IllegalArgumentError("which job? its id or name is empty")
+    return segment(key)
+
+
+def _in_seconds(duration: Duration) -> float:
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
+def _seconds(duration: Duration | None) -> float | None:
+    return None if duration is None else _in_seconds(duration)
+
+
+def _minutes(duration: Duration | None) -> int | None:
+    """Return whole minutes, rounded up: a job may not be stopped before its time."""
+    return None if duration is None else math.ceil(_in_seconds(duration) / 60)
+
+
+def _instant(moment: datetime | None) -> str | None:
+    """Write a time as the wire wants it: UTC, with its offset; a naive one is local time."""
+    return None if moment is None else moment.astimezone(timezone.utc).isoformat()

@@ -1,0 +1,225 @@
+"""One tree of errors. A class that answers an HTTP status knows which, and is the matching
+builtin too, so that ``except PermissionError`` or ``except TimeoutError`` work as well.
+
+The local platform raises the same classes that its client raises.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from .models.jobs import JobDescription
+
+
+class NeuroError(Exception):
+    """The root of every error that this package raises on purpose."""
+
+
+class ConfigError(NeuroError, RuntimeError):
+    """It is not settled which platform to talk to, or as whom."""
+
+
+class ProtocolError(NeuroError, ValueError):
+    """The platform answered something that cannot be read."""
+
+
+class NDJSONError(ProtocolError):
+    """A stream of JSON lines ended with the platform's own error line."""
+
+
+class ConnectionFailed(NeuroError, ConnectionError):
+    """The platform was not reached, or the connection broke before the answer was whole."""
+
+
+class RequestTimeout(ConnectionFailed, TimeoutError):
+    """The platform did not answer within the session's timeout."""
+
+
+class StreamInterrupted(ConnectionFailed):
+    """A stream was cut, and taking it up again failed. The job may well go on."""
+
+
+class WaitTimeout(NeuroError, TimeoutError):
+    """The deadline of a wait passed. The job was left alone."""
+
+    def __init__(self, message: str, job: JobDescription) -> None:
+        super().__init__(message)
+        self.job = job
+        """What was known of the job last."""
+
+
+class JobFailed(NeuroError, RuntimeError):
+    """A job that was waited for with ``check=True`` did not succeed."""
+
+    def __init__(self, message: str, job: JobDescription, log_tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.job = job
+        self.log_tail = log_tail
+        """The last lines of its log, oldest first."""
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.job.history.exit_code
+
+
+class APIError(NeuroError):
+    """The platform was reached and said no."""
+
+    status: int = 500
+    """The HTTP status; the class has the usual one, an error that came by wire its own."""
+
+    default_text: ClassVar[str] = "the platform refused the request"
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        status: int | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        payload: object = None,
+    ) -> None:
+        self.text = text or self.default_text
+        """What the platform said, without our additions."""
+        self.method = method
+        self.path = path
+        self.payload = payload
+        """The parsed JSON body, where there was one."""
+        if status is not None:
+            self.status = status
+        if method:
+            super().__init__(f"{self.text} ({self.status} for {method} {path})")
+        else:
+            super().__init__(self.text)
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON body by which a platform reports this error."""
+        return {"error": self.text}
+
+
+class IllegalArgumentError(APIError, ValueError):
+    """A value was refused: bad input, a quota, a name in use, or an unknown job."""
+
+    status = 400
+
+
+class ClientError(APIError):
+    """The request itself was wrong for this platform."""
+
+    status = 405
+
+
+class AuthError(ClientError):
+    """The platform does not let this caller do that."""
+
+    status = 401
+
+
+class AuthenticationError(AuthError):
+    """There was no token, or the platform does not accept it."""
+
+    status = 401
+
+
+class AuthorizationError(AuthError, PermissionError):
+    """The token is good, but its user may not do this; `missing` lists what it would take."""
+
+    status = 403
+
+    @property
+    def missing(self) -> tuple[dict[str, str], ...]:
+        """The permissions that are lacking, each with its ``uri`` and ``action``."""
+        if isinstance(self.payload, dict):
+            return tuple(self.payload.get("missing", ()))
+        return ()
+
+    def body(self) -> dict[str, object]:
+        return {"missing": list(self.missing)} if self.missing else super().body()
+
+
+class ResourceNotFound(APIError, ValueError):
+    """There is no such thing; of a job's channels also: the job is not running."""
+
+    status = 404
+
+
+class Conflict(IllegalArgumentError):
+    """Somebody else changed the same thing at the same time."""
+
+    status = 409
+
+
+class ServerError(APIError):
+    """The platform failed; nothing was wrong with the request."""
+
+    status = 500
+
+
+class NotSupported(ServerError, NotImplementedError):
+    """This platform lacks the call; the text says what to call instead."""
+
+    status = 501
+
+
+class BadGateway(ServerError):
+    """The platform's front door did not reach the service behind it."""
+
+    status = 502
+
+
+class ServerNotAvailable(ServerError):
+    """The platform is overloaded or being restarted."""
+
+    status = 503
+
+
+_BY_STATUS: dict[int, type[APIError]] = {
+    error.status: error
+    for error in (
+        IllegalArgumentError,
+        AuthenticationError,
+        AuthorizationError,
+        ResourceNotFound,
+        ClientError,
+        Conflict,
+        NotSupported,
+        BadGateway,
+        ServerNotAvailable,
+    )
+}
+
+
+def error_class(status: int) -> type[APIError]:
+    """Return the class for an HTTP status of 400 or more."""
+    return _BY_STATUS.get(status) or (ServerError if status >= 500 else IllegalArgumentError)
+
+
+def error_from_answer(status: int, body: bytes | str, *, method: str, path: str) -> APIError:
+    """Read a refusal, whichever of the protocol's shapes of error body it came in.
+
+    The text is the value of ``error``; JSON within it, as the monitoring service relays it, is
+    opened too. A 403 that only lists missing permissions is told in words.
+    """
+    raw = body.decode(errors="replace") if isinstance(body, bytes) else body
+    payload = _json_object(raw)
+    text = payload.get("error") or payload.get("msg") or payload.get("description")
+    if isinstance(text, str):
+        inner = _json_object(text)
+        text = inner.get("error", text)
+    missing = payload.get("missing")
+    if not text and isinstance(missing, list):
+        needs = (f"{item.get('action')} on {item.get('uri')}" for item in missing)
+        text = "not permitted; it takes " + ", ".join(needs)
+    return error_class(status)(
+        str(text or raw.strip()), status=status, method=method, path=path, payload=payload or None
+    )
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

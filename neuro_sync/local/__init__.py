@@ -1,0 +1,1 @@
+"""The local platform: the protocol of the hosted one, and jobs that run on this machine."""

@@ -1,0 +1,143 @@
+"""How this platform says no: the protocol's error bodies, over HTTP and in handshakes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from neuro_sync.errors import APIError, IllegalArgumentError, ServerError
+from neuro_sync.version import __version__
+
+logger = logging.getLogger(__name__)
+
+SERVICE_VERSION = (b"x-service-version", f"neuro-local/{__version__}".encode())
+JSON = "application/json; charset=utf-8"
+
+
+class Refusals:
+    """Turns what was raised below into the protocol's answers, of requests and of handshakes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                message["headers"] = [*message["headers"], SERVICE_VERSION]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except APIError as error:
+            if begun:
+                raise
+            logger.info("%s refused: %s", scope["path"], error)
+            await _refuse(error, scope, receive, send_named)
+        except Exception as error:
+            if begun:
+                raise
+            logger.exception("%s failed", scope["path"])
+            text = f"Unexpected exception {type(error).__name__}: {error}. Path: {scope['path']}."
+            await _refuse(ServerError(text), scope, receive, send_named)
+
+
+async def _refuse(error: APIError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error.
+
+    Many clients cannot read the body of a refused handshake, so it is repeated in a header.
+    """
+    response = error_response(error)
+    if scope["type"] == "http":
+        await response(scope, receive, send)
+        return
+    body = bytes(response.body)
+    headers = [*response.raw_headers, (b"x-error", body.replace(b"\n", b" "))]
+    start = {"type": "websocket.http.response.start", "status": response.status_code}
+    await send({**start, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+def http_error(request: Request, error: Exception) -> Response:
+    """Answer as web frameworks do: ``404: Not Found``."""
+    assert isinstance(error, HTTPException)  # noqa: S101  # what it is registered for
+    text = f"{error.status_code}: {HTTPStatus(error.status_code).phrase}"
+    return PlainTextResponse(text, status_code=error.status_code, headers=error.headers)
+
+
+def error_response(error: APIError) -> Response:
+    """Return the answer that tells an error."""
+    if error.status == 401:
+        return PlainTextResponse(error.text, status_code=401)
+    return Response(json.dumps(error.body()), status_code=error.status, media_type=JSON)
+
+
+def bad_request(error: ValidationError) -> IllegalArgumentError:
+    """Tell what is wrong with a body, in the fragments that clients of the platform look for."""
+    tree: dict[str, Any] = {}
+    for item in error.errors(include_url=False):
+        path = [str(part) for part in item["loc"]] or ["body"]
+        branch = tree
+        for part in path[:-1]:
+            inner = branch.setdefault(part, {})
+            branch = inner if isinstance(inner, dict) else {}
+        branch[path[-1]] = _fragment(item["type"], path[-1], dict(item))
+    return IllegalArgumentError(_as_text(tree))
+
+
+def _fragment(kind: str, name: str, item: dict[str, Any]) -> str:
+    limits = item.get("ctx", {})
+    match kind:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return f"{name} is not allowed key"
+        case "string_too_short":
+            if limits["min_length"] == 1:
+                return "blank value is not allowed"
+            return f"String is shorter than {limits['min_length']} characters"
+        case "string_too_long":
+            return f"String is longer than {limits['max_length']} characters"
+        case "string_pattern_mismatch":
+            return f"does not match pattern {limits['pattern']}"
+        case "greater_than_equal":
+            return f"value is less than {limits['ge']:g}"
+        case "less_than":
+            return f"value should be less than {limits['lt']:g}"
+        case "less_than_equal":
+            return f"value is greater than {limits['le']:g}"
+        case "too_long":
+            return f"list length is greater than {limits['max_length']}"
+        case "int_parsing" | "int_type" | "int_from_float":
+            return "value is not int"
+        case "string_type":
+            return "value is not a string"
+        case "bool_type":
+            return "value should be True or False"
+        case "enum":
+            return "value doesn't match any variant"
+        case _:
+            return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _as_text(tree: dict[str, Any]) -> str:
+    """Nest the errors as the hosted platform does, each level as a text within a text."""
+    fields = ", ".join(
+        f"{name!r}: DataError({(_as_text(error) if isinstance(error, dict) else error)!r})"
+        for name, error in tree.items()
+    )
+    return f"{{{fields}}}"

@@ -1,0 +1,40 @@
+"""Puts access rules, routes, store and runtime together."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from neuro_sync.models.config import Preset
+from neuro_sync.version import __version__
+
+from .access import AccessRules, Users
+from .answers import Refusals, http_error
+from .jobs import JobService, Tenant
+from .routes import config, jobs, monitoring
+
+API = "/api/v1"
+
+
+def create_app(
+    *,
+    service: JobService,
+    users: Users,
+    home: Tenant,
+    presets: tuple[Preset, ...],
+    port: int,
+) -> FastAPI:
+    """Return the application around a service; whoever made that opens and closes it."""
+    app = FastAPI(title="Neuro local platform", version=__version__)
+    app.state.jobs = service
+    app.state.home = home
+    app.state.presets = presets
+    app.state.url = f"http://127.0.0.1:{port}"
+    for section in (config, jobs, monitoring):
+        app.include_router(section.router, prefix=API)
+    app.add_api_route("/ping", config.ping)
+    app.add_exception_handler(HTTPException, http_error)
+    # The last one added is the outermost.
+    app.add_middleware(AccessRules, users=users, port=port)
+    app.add_middleware(Refusals)
+    return app

@@ -1,0 +1,367 @@
+"""The service behind the routes: what is asked for becomes jobs, what happens their history."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from neuro_sync.errors import (
+    AuthorizationError,
+    IllegalArgumentError,
+    NeuroError,
+    NotSupported,
+)
+from neuro_sync.models.config import Preset
+from neuro_sync.models.jobs import (
+    Container,
+    JobOptions,
+    JobRestartPolicy,
+    JobRun,
+    JobStart,
+    JobStatus,
+    JobStatusItem,
+    Resources,
+    Workload,
+)
+
+from . import lifecycle
+from .lifecycle import Cancelled, Event, Transitions
+from .logs import JobLog
+from .runtimes.base import Launch, Runtime
+from .store import JobFilter, JobRow, Store
+
+logger = logging.getLogger(__name__)
+
+_LIFE = TypeAdapter(tuple[JobStatusItem, ...])
+LIFE_SPAN_CHECK = 1.0
+"""Seconds between two looks at whether a running job's life span is over."""
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Where on a platform something belongs."""
+
+    cluster: str
+    org: str
+    project: str
+
+
+class JobService:
+    """Accepts jobs, has a runtime run them, and remembers how they went.
+
+    All of it happens on one event loop, so that nothing here needs a lock.
+    """
+
+    def __init__(
+        self, store: Store, runtime: Runtime, presets: tuple[Preset, ...], home: Tenant
+    ) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._presets = {preset.name: preset for preset in presets}
+        self._home = home
+        self._closing = False
+        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+
+    async def open(self, folder: Path) -> None:
+        """Begin to run jobs, and take up those of an earlier platform on the same folder."""
+        await self._runtime.open(folder, self._on_event)
+        for job in self._store.list(JobFilter(statuses=_UNFINISHED)):
+            self._runtime.adopt(_launch(job))
+            self._watch_life_span(self._row(job.id))
+
+    async def close(self) -> None:
+        """End all jobs and wait for them; then nothing of the platform is left running."""
+        self._closing = True
+        reason = Cancelled(_now(), "PlatformStopped", "The local platform was stopped.")
+        running = [job.id for job in self._store.list(JobFilter(statuses=_UNFINISHED))]
+        for job_id in running:
+            self._on_event(job_id, reason)
+            self._runtime.kill(job_id)
+        for job_id in running:
+            log = self._runtime.log(job_id)
+            while not log.ended:
+                await log.pulse.watch()
+        for timer in self._deadlines.values():
+            timer.cancel()
+        await self._runtime.close()
+
+    def start(self, spec: JobStart | JobRun, owner: str) -> JobRow:
+        """Accept a job and have it started.
+
+        The checks and their order are those of the hosted platform.
+        """
+        tenant = self._tenant(spec)
+        container, options = self._resolve(spec)
+        _check_addresses(container, tenant.cluster)
+        if spec.name is not None:
+            self._check_name(spec.name, tenant.project)
+        if options.restart_policy is not JobRestartPolicy.NEVER:
+            raise NotSupported(
+                f"restart_policy {options.restart_policy.value!r}: this local platform "
+                "does not restart jobs; leave it at 'never'"
+            )
+        if options.pass_config:
+            raise NotSupported(
+                "pass_config: this local platform gives jobs no login of their own; leave it out"
+            )
+        if options.scheduler_enabled and options.schedule_timeout is not None:
+            raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
+        if options.privileged:
+            raise IllegalArgumentError(f"Cluster {tenant.cluster} does not allow privileged jobs")
+        self._runtime.check(container)
+        job_id = f"job-{uuid.uuid4()}"
+        now = _now()
+        life = lifecycle.created(now)
+        row = JobRow(
+            id=job_id,
+            name=spec.name,
+            owner=owner,
+            cluster_name=tenant.cluster,
+            org_name=tenant.org,
+            project_name=tenant.project,
+            status=life[-1].status.value,
+            created_at=now,
+            description=_describe(job_id, owner, tenant, container, options),
+            transitions=_LIFE.dump_json(life).decode(),
+        )
+        self._store.add(row, tuple(sorted(set(spec.tags))))
+        # After the answer: a job is pending when its user learns of it.
+        asyncio.get_running_loop().call_soon(self._launch, row)
+        return row
+
+    def _launch(self, row: JobRow) -> None:
+        if self._row(row.id).status != JobStatus.PENDING.value:
+            return  # cancelled before it came to that
+        try:
+            self._runtime.launch(_launch(row))
+        except (OSError, NeuroError) as error:
+            logger.exception("job %s could not be started", row.id)
+            self._on_event(row.id, lifecycle.CouldNotRun(_now(), 125, str(error)))
+
+    def kill(self, id_or_name: str, owner: str) -> None:
+        """Cancel a job at once; what it runs ends a moment later. One that is over stays."""
+        job = self.find(id_or_name, owner)
+        if job.answer is None:
+            self._end(job.id, "UserRequested")
+
+    def _end(self, job_id: str, reason: str) -> None:
+        self._on_event(job_id, Cancelled(_now(), reason))
+        self._runtime.kill(job_id)
+
+    def find(self, id_or_name: str, owner: str) -> JobRow:
+        """Return a job by id, or an owner's newest one of a name."""
+        job = self._store.get(id_or_name, owner)
+        if job is None:
+            raise IllegalArgumentError(f"no such job {id_or_name}")
+        return job
+
+    def log(self, job: JobRow) -> JobLog:
+        return self._runtime.log(job.id)
+
+    def list(self, wanted: JobFilter) -> Iterator[str]:
+        """Yield each job's answer, as `answer` gives it."""
+        return map(self.answer, self._store.list(wanted))
+
+    def answer(self, job: JobRow) -> str:
+        """Return what the wire tells of a job now, as JSON without a newline."""
+        return job.answer or _answer(job.description, _LIFE.validate_json(job.transitions), _now())
+
+    def _on_event(self, job_id: str, event: Event) -> None:
+        job = self._row(job_id)
+        life = _LIFE.validate_json(job.transitions)
+        after = lifecycle.advance(life, event)
+        if after is life:
+            return
+        status = after[-1].status
+        at = after[-1].transition_time
+        self._store.change(
+            job_id,
+            status=status.value,
+            transitions=_LIFE.dump_json(after).decode(),
+            answer=_answer(job.description, after, at) if status.is_finished else None,
+        )
+        logger.info("job %s: %s %s", job_id, status, after[-1].reason)
+        if status.is_finished and job_id in self._deadlines:
+            self._deadlines.pop(job_id).cancel()
+        elif status.is_running:
+            self._watch_life_span(self._row(job_id))
+
+    def _watch_life_span(self, job: JobRow) -> None:
+        """End a running job when its time is up."""
+        minutes = job.description.get("max_run_time_minutes")
+        if minutes is None or job.status != JobStatus.RUNNING.value:
+            return
+        life: Transitions = _LIFE.validate_json(job.transitions)
+        left = minutes * 60 - lifecycle.run_time(life, _now())
+        self._deadlines[job.id] = asyncio.get_running_loop().call_later(
+            max(left, 0), self._end, job.id, "LifeSpanEnded"
+        )
+
+    def _row(self, job_id: str) -> JobRow:
+        return self.find(job_id, "")
+
+    def _tenant(self, options: JobOptions) -> Tenant:
+        home = self._home
+        if options.cluster_name not in (None, home.cluster):
+            raise AuthorizationError("User is not allowed to submit jobs to the specified cluster")
+        if options.org_name not in (None, home.org):
+            raise AuthorizationError(
+                "User is not allowed to submit jobs to the specified cluster "
+                "as a member of given organization"
+            )
+        project = options.project_name or home.project
+        if project != home.project:
+            uri = f"job://{home.cluster}/{home.org}/{project}"
+            raise AuthorizationError(
+                "no such project, or not yours",
+                payload={"missing": [{"uri": uri, "action": "write"}]},
+            )
+        return Tenant(home.cluster, home.org, project)
+
+    def _resolve(self, spec: JobStart | JobRun) -> tuple[Container, JobOptions]:
+        """Return the container and the options, with what the preset says filled in."""
+        if isinstance(spec, JobRun):
+            return spec.container, spec
+        preset = next(iter(self._presets.values()))
+        if spec.preset_name is not None:
+            found = self._presets.get(spec.preset_name)
+            if found is None:
+                # The first words are the hosted platform's, and clients look for them.
+                raise IllegalArgumentError(
+                    f"Preset was not found: {spec.preset_name!r}; "
+                    f"there are {', '.join(self._presets)}"
+                )
+            preset = found
+        container = Container(
+            **{name: getattr(spec, name) for name in Workload.model_fields},
+            resources=Resources(
+                cpu=preset.cpu,
+                memory=preset.memory,
+                shm=spec.resources.shm,
+                gpu=preset.gpu,
+                gpu_model=preset.gpu_model,
+            ),
+        )
+        flags = {
+            "preset_name": preset.name,
+            "scheduler_enabled": preset.scheduler_enabled,
+            "preemptible_node": preset.preemptible_node,
+        }
+        return container, spec.model_copy(update=flags)
+
+    def _check_name(self, name: str, project: str) -> None:
+        if name.startswith("job-"):
+            raise IllegalArgumentError(
+                "Failed to create job: job name cannot start with 'job-' prefix."
+            )
+        user = self._store.unfinished_with_name(name, project)
+        if user is not None:
+            raise IllegalArgumentError(
+                f"Failed to create job: job with name {name!r} and project {project!r} "
+                f"already exists: {user!r}"
+            )
+
+
+_UNFINISHED = tuple(status.value for status in JobStatus.active_items())
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _launch(job: JobRow) -> Launch:
+    container = Container.model_validate({**job.description["container"], "image": job.id})
+    return Launch(job.id, container)
+
+
+def _check_addresses(container: Container, cluster: str) -> None:
+    """Refuse addresses that name another cluster, or none."""
+    uris = [volume.storage_uri for volume in container.volumes]
+    uris += [file.secret_uri for file in container.secret_files]
+    uris += [volume.disk_uri for volume in container.disk_volumes]
+    uris += container.secret_env.values()
+    for uri in uris:
+        if uri.host != cluster:
+            raise IllegalArgumentError(f"Invalid URI cluster: {uri.host or ''!r} != {cluster!r}")
+
+
+def _describe(
+    job_id: str, owner: str, tenant: Tenant, container: Container, options: JobOptions
+) -> dict[str, Any]:
+    """Return what the wire tells of a job that never changes."""
+    pair = f"{tenant.org}--{tenant.project}"
+    short_hash = hashlib.sha256((tenant.org + tenant.project).encode()).hexdigest()[:10]
+    namespace = f"platform--{pair}--{hashlib.sha256(pair.encode()).hexdigest()[:24]}"
+    description: dict[str, Any] = {
+        "id": job_id,
+        "owner": owner,
+        "cluster_name": tenant.cluster,
+        "org_name": tenant.org,
+        "project_name": tenant.project,
+        "org_project_hash": short_hash,
+        "namespace": namespace,
+        "uri": f"job://{tenant.cluster}/{tenant.org}/{tenant.project}/{job_id}",
+        "container": _describe_container(container),
+        "scheduler_enabled": options.scheduler_enabled,
+        "is_preemptible": options.scheduler_enabled,
+        "preemptible_node": options.preemptible_node,
+        "is_preemptible_node_required": options.preemptible_node,
+        "pass_config": options.pass_config,
+        "privileged": options.privileged,
+        "restart_policy": options.restart_policy.value,
+        "priority": options.priority.value,
+        "materialized": True,
+        "being_dropped": False,
+        "logs_removed": False,
+        "total_price_credits": "0",
+        "price_credits_per_hour": "0",
+        "internal_hostname": f"{job_id}.{namespace}",
+    }
+    optional = {
+        "name": options.name,
+        "preset_name": options.preset_name,
+        "description": options.description,
+        "tags": sorted(set(options.tags)) or None,
+        "schedule_timeout": options.schedule_timeout,
+        "max_run_time_minutes": options.max_run_time_minutes,
+        "internal_hostname_named": options.name and f"{options.name}--{short_hash}.{namespace}",
+        # A process listens on this machine, so that is where its web server is.
+        "http_url": container.http and f"http://127.0.0.1:{container.http.port}",
+    }
+    return description | {name: value for name, value in optional.items() if value is not None}
+
+
+def _describe_container(container: Container) -> dict[str, Any]:
+    described = container.model_dump(mode="json", exclude_none=True)
+    kept = ("image", "env", "volumes", "resources")
+    described = {name: value for name, value in described.items() if value or name in kept}
+    if container.http is not None:
+        described["http"].setdefault("health_check_path", "/")
+    return described
+
+
+def _answer(description: dict[str, Any] | Any, life: Transitions, now: datetime) -> str:
+    """Put together what the wire tells of a job at one moment."""
+    summary = lifecycle.history(life, now)
+    history = summary.model_dump(mode="json", exclude_none=True)
+    statuses = [item.model_dump(mode="json", exclude_none=True) for item in life]
+    for item in (history, *statuses):
+        for field in ("reason", "description"):
+            item[field] = item[field] or None
+    answer = {
+        **description,
+        "status": summary.status.value,
+        "statuses": statuses,
+        "history": history,
+    }
+    return json.dumps(answer, separators=(",", ":"))

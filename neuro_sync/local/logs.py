@@ -1,0 +1,200 @@
+"""The log of one job: read it, follow it, with or without the time of each line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import BinaryIO
+
+PIECE = 2**16
+STAMP = struct.Struct(">QQ")
+"""Offset in the log, and nanoseconds since the epoch when the bytes from there on came."""
+
+
+class Pulse:
+    """Wakes all who wait for something to have changed."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def beat(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+
+    def watch(self) -> asyncio.Future[None]:
+        """Return what the next beat fulfils; ask before you look, then nothing is missed."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        waiter.add_done_callback(self._waiting.discard)
+        return waiter
+
+
+class JobLog:
+    """Output in ``log``, its times in ``log.times``; `ended` once no more of it can come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "log"
+        self._times = folder / "log.times"
+        self.pulse = Pulse()
+        self.ended = False
+
+    def create(self) -> None:
+        """Make both files, so that there is something to follow before the first line."""
+        for path in (self._log, self._times):
+            path.touch(mode=0o600)
+
+    def end(self) -> None:
+        """Note that no more output can come."""
+        self.ended = True
+        self.pulse.beat()
+
+    async def follow(
+        self, *, since: datetime | None = None, timestamps: bool = False
+    ) -> AsyncIterator[bytes]:
+        """Yield the log from its beginning, or from the first line not before `since`, to its end.
+
+        While more may come it waits; a piece may end anywhere.
+        """
+        with open(self._log, "rb", buffering=0) as log, open(self._times, "rb", buffering=0) as times:
+            offset = 0
+            if since is not None:
+                start = int(since.timestamp() * 10**6) * 1000
+                offset = await self._wait_for_start(log, times, start)
+            log.seek(offset)
+            stamper = Stamper(times, offset) if timestamps else None
+            async for piece in self._pieces(log):
+                yield stamper.stamp(piece) if stamper else piece
+
+    async def _pieces(self, log: BinaryIO) -> AsyncIterator[bytes]:
+        while True:
+            change = self.pulse.watch()
+            ended = self.ended
+            piece = log.read(PIECE)
+            if piece:
+                change.cancel()
+                yield piece
+                # A long log must not keep everybody else waiting.
+                await asyncio.sleep(0)
+            elif ended:
+                change.cancel()
+                return
+            else:
+                await change
+
+    async def _wait_for_start(self, log: BinaryIO, times: BinaryIO, start: int) -> int:
+        """Return where the first line begins that came at or after a time."""
+        while True:
+            change = self.pulse.watch()
+            ended = self.ended
+            offset = _first_line_since(log, times, start)
+            if offset is not None:
+                change.cancel()
+                return offset
+            if ended:
+                change.cancel()
+                return log.seek(0, os.SEEK_END)
+            await change
+
+
+class Stamper:
+    """Puts the time before each line of a log that is read piece by piece."""
+
+    def __init__(self, times: BinaryIO, offset: int) -> None:
+        self._offset = offset
+        self._times = _Times(times)
+        self._at_line_start = True
+
+    def stamp(self, piece: bytes) -> bytes:
+        parts: list[bytes] = []
+        for line in piece.splitlines(keepends=True) if b"\r" not in piece else _lines(piece):
+            if self._at_line_start:
+                parts.append(self._times.prefix(self._offset))
+            parts.append(line)
+            self._offset += len(line)
+            self._at_line_start = line.endswith(b"\n")
+        return b"".join(parts)
+
+
+class _Times:
+    """Reads ``log.times`` forwards; between two records the earlier one holds."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._file.seek(0)
+        self._records: Iterator[tuple[int, ...]] = iter(())
+        self._next: tuple[int, ...] | None = None
+        self._now = self._formatted = 0
+        self._prefix = _format(0)
+
+    def prefix(self, offset: int) -> bytes:
+        """Return the time at which the byte at an offset came, as it stands before a line."""
+        while True:
+            if self._next is None:
+                self._next = next(self._records, None) or self._refill()
+            if self._next is None or self._next[0] > offset:
+                break
+            self._now = self._next[1]
+            self._next = None
+        if self._now != self._formatted:
+            self._prefix, self._formatted = _format(self._now), self._now
+        return self._prefix
+
+    def _refill(self) -> tuple[int, ...] | None:
+        data = self._file.read(STAMP.size * 4096)
+        whole = len(data) - len(data) % STAMP.size
+        if whole < len(data):  # the writer is at it; the rest is read the next time
+            self._file.seek(whole - len(data), os.SEEK_CUR)
+        self._records = STAMP.iter_unpack(data[:whole])
+        return next(self._records, None)
+
+
+def _format(nanoseconds: int) -> bytes:
+    seconds, fraction = divmod(nanoseconds, 10**9)
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction:09}Z ".encode()
+
+
+def _lines(piece: bytes) -> list[bytes]:
+    """Split at newlines alone, and keep them."""
+    *lines, last = piece.split(b"\n")
+    return [*(line + b"\n" for line in lines), *([last] if last else [])]
+
+
+def _first_line_since(log: BinaryIO, times: BinaryIO, start: int) -> int | None:
+    """Return where the first line begins that came at or after a time, in nanoseconds."""
+    offset = _first_piece_since(times, start)
+    if offset is None or offset == 0:
+        return offset
+    log.seek(offset - 1)
+    while True:
+        piece = log.read(PIECE)
+        if not piece:
+            return None
+        end = piece.find(b"\n")
+        if end >= 0:
+            # The newline itself may be the byte before: then the line begins at the offset.
+            return log.tell() - len(piece) + end + 1
+    return None
+
+
+def _first_piece_since(times: BinaryIO, start: int) -> int | None:
+    """Find the first record that is not earlier, by halving."""
+    count = os.fstat(times.fileno()).st_size // STAMP.size
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        times.seek(middle * STAMP.size)
+        if STAMP.unpack(times.read(STAMP.size))[1] < start:
+            low = middle + 1
+        else:
+            high = middle
+    if low == count:
+        return None
+    times.seek(low * STAMP.size)
+    return int(STAMP.unpack(times.read(STAMP.size))[0])

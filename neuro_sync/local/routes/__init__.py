@@ -1,0 +1,1 @@
+"""The HTTP edge, a file a section: read, call one method, answer."""

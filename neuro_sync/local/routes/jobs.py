@@ -1,0 +1,184 @@
+"""``/jobs``: start, list, look at and cancel jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+
+from neuro_sync.errors import IllegalArgumentError
+from neuro_sync.local.answers import JSON, bad_request
+from neuro_sync.local.jobs import JobService
+from neuro_sync.local.store import PAGE, JobFilter
+from neuro_sync.models.jobs import NAME_PATTERN, JobRun, JobStart, JobStatus
+
+from .values import flag, instant, name_of
+
+router = APIRouter(prefix="/jobs")
+
+NDJSON = "application/x-ndjson"
+
+
+def service(request: Request) -> JobService:
+    jobs: JobService = request.app.state.jobs
+    return jobs
+
+
+Service = Annotated[JobService, Depends(service)]
+
+
+def _body_schema() -> dict[str, Any]:
+    either = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in (JobStart, JobRun)]
+    return {"requestBody": {"content": {"application/json": {"schema": {"anyOf": either}}}}}
+
+
+@router.post("", status_code=202, openapi_extra=_body_schema())
+async def start(request: Request, jobs: Service) -> Response:
+    """Start a job; with ``?from_preset`` the body is flat and names a preset."""
+    model = JobStart if "from_preset" in request.query_params else JobRun
+    spec = _read(model, await request.body())
+    row = jobs.start(spec, request.state.user)
+    return Response(jobs.answer(row), status_code=202, media_type=JSON)
+
+
+def _read(model: type[JobStart] | type[JobRun], body: bytes) -> JobStart | JobRun:
+    try:
+        data = json.loads(body)
+    except ValueError as error:
+        raise IllegalArgumentError(str(error)) from error
+    if not isinstance(data, dict):
+        raise IllegalArgumentError("the body should be a JSON object")
+    if model is JobStart and "container" in data:
+        raise IllegalArgumentError("{'container': DataError('container is not allowed key')}")
+    resources = data.get("resources")
+    if model is JobStart and isinstance(resources, dict) and set(resources) - {"shm"}:
+        raise IllegalArgumentError("Both preset and resources are not allowed")
+    _fill_in(data.get("container") if model is JobRun else data)
+    try:
+        return model.from_request(json.dumps(data).encode())
+    except ValidationError as error:
+        raise bad_request(error) from error
+
+
+def _fill_in(workload: Any) -> None:
+    """Set what a client left out to the wire's defaults, which are not those of the SDK."""
+    if not isinstance(workload, dict):
+        return
+    http = workload.get("http")
+    if isinstance(http, dict):
+        http.setdefault("requires_auth", False)
+    for mounts in ("volumes", "disk_volumes"):
+        if isinstance(workload.get(mounts), list):
+            for mount in workload[mounts]:
+                if isinstance(mount, dict):
+                    mount.setdefault("read_only", True)
+
+
+@router.get("")
+async def list_jobs(
+    request: Request,
+    jobs: Service,
+    status: Annotated[list[str], Query()] = [],  # noqa: B006  # a declaration, never changed
+    name: str | None = None,
+    tag: Annotated[list[str], Query()] = [],  # noqa: B006
+    owner: Annotated[list[str], Query()] = [],  # noqa: B006
+    base_owner: Annotated[list[str], Query()] = [],  # noqa: B006
+    cluster_name: Annotated[list[str], Query()] = [],  # noqa: B006
+    org_name: Annotated[list[str], Query()] = [],  # noqa: B006
+    project_name: Annotated[list[str], Query()] = [],  # noqa: B006
+    since: str | None = None,
+    until: str | None = None,
+    hostname: str | None = None,
+    materialized: str | None = None,
+    being_dropped: str | None = None,
+    logs_removed: str | None = None,
+    reverse: str = "0",
+    limit: str | None = None,
+) -> Response:
+    """List jobs, as JSON lines where the caller accepts them."""
+    if hostname is not None and (name or project_name or cluster_name or since or until):
+        raise IllegalArgumentError("Invalid request")
+    wanted = JobFilter(
+        statuses=tuple(_status(value) for value in status),
+        name=None if name is None else name_of(name, NAME_PATTERN, 3, 40),
+        tags=tuple(tag),
+        owners=tuple(owner),
+        base_owners=tuple(base_owner),
+        cluster_names=tuple(cluster_name),
+        org_names=tuple(org_name),
+        project_names=tuple(project_name),
+        since=instant(since),
+        until=instant(until),
+        reverse=flag(reverse),
+        limit=_limit(limit),
+        **_by_hostname(hostname),
+    )
+    # Every job here is materialized, and none is being dropped or without its log.
+    nothing = (
+        (materialized is not None and not flag(materialized))
+        or (being_dropped is not None and flag(being_dropped))
+        or (logs_removed is not None and flag(logs_removed))
+    )
+    found = iter(()) if nothing else jobs.list(wanted)
+    if NDJSON not in request.headers.get("accept", ""):
+        return Response('{"jobs": [' + ",".join(found) + "]}", media_type=JSON)
+
+    async def lines() -> AsyncIterator[bytes]:
+        page: list[str] = []
+        for job in found:
+            page.append(job)
+            if len(page) == PAGE:
+                yield "\n".join([*page, ""]).encode()
+                page.clear()
+                await asyncio.sleep(0)  # others get their turn
+        if page:
+            yield "\n".join([*page, ""]).encode()
+
+    # Not media_type: the protocol wants it without a charset.
+    return StreamingResponse(lines(), headers={"content-type": NDJSON})
+
+
+def _status(value: str) -> str:
+    if value not in {status.value for status in JobStatus.items()}:
+        known = ", ".join(sorted(status.value for status in JobStatus.items()))
+        raise IllegalArgumentError(f"{value!r} is not a valid JobStatus; there are {known}")
+    return value
+
+
+def _limit(value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        limit = int(value)
+    except ValueError as error:
+        raise IllegalArgumentError(str(error)) from error
+    if limit < 1:
+        raise IllegalArgumentError("limit should be > 0")
+    return limit
+
+
+def _by_hostname(hostname: str | None) -> dict[str, Any]:
+    if hostname is None:
+        return {}
+    label = hostname.partition(".")[0]
+    name, dashes, _ = label.rpartition("--")
+    return {"name": name} if dashes else {"ids": (label,)}
+
+
+@router.get("/{id}")
+async def status(id: str, request: Request, jobs: Service) -> Response:
+    """Describe one job, by its id or its name."""
+    return Response(jobs.answer(jobs.find(id, request.state.user)), media_type=JSON)
+
+
+@router.delete("/{id}", status_code=204)
+async def cancel(id: str, request: Request, jobs: Service) -> Response:
+    """Cancel a job; one that is over stays as it is."""
+    jobs.kill(id, request.state.user)
+    return Response(status_code=204)
+

@@ -1,0 +1,95 @@
+"""What goes on inside a job: its log, over HTTP and as a websocket."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, WebSocket
+from fastapi.responses import StreamingResponse
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocketDisconnect
+
+from neuro_sync.local.jobs import JobService
+
+from .values import instant, stream_flag
+
+router = APIRouter(prefix="/monitoring/jobs")
+
+LOG_PROTOCOL = "logs.apolo.us"
+
+
+def service(connection: HTTPConnection) -> JobService:
+    jobs: JobService = connection.app.state.jobs
+    return jobs
+
+
+Service = Annotated[JobService, Depends(service)]
+
+
+@router.get("/{id}/log")
+async def log(
+    id: str,
+    request: Request,
+    jobs: Service,
+    since: str | None = None,
+    timestamps: str | None = None,
+    separator: str | None = None,
+) -> StreamingResponse:
+    """Send a job's log from its beginning, and what is written from then on until its end."""
+    pieces = _pieces(jobs, id, request, since, timestamps)
+    # Nothing is archived here, so the line between archive and live part is never sent.
+    line = f"=== Live logs ==={secrets.token_hex(30)}" if separator is None else separator
+    headers = {"content-type": "text/plain; charset=utf-8", "x-separator": line}
+    return StreamingResponse(pieces, headers=headers)
+
+
+@router.websocket("/{id}/log_ws")
+async def log_ws(
+    id: str,
+    websocket: WebSocket,
+    jobs: Service,
+    since: str | None = None,
+    timestamps: str | None = None,
+) -> None:
+    """Send the same bytes as binary messages, and close with 1000 at the end."""
+    pieces = _pieces(jobs, id, websocket, since, timestamps)
+    offered = websocket.scope["subprotocols"]
+    await websocket.accept(subprotocol=LOG_PROTOCOL if LOG_PROTOCOL in offered else None)
+    sending = asyncio.ensure_future(_send(websocket, pieces))
+    leaving = asyncio.ensure_future(_until_left(websocket))
+    try:
+        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sending, leaving):
+            task.cancel()
+            with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
+                await task
+
+
+async def _send(websocket: WebSocket, pieces: AsyncIterator[bytes]) -> None:
+    async with aclosing(pieces):  # type: ignore[type-var]  # an async generator has aclose()
+        async for piece in pieces:
+            await websocket.send_bytes(piece)
+    await websocket.close(1000)
+
+
+async def _until_left(websocket: WebSocket) -> None:
+    """Read on, since whatever the client sends is ignored, until it goes."""
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+def _pieces(
+    jobs: JobService,
+    id: str,
+    connection: HTTPConnection,
+    since: str | None,
+    timestamps: str | None,
+) -> AsyncIterator[bytes]:
+    stamped = stream_flag("timestamps", timestamps, default=False)
+    job = jobs.find(id, connection.state.user)
+    return jobs.log(job).follow(since=instant(since), timestamps=stamped)

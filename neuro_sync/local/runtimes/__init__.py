@@ -1,0 +1,1 @@
+"""What carries out the decisions about a job's life."""

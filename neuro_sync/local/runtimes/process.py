@@ -1,0 +1,260 @@
+"""Jobs as processes of this machine, each under a supervisor that outlives the platform.
+
+The platform and a supervisor share nothing but the job's folder: see `supervisor`. The platform
+learns of news through one FIFO for all jobs, and of a supervisor's end through its pidfd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from neuro_sync.errors import IllegalArgumentError, NotSupported
+from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Started, Vanished
+from neuro_sync.local.logs import JobLog
+from neuro_sync.models.jobs import Container
+
+from . import supervisor
+from .base import Launch, Report
+
+logger = logging.getLogger(__name__)
+
+TAIL_BYTES = 2000
+"""How much of a failed job's output becomes its description."""
+
+
+class ProcessRuntime:
+    """Runs a job's command on this machine as the platform's own user. The image is not used."""
+
+    name = "process"
+
+    def __init__(self, *, grace: float = 3.0) -> None:
+        self._grace = grace
+        self._jobs: dict[str, _Supervised] = {}
+
+    async def open(self, folder: Path, report: Report) -> None:
+        self._folder = folder
+        self._report = report
+        wake = folder / "wake"
+        if not wake.is_fifo():
+            os.mkfifo(wake, 0o600)
+        self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        asyncio.get_running_loop().add_reader(self._wake, self._on_wake)
+
+    def check(self, container: Container) -> None:
+        for mounts, word in (
+            (container.volumes, "volumes"),
+            (container.secret_files, "secret files"),
+            (container.disk_volumes, "disk volumes"),
+            (container.secret_env, "secret variables"),
+        ):
+            if mounts:
+                raise NotSupported(
+                    f"the process runtime of this local platform gives jobs no {word}; "
+                    "start the job without them"
+                )
+        if not container.command and not container.entrypoint:
+            raise IllegalArgumentError(
+                "the process runtime runs no image, so a job needs a command or an entrypoint"
+            )
+        if any("\0" in text for text in (container.command or "", *container.env.values())):
+            raise IllegalArgumentError("invalid command format: a NUL character")
+
+    def launch(self, launch: Launch) -> None:
+        folder = self._folder / "jobs" / launch.job_id
+        scratch = folder / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        job = self._jobs[launch.job_id] = _Supervised(folder)
+        job.log.create()
+        if not (folder / "control").exists():
+            os.mkfifo(folder / "control", 0o600)
+        _write_spec(folder / "spec", launch.container, scratch)
+        job.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", supervisor.__file__, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            start_new_session=True,
+        )
+        self._watch(launch.job_id, job, job.process.pid)
+
+    def adopt(self, launch: Launch) -> None:
+        folder = self._folder / "jobs" / launch.job_id
+        pid = _supervisor_of(folder)
+        if pid is None and not (folder / "events").exists():
+            self.launch(launch)  # the earlier platform did not come to it
+            return
+        job = self._jobs[launch.job_id] = _Supervised(folder)
+        self._read_events(launch.job_id)
+        if pid is not None:
+            self._watch(launch.job_id, job, pid)
+        else:
+            self._on_supervisor_end(launch.job_id)
+
+    def kill(self, job_id: str) -> None:
+        job = self._jobs.get(job_id)
+        if job is None or job.log.ended:
+            return
+        # Opened for both, so that it works while the supervisor is still starting.
+        control = os.open(job.folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.write(control, b"kill %f\n" % self._grace)
+        job.controls.append(control)
+
+    def log(self, job_id: str) -> JobLog:
+        if job_id in self._jobs:
+            return self._jobs[job_id].log
+        log = JobLog(self._folder / "jobs" / job_id)
+        log.end()
+        return log
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._wake)
+        os.close(self._wake)
+        for job in self._jobs.values():
+            job.release(loop)
+        self._jobs.clear()
+
+    def _watch(self, job_id: str, job: _Supervised, pid: int) -> None:
+        """Learn of the end of a supervisor, whether or not it is a child of this process."""
+        loop = asyncio.get_running_loop()
+        try:
+            job.pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            loop.call_soon(self._on_supervisor_end, job_id)
+        except (AttributeError, OSError):  # not on Linux
+            job.poll = loop.create_task(self._poll(job_id, job))
+        else:
+            loop.add_reader(job.pidfd, self._on_supervisor_end, job_id)
+
+    async def _poll(self, job_id: str, job: _Supervised) -> None:
+        while _supervisor_of(job.folder) is not None or not (job.folder / "lock").exists():
+            await asyncio.sleep(0.1)
+        self._on_supervisor_end(job_id)
+
+    def _on_wake(self) -> None:
+        with suppress(BlockingIOError):
+            for job_id in set(os.read(self._wake, 2**16).decode().split("\n")):
+                if job_id in self._jobs:
+                    self._read_events(job_id)
+                    self._jobs[job_id].log.pulse.beat()
+
+    def _read_events(self, job_id: str) -> None:
+        """Report the events that were recorded since the last time."""
+        job = self._jobs[job_id]
+        with suppress(FileNotFoundError), open(job.folder / "events", "rb") as file:
+            file.seek(job.events_read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # the supervisor is writing it
+                job.events_read += len(line)
+                event = _event(line, job.folder)
+                if not isinstance(event, Started):
+                    job.ended = True
+                    job.log.end()
+                self._report(job_id, event)
+
+    def _on_supervisor_end(self, job_id: str) -> None:
+        job = self._jobs.pop(job_id, None)
+        if job is None:
+            return
+        self._jobs[job_id] = job
+        self._read_events(job_id)
+        del self._jobs[job_id]
+        job.release(asyncio.get_running_loop())
+        if not job.ended:
+            job.log.end()
+            self._report(job_id, Vanished(datetime.now(timezone.utc)))
+        shutil.rmtree(job.folder / "scratch", ignore_errors=True)
+
+
+class _Supervised:
+    """What the platform holds of a job while its supervisor lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = JobLog(folder)
+        self.events_read = 0
+        self.ended = False
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pidfd: int | None = None
+        self.poll: asyncio.Task[None] | None = None
+        self.controls: list[int] = []
+
+    def release(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.pidfd is not None:
+            loop.remove_reader(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = None
+        if self.poll is not None:
+            self.poll.cancel()
+        for control in self.controls:
+            os.close(control)
+        self.controls.clear()
+        if self.process is not None:
+            self.process.poll()  # reaps it, if it has ended
+            # A supervisor outlives a platform that is closed; that is no oversight to warn of.
+            self.process.returncode = self.process.returncode or 0
+
+
+def _write_spec(path: Path, container: Container, scratch: Path) -> None:
+    arguments = shlex.split(container.entrypoint or "") + shlex.split(container.command or "")
+    # Nothing of the platform's own environment; `python` is the one that runs the platform.
+    environment = {
+        "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.defpath)),
+        "HOME": str(scratch),
+        "LANG": "C.UTF-8",
+        **({"TERM": "xterm-256color"} if container.tty else {}),
+        **container.env,
+    }
+    parts = [
+        container.working_dir or str(scratch),
+        "1" if container.tty else "0",
+        str(len(arguments)),
+        *arguments,
+        *(f"{name}={value}" for name, value in environment.items()),
+    ]
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write("\0".join(parts).encode("utf-8", "surrogateescape"))
+
+
+def _supervisor_of(folder: Path) -> int | None:
+    """Return the pid of a job's supervisor, while it lives: it holds a lock until its end."""
+    try:
+        with open(folder / "lock", "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0) or None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _event(line: bytes, folder: Path) -> Event:
+    kind, nanoseconds, rest = line.decode(errors="replace").rstrip("\n").split(" ", 2)
+    at = datetime.fromtimestamp(int(nanoseconds) / 10**9, timezone.utc)
+    if kind == "started":
+        return Started(at)
+    if kind == "exited":
+        return Exited(at, int(rest), _tail(folder / "log") if int(rest) else "")
+    code, _, why = rest.partition(" ")
+    return CouldNotRun(at, int(code), why)
+
+
+def _tail(path: Path) -> str:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - TAIL_BYTES, 0))
+        return file.read().decode(errors="replace").strip()

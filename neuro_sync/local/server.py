@@ -1,0 +1,199 @@
+"""`LocalPlatform`: the app in a thread, as a context manager."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import uvicorn
+from typing_extensions import Self
+
+from neuro_sync.errors import ConfigError
+
+from .access import Users
+from .app import API, create_app
+from .jobs import JobService, Tenant
+from .machine import presets
+from .runtimes.process import ProcessRuntime
+from .state import Address, StateFolder, local_user, running_platform
+from .store import Store
+
+__all__ = ["LocalPlatform", "running_platform"]
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+CLUSTER = "local"
+START_TIMEOUT = 10.0
+PING_INTERVAL = 30.0
+PONG_TIMEOUT = 15.0
+LARGEST_MESSAGE = 4 * 2**20 - 1
+"""Bytes of a websocket message; the protocol refuses from 4 MiB on."""
+
+
+class LocalPlatform:
+    """A platform on this machine, for as long as the block lasts.
+
+    It listens on the loopback address only. Its jobs end with it; what it remembers stays in the
+    state folder, unless it is `ephemeral`. If its process is killed its jobs go on, and the next
+    platform on the same folder takes them up.
+    """
+
+    def __init__(
+        self,
+        state: str | Path | None = None,
+        *,
+        ephemeral: bool = False,
+        port: int = 0,
+        grace: float = 3.0,
+    ) -> None:
+        """Say where it keeps its state and where it listens.
+
+        Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
+        by itself.
+        """
+        self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
+        self._state = StateFolder(self._temporary or state)
+        self._port = port
+        self._grace = grace
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the state is kept."""
+        return self._state.path
+
+    @property
+    def url(self) -> str:
+        """Of the API."""
+        return f"http://{HOST}:{self._port}{API}"
+
+    @property
+    def token(self) -> str:
+        return self._token
+
+    def start(self) -> Self:
+        """Start it, and return when it answers.
+
+        Raises:
+            ConfigError: The port is taken, or the state folder is unusable or in use.
+        """
+        try:
+            self._state.open()
+            listener = self._listen()
+            self._port = listener.getsockname()[1]
+            user = local_user()
+            self._token = self._state.token(user)
+            self._run(self._server(user), listener)
+            self._state.announce(Address(self.url, self._token))
+        except BaseException:
+            self._clean_up()
+            raise
+        return self
+
+    def _listen(self) -> socket.socket:
+        try:
+            return socket.create_server((HOST, self._port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {self._port} cannot be used ({error.strerror}); "
+                "name another one with --port, or 0 for any free one"
+            ) from error
+
+    def _server(self, user: str) -> uvicorn.Server:
+        offered = presets()
+        home = Tenant(CLUSTER, CLUSTER, user)
+        runtime = ProcessRuntime(grace=self._grace)
+        self._store = Store(self.folder / "platform.db")
+        self._service = JobService(self._store, runtime, offered, home)
+        app = create_app(
+            service=self._service,
+            users=Users({self._token: user}),
+            home=home,
+            presets=offered,
+            port=self._port,
+        )
+        settings = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="websockets-sansio",
+            ws_max_size=LARGEST_MESSAGE,
+            ws_ping_interval=PING_INTERVAL,
+            ws_ping_timeout=PONG_TIMEOUT,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+        )
+        return uvicorn.Server(settings)
+
+    def _run(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        self._uvicorn = server
+        ready = threading.Event()
+
+        def run() -> None:
+            try:
+                asyncio.run(self._serve(server, listener, ready))
+            except BaseException as error:  # noqa: BLE001  # told to whoever started the platform
+                self._failure = error
+            finally:
+                ready.set()
+
+        # A daemon: a session that nobody closed must not keep the interpreter from ending.
+        self._thread = threading.Thread(target=run, name="neuro-local", daemon=True)
+        self._thread.start()
+        if not ready.wait(START_TIMEOUT) or not server.started:
+            raise ConfigError(f"the local platform did not start: {self._failure or 'too slow'}")
+
+    async def _serve(
+        self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._service.open(self.folder)
+        serving = asyncio.ensure_future(server.serve([listener]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        ready.set()
+        await serving
+
+    def close(self) -> None:
+        """End the platform and its jobs; calling it again does nothing."""
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        if thread.is_alive():
+            # Jobs first: the server waits for its connections, and followers wait for the jobs.
+            asyncio.run_coroutine_threadsafe(self._service.close(), self._loop).result()
+            self._uvicorn.should_exit = True
+            thread.join()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        if hasattr(self, "_store"):
+            self._store.close()
+        self._state.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<LocalPlatform at {self.url}, state in {self.folder}>"

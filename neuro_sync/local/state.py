@@ -1,0 +1,155 @@
+"""The state folder: everything a local platform keeps. Deleting it is the uninstall."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import getpass
+import hmac
+import json
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuro_sync.errors import ConfigError
+
+VARIABLE = "NEURO_LOCAL_STATE"
+DEFAULT_FOLDER = ".neuro-local"
+VERSION = "1"
+"""Of the folder's layout; a folder of another one is refused, not guessed at."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """How to reach a running local platform."""
+
+    url: str
+    """Of its API."""
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Address(url={self.url!r})"
+
+
+class StateFolder:
+    """One folder for one platform: a lock, a version, a token, the address while it runs.
+
+    Raises:
+        ConfigError: When the folder cannot be used, or a platform runs on it already.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.path = folder_of(folder)
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Make the folder if it is new, and take its lock."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"the state folder {self.path} cannot be used ({error.strerror}); "
+                "name another one with --state, or in the variable " + VARIABLE
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            running = running_platform(self.path)
+            where = f" at {running.url}" if running else ""
+            raise ConfigError(
+                f"a local platform is running on {self.path} already{where}; "
+                "use that one, or name another folder with --state"
+            ) from None
+        try:
+            self._check_version()
+        except ConfigError:
+            self.close()
+            raise
+
+    def _check_version(self) -> None:
+        file = self.path / "version"
+        if file.exists():
+            found = file.read_text().strip()
+            if found != VERSION:
+                self._refuse_version(repr(found))
+        elif (self.path / "platform.db").exists():
+            self._refuse_version("unknown")
+        else:
+            file.write_text(VERSION + "\n")
+            # Logs and tokens do not belong into anybody's repository.
+            (self.path / ".gitignore").write_text("*\n")
+
+    def _refuse_version(self, found: str) -> None:
+        raise ConfigError(
+            f"the state folder {self.path} is of version {found}, and this program knows "
+            f"version {VERSION!r}; name another folder with --state, or delete it to start afresh"
+        )
+
+    def token(self, user: str) -> str:
+        """Return the folder's token; it is made once, at random, and readable by its owner only."""
+        file = self.path / "token"
+        if not file.exists():
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w") as opened:
+                opened.write(make_token(user))
+        return file.read_text().strip()
+
+    def announce(self, address: Address) -> None:
+        """Tell other processes where the platform is."""
+        text = json.dumps({"url": address.url, "pid": os.getpid()})
+        temporary = self.path / "address.json.new"
+        temporary.write_text(text)
+        temporary.replace(self.path / "address.json")
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def folder_of(folder: str | Path | None) -> Path:
+    """Return the state folder that is meant: the argument's, the variable's, the usual one."""
+    return Path(folder or os.environ.get(VARIABLE) or DEFAULT_FOLDER).absolute()
+
+
+def running_platform(folder: str | Path | None = None) -> Address | None:
+    """Return the address of the platform that runs on a state folder, if one does."""
+    path = folder_of(folder)
+    try:
+        with open(path / "lock", "rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                announced = json.loads((path / "address.json").read_text())
+                return Address(announced["url"], (path / "token").read_text().strip())
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+def make_token(user: str) -> str:
+    """Return a new token in the form that clients of the platform read the user's name from.
+
+    Nobody verifies its signature: the platform compares the whole token, which is random enough.
+    """
+    parts = [{"alg": "HS256", "typ": "JWT"}, {"identity": user, "iss": "neuro-local"}]
+    text = ".".join(_base64(json.dumps(part).encode()) for part in parts)
+    return f"{text}.{_base64(hmac.digest(secrets.token_bytes(32), text.encode(), 'sha256'))}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def local_user() -> str:
+    """Return this machine's user as a name that the platform's rules allow."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        name = ""
+    allowed = "-".join(re.findall(r"[a-z0-9]+", name.lower()))[:21].strip("-")
+    return allowed if re.fullmatch(r"[a-z].{2,}", allowed) else "user"

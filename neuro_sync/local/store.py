@@ -1,0 +1,228 @@
+"""What is remembered: one SQLite file in the state folder."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from neuro_sync.errors import ConfigError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT,
+    owner TEXT NOT NULL,
+    base_owner TEXT NOT NULL,
+    cluster_name TEXT NOT NULL,
+    org_name TEXT NOT NULL,
+    project_name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    description TEXT NOT NULL,
+    transitions TEXT NOT NULL,
+    answer TEXT
+);
+CREATE INDEX IF NOT EXISTS jobs_by_name ON jobs (name) WHERE name IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_unfinished ON jobs (status)
+    WHERE status IN ('pending', 'suspended', 'running');
+CREATE TABLE IF NOT EXISTS job_tags (
+    tag TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (tag, number)
+) WITHOUT ROWID;
+"""
+
+PAGE = 500
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job as it is remembered."""
+
+    id: str
+    name: str | None
+    owner: str
+    cluster_name: str
+    org_name: str
+    project_name: str
+    status: str
+    created_at: datetime
+    description: Mapping[str, Any]
+    """The part of its answer that never changes."""
+    transitions: str
+    """Its life, as JSON."""
+    answer: str | None = None
+    """The whole answer as JSON, once it never changes again."""
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs to list; several values of one kind are alternatives, but for tags."""
+
+    statuses: tuple[str, ...] = ()
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    base_owners: tuple[str, ...] = ()
+    cluster_names: tuple[str, ...] = ()
+    org_names: tuple[str, ...] = ()
+    project_names: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    reverse: bool = False
+    limit: int | None = None
+
+    def where(self) -> tuple[str, list[Any]]:
+        """Return the condition in SQL and its values."""
+        conditions = ["1"]
+        values: list[Any] = []
+        for column, wanted in (
+            ("status", self.statuses),
+            ("name", (self.name,) if self.name else ()),
+            ("owner", self.owners),
+            ("base_owner", self.base_owners),
+            ("cluster_name", self.cluster_names),
+            ("org_name", self.org_names),
+            ("project_name", self.project_names),
+            ("id", self.ids),
+        ):
+            if wanted:
+                conditions.append(f"{column} IN ({','.join('?' * len(wanted))})")
+                values += wanted
+        for tag in self.tags:
+            conditions.append("number IN (SELECT number FROM job_tags WHERE tag = ?)")
+            values.append(tag)
+        for comparison, moment in ((">=", self.since), ("<=", self.until)):
+            if moment is not None:
+                conditions.append(f"created_at {comparison} ?")
+                values.append(moment.timestamp())
+        return " AND ".join(conditions), values
+
+
+@dataclass
+class Store:
+    """Jobs on disk. One thread at a time uses it; each call is one transaction."""
+
+    path: Path
+    _database: sqlite3.Connection = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            # Made in one thread and used in another, but never by two at a time.
+            self._database = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False
+            )
+            self._database.row_factory = sqlite3.Row
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"{self.path} cannot be used as the local platform's database ({error}); "
+                "move the state folder away, or name another one with --state"
+            ) from error
+        self.path.chmod(0o600)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def add(self, job: JobRow, tags: tuple[str, ...]) -> None:
+        with self._database as database:
+            database.execute("BEGIN")
+            cursor = database.execute(
+                "INSERT INTO jobs (id, name, owner, base_owner, cluster_name, org_name,"
+                " project_name, status, created_at, description, transitions)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    job.id,
+                    job.name,
+                    job.owner,
+                    job.owner.partition("/")[0],
+                    job.cluster_name,
+                    job.org_name,
+                    job.project_name,
+                    job.status,
+                    job.created_at.timestamp(),
+                    json.dumps(job.description),
+                    job.transitions,
+                ),
+            )
+            database.executemany(
+                "INSERT INTO job_tags (tag, number) VALUES (?, ?)",
+                [(tag, cursor.lastrowid) for tag in tags],
+            )
+
+    def change(
+        self, job_id: str, *, status: str, transitions: str, answer: str | None = None
+    ) -> None:
+        self._database.execute(
+            "UPDATE jobs SET status = ?, transitions = ?, answer = ? WHERE id = ?",
+            (status, transitions, answer, job_id),
+        )
+
+    def describe(self, job_id: str, description: Mapping[str, Any]) -> None:
+        self._database.execute(
+            "UPDATE jobs SET description = ? WHERE id = ?", (json.dumps(description), job_id)
+        )
+
+    def get(self, id_or_name: str, owner: str) -> JobRow | None:
+        """Find a job by id, or the newest one of an owner by name."""
+        row = self._database.execute(
+            "SELECT * FROM jobs WHERE id = ?1 OR (name = ?1 AND owner = ?2)"
+            " ORDER BY id = ?1 DESC, number DESC LIMIT 1",
+            (id_or_name, owner),
+        ).fetchone()
+        return None if row is None else _job(row)
+
+    def unfinished_with_name(self, name: str, project_name: str) -> str | None:
+        """Return the id of the job that uses a name."""
+        row = self._database.execute(
+            "SELECT id FROM jobs WHERE name = ? AND project_name = ?"
+            " AND status IN ('pending', 'suspended', 'running')",
+            (name, project_name),
+        ).fetchone()
+        return None if row is None else str(row["id"])
+
+    def list(self, wanted: JobFilter) -> Iterator[JobRow]:
+        """Yield jobs in the order of their creation, read page by page.
+
+        Each page is a query of its own, so that a slow reader holds nothing up.
+        """
+        where, values = wanted.where()
+        compare, order = ("<", "DESC") if wanted.reverse else (">", "ASC")
+        last = 2**62 if wanted.reverse else 0
+        left = wanted.limit if wanted.limit is not None else 2**62
+        while left > 0:
+            rows = self._database.execute(
+                f"SELECT * FROM jobs WHERE {where} AND number {compare} ?"  # noqa: S608  # no input
+                f" ORDER BY number {order} LIMIT ?",
+                (*values, last, min(PAGE, left)),
+            ).fetchall()
+            yield from map(_job, rows)
+            if len(rows) < PAGE:
+                return
+            left -= len(rows)
+            last = rows[-1]["number"]
+
+
+def _job(row: sqlite3.Row) -> JobRow:
+    return JobRow(
+        id=row["id"],
+        name=row["name"],
+        owner=row["owner"],
+        cluster_name=row["cluster_name"],
+        org_name=row["org_name"],
+        project_name=row["project_name"],
+        status=row["status"],
+        created_at=datetime.fromtimestamp(row["created_at"]).astimezone(),
+        description=json.loads(row["description"]) if row["answer"] is None else {},
+        transitions=row["transitions"],
+        answer=row["answer"],
+    )

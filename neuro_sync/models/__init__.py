@@ -1,0 +1,1 @@
+"""What travels between the two sides; pure, no input or output."""

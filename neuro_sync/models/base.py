@@ -1,0 +1,121 @@
+"""The base of all models, and the types for what the wire writes its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+from typing_extensions import Self
+
+from neuro_sync.errors import ProtocolError
+
+T = TypeVar("T")
+
+ANSWER: dict[str, str] = {"written by": "the platform"}
+"""The validation context of a platform's answer; `written` looks for it."""
+
+
+class Model(BaseModel):
+    """What travels. An unknown field is a user's typo, so it is refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    @classmethod
+    def from_answer(cls, body: bytes | str) -> Self:
+        """Read a platform's answer, passing over what a newer platform added to it.
+
+        Raises:
+            ProtocolError: The answer lacks what every platform sends, or is no JSON.
+        """
+        try:
+            return cls.model_validate_json(body, extra="ignore", context=ANSWER)
+        except ValidationError as error:
+            raise ProtocolError(
+                f"the platform's answer is no {cls.__name__}: {explain(error)}"
+            ) from error
+
+    @classmethod
+    def from_request(cls, body: bytes) -> Self:
+        """Read what a client sent: wire names only, and nothing unknown.
+
+        Raises:
+            ValidationError: As pydantic tells it.
+        """
+        return cls.model_validate_json(body, by_name=False, by_alias=True)
+
+
+def written(check: Callable[[T], T]) -> AfterValidator:
+    """Hold a rule for what users write, not for what a platform answers.
+
+    A job that a platform accepted years ago, by other rules, must not break a listing of today.
+    """
+
+    def validate(value: T, info: ValidationInfo) -> T:
+        return value if info.context is ANSWER else check(value)
+
+    return AfterValidator(validate)
+
+
+def at_least(limit: float) -> AfterValidator:
+    """The same as ``Field(ge=limit)``, for what users write."""
+
+    def check(value: float) -> float:
+        if value < limit:
+            raise PydanticKnownError("greater_than_equal", {"ge": limit})
+        return value
+
+    return written(check)
+
+
+def explain(error: ValidationError) -> str:
+    """Say which field has which bad value, and what it should be; secrets are not repeated."""
+    return "; ".join(_explain_one(dict(item)) for item in error.errors(include_url=False))
+
+
+def _explain_one(item: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{name!r} is required"
+    if item["type"] == "extra_forbidden":
+        return f"there is no field {name!r}"
+    if isinstance(item["input"], str | int | float) and "env" not in item["loc"]:
+        return f"{name} = {item['input']!r}: {message}" if name else message
+    return f"{name}: {message}" if name else message
+
+
+class _NullIsEmpty:
+    """Reads ``null``, and whatever else is no string, as the empty string.
+
+    It is built of core schemas alone, since a validator in Python would run for every field
+    of every job of a listing.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_default_schema(handler(source), default="", on_error="default")
+
+
+Text = Annotated[str, _NullIsEmpty()]
+"""A text that the wire sends as ``null`` when there is none."""
+
+Flag = StrictBool
+"""A yes or no; ``1`` and ``"true"`` are refused, as the platform does."""

@@ -1,0 +1,569 @@
+"""Jobs: what a user asks for, what a platform tells of them.
+
+Aliases are the wire's names. A field keeps the wire's unit; where the reference has another one,
+a property of the reference's name gives it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    AwareDatetime,
+    Field,
+    ValidationInfo,
+    computed_field,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
+from typing_extensions import Self
+from yarl import URL
+
+from .base import ANSWER, Flag, Model, Text, at_least, written
+from .images import ImageReference
+from .uris import DiskURI, SecretURI, StorageURI
+
+MIB = 2**20
+
+
+class JobStatus(str, Enum):
+    """Where in its life a job is."""
+
+    PENDING = "pending"
+    SUSPENDED = "suspended"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    """A status that this version has never heard of; taken for unfinished."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def _missing_(cls, value: object) -> JobStatus:
+        return cls.UNKNOWN
+
+    @classmethod
+    def items(cls) -> set[JobStatus]:
+        """Return all statuses but `UNKNOWN`."""
+        return set(cls) - {cls.UNKNOWN}
+
+    @classmethod
+    def active_items(cls) -> set[JobStatus]:
+        """Return the statuses that are not final."""
+        return {cls.PENDING, cls.SUSPENDED, cls.RUNNING}
+
+    @classmethod
+    def finished_items(cls) -> set[JobStatus]:
+        """Return the statuses that never change again."""
+        return {cls.SUCCEEDED, cls.FAILED, cls.CANCELLED}
+
+    @property
+    def is_pending(self) -> bool:
+        """Waiting to run: `PENDING` or `SUSPENDED`."""
+        return self in (JobStatus.PENDING, JobStatus.SUSPENDED)
+
+    @property
+    def is_running(self) -> bool:
+        return self is JobStatus.RUNNING
+
+    @property
+    def is_finished(self) -> bool:
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class JobRestartPolicy(str, Enum):
+    """Whether a job that ended is started again."""
+
+    NEVER = "never"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+    UNKNOWN = "unknown"
+    """A policy that this version has never heard of."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def _missing_(cls, value: object) -> JobRestartPolicy:
+        return cls.UNKNOWN
+
+
+class JobPriority(str, Enum):
+    """Which of the waiting jobs is started first."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    UNKNOWN = "unknown"
+    """A priority that this version has never heard of."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def _missing_(cls, value: object) -> JobPriority:
+        return cls.UNKNOWN
+
+
+Choice = TypeVar("Choice", bound=Enum)
+
+
+def _known(choice: Choice) -> Choice:
+    if choice.name == "UNKNOWN":
+        known = ", ".join(str(item) for item in type(choice) if item.name != "UNKNOWN")
+        raise ValueError(f"value doesn't match any variant: {known}")
+    return choice
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("blank value is not allowed")
+    return text
+
+
+def _command_line(text: str) -> str:
+    try:
+        shlex.split(_not_blank(text))
+    except ValueError as error:
+        raise ValueError(f"invalid command format: {error}") from error
+    return text
+
+
+def _mount_path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"Mount path must be absolute: {path!r}")
+    if ".." in path.split("/"):
+        raise ValueError(f"Invalid path: {path!r} leads upwards, with '..'")
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"does not match pattern '^/': a working folder is absolute: {path!r}")
+    return path
+
+
+def _port(port: int) -> int:
+    if port > 65535:
+        raise PydanticKnownError("less_than_equal", {"le": 65535})
+    if port < 0:
+        raise PydanticKnownError("greater_than_equal", {"ge": 0})
+    return port
+
+
+CommandLine = Annotated[str, written(_command_line)]
+MountPath = Annotated[str, written(_mount_path)]
+NonBlank = Annotated[str, written(_not_blank)]
+
+
+class Resources(Model):
+    """What a container gets of a machine."""
+
+    memory_mb: Annotated[int, at_least(16)] | None = None
+    """MiB; or give ``memory``, in bytes. The other one is worked out, and bytes win."""
+    memory: Annotated[int, at_least(16 * MIB)] | None = None
+    """Bytes."""
+    cpu: Annotated[float, at_least(0.1)]
+    """Cores; ``0.5`` is half of one."""
+    gpu: Annotated[
+        Annotated[int, at_least(0)] | None,
+        Field(
+            validation_alias=AliasChoices("nvidia_gpu", "gpu"), serialization_alias="nvidia_gpu"
+        ),
+    ] = None
+    """How many GPUs of NVIDIA."""
+    gpu_model: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("nvidia_gpu_model", "gpu_model"),
+            serialization_alias="nvidia_gpu_model",
+        ),
+    ] = None
+    amd_gpu: Annotated[int, at_least(0)] | None = None
+    amd_gpu_model: str | None = None
+    intel_gpu: Annotated[int, at_least(0)] | None = None
+    intel_gpu_model: str | None = None
+    nvidia_migs: Mapping[str, Any] | None = None
+    """Slices of a GPU: profile to ``{"count": n}``."""
+    shm: Flag = True
+    """Whether ``/dev/shm`` is as large as the memory."""
+    tpu_type: Annotated[
+        str | None,
+        Field(validation_alias=AliasChoices("tpu_type", AliasPath("tpu", "type")), exclude=True),
+    ] = None
+    tpu_software_version: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices(
+                "tpu_software_version", AliasPath("tpu", "software_version")
+            ),
+            exclude=True,
+        ),
+    ] = None
+
+    @computed_field(repr=False)  # type: ignore[prop-decorator]  # mypy knows no decorated property
+    @property
+    def tpu(self) -> dict[str, str | None] | None:
+        """Both TPU fields as the wire nests them."""
+        if not self.tpu_type:
+            return None
+        return {"type": self.tpu_type, "software_version": self.tpu_software_version}
+
+    @model_validator(mode="after")
+    def _memory_in_both_units(self) -> Self:
+        if self.memory is not None:
+            self.__dict__["memory_mb"] = self.memory // MIB
+        elif self.memory_mb is not None:
+            self.__dict__["memory"] = self.memory_mb * MIB
+        else:
+            raise ValueError("Either memory or memory_mb should be present")
+        return self
+
+
+class HTTPPort(Model):
+    """A web server inside a job, and who may see it."""
+
+    port: Annotated[int, written(_port)]
+    requires_auth: Flag = True
+    """Whether visitors have to log in to the platform first."""
+    health_check_path: str | None = None
+
+
+class Volume(Model):
+    """A folder of the platform's storage, seen inside a job."""
+
+    storage_uri: Annotated[StorageURI, Field(alias="src_storage_uri")]
+    """What is mounted, such as ``storage:data``."""
+    container_path: Annotated[MountPath, Field(alias="dst_path")]
+    """Where the job sees it."""
+    read_only: Flag = False
+
+
+class SecretFile(Model):
+    """A secret, seen as a file inside a job."""
+
+    secret_uri: Annotated[SecretURI, Field(alias="src_secret_uri")]
+    container_path: Annotated[MountPath, Field(alias="dst_path")]
+
+
+class DiskVolume(Model):
+    """A disk, mounted inside a job."""
+
+    disk_uri: Annotated[DiskURI, Field(alias="src_disk_uri")]
+    container_path: Annotated[MountPath, Field(alias="dst_path")]
+    read_only: Flag = False
+
+
+class Workload(Model):
+    """What runs: the parts of a container that do not depend on the machine."""
+
+    image: ImageReference
+    """A `RemoteImage`, or a Docker reference such as ``ubuntu:latest``."""
+    entrypoint: CommandLine | None = None
+    """Replaces that of the image; split by shell rules, run by no shell."""
+    command: CommandLine | None = None
+    """Replaces that of the image; split by shell rules, run by no shell."""
+    working_dir: Annotated[str, written(_absolute)] | None = None
+    http: HTTPPort | None = None
+    env: Mapping[NonBlank, str] = {}
+    volumes: tuple[Volume, ...] = ()
+    secret_env: Mapping[str, SecretURI] = {}
+    secret_files: Annotated[tuple[SecretFile, ...], Field(alias="secret_volumes")] = ()
+    disk_volumes: tuple[DiskVolume, ...] = ()
+    tty: Flag = False
+
+    @model_validator(mode="after")
+    def _mount_each_path_once(self, info: ValidationInfo) -> Self:
+        if info.context is not ANSWER:
+            for mounts in (self.volumes, self.secret_files, self.disk_volumes):
+                for path, times in Counter(mount.container_path for mount in mounts).items():
+                    if times > 1:
+                        raise ValueError(
+                            f"destination path {path!r} was encountered multiple times"
+                        )
+        return self
+
+
+class Container(Workload):
+    """What runs, and what it gets of a machine."""
+
+    resources: Resources
+
+
+class SharedMemory(Model):
+    """The one resource that is asked for beside a preset."""
+
+    shm: Flag = False
+
+
+NAME_PATTERN = r"^[a-z](?:-?[a-z0-9])*$"
+
+JobName = Annotated[str, Field(min_length=3, max_length=40, pattern=NAME_PATTERN)]
+TenantName = Annotated[
+    str, Field(min_length=3, max_length=255, pattern=r"^[a-z0-9](?:-?[a-z0-9])*$")
+]
+Tag = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^\S+$")]
+
+
+class JobOptions(Model):
+    """What a user says of a job besides what runs; the part both forms of a request share."""
+
+    name: JobName | None = None
+    """3 to 40 lower-case letters, digits and single dashes, a letter first: ``train-1``."""
+    description: NonBlank | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=16)] = ()
+    """At most 16, each without white space."""
+    preset_name: NonBlank | None = None
+    pass_config: Flag = False
+    """Whether the platform lets the job act as its owner."""
+    wait_for_jobs_quota: Flag = False
+    """Whether the job waits for a place instead of being refused."""
+    privileged: Flag = False
+    priority: Annotated[JobPriority, written(_known)] = JobPriority.NORMAL
+    schedule_timeout: Annotated[float, Field(ge=1, lt=2_592_000)] | None = None
+    """Seconds after which a job that finds no machine fails."""
+    max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    """Minutes after which a running job is stopped."""
+    restart_policy: Annotated[JobRestartPolicy, written(_known)] = JobRestartPolicy.NEVER
+    cluster_name: TenantName | None = None
+    org_name: TenantName | None = None
+    project_name: TenantName | None = None
+    scheduler_enabled: Annotated[
+        Flag,
+        Field(
+            validation_alias=AliasChoices("scheduler_enabled", "is_preemptible"),
+            serialization_alias="scheduler_enabled",
+        ),
+    ] = False
+    preemptible_node: Annotated[
+        Flag,
+        Field(
+            validation_alias=AliasChoices("preemptible_node", "is_preemptible_node_required"),
+            serialization_alias="preemptible_node",
+        ),
+    ] = False
+    energy_schedule_name: str | None = None
+
+    def to_request(self) -> dict[str, Any]:
+        """Return the body: beside three fields, only what differs from nothing.
+
+        A platform refuses a field that it does not know, so that an old one can only be served
+        by a client that does not mention what was not asked for.
+        """
+        body = self.model_dump(mode="json", exclude_none=True)
+        for field in ("priority", "restart_policy"):
+            if field not in self.model_fields_set or body[field] == "never":
+                del body[field]
+        container = body.get("container", body)
+        for key in [key for key, value in container.items() if not value]:
+            del container[key]
+        always = {"pass_config": self.pass_config}
+        return always | {key: value for key, value in body.items() if value}
+
+
+class JobStart(JobOptions, Workload):
+    """The body of ``POST /jobs?from_preset``."""
+
+    resources: SharedMemory = SharedMemory()
+
+    def to_request(self) -> dict[str, Any]:
+        body = super().to_request()
+        if not self.resources.shm:
+            del body["resources"]
+        return body
+
+
+class JobRun(JobOptions):
+    """The body of ``POST /jobs``."""
+
+    container: Container
+
+
+class JobStatusItem(Model):
+    """One step of a job's life."""
+
+    transition_time: AwareDatetime
+    status: JobStatus
+    reason: Text = ""
+    description: Text = ""
+    exit_code: int | None = None
+
+
+class JobStatusHistory(Model):
+    """How a job's life went so far."""
+
+    status: JobStatus
+    reason: Text = ""
+    """Why it has its status, in a word such as ``Creating``, ``Error`` or ``UserRequested``."""
+    description: Text = ""
+    """The same at more length; of a job that failed, often the end of its output."""
+    exit_code: int | None = None
+    restarts: int = 0
+    created_at: AwareDatetime | None = None
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
+    run_time_seconds: float = 0.0
+    """The time it was running, over all restarts."""
+    transitions: Annotated[tuple[JobStatusItem, ...], Field(exclude=True)] = ()
+    """All steps, oldest first."""
+
+    @property
+    def changed_at(self) -> datetime | None:
+        """When it took its present status."""
+        if self.status is JobStatus.PENDING:
+            return self.created_at
+        return self.finished_at if self.status.is_finished else self.started_at
+
+
+class JobDescription(Model):
+    """All that a platform tells of a job, at one moment."""
+
+    id: str
+    owner: str
+    cluster_name: str
+    status: JobStatus
+    history: JobStatusHistory
+    container: Container
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    description: str | None = None
+    preset_name: str | None = None
+    org_name: str | None = None
+    project_name: Annotated[str, Field(default_factory=lambda data: data["owner"])]
+    """The project; on platforms without projects, the owner."""
+    namespace: str | None = None
+    scheduler_enabled: Annotated[
+        bool,
+        Field(
+            validation_alias=AliasChoices("scheduler_enabled", "is_preemptible"),
+            serialization_alias="scheduler_enabled",
+        ),
+    ] = False
+    """Whether it takes turns with other jobs, suspended in between."""
+    preemptible_node: Annotated[
+        bool,
+        Field(
+            validation_alias=AliasChoices("preemptible_node", "is_preemptible_node_required"),
+            serialization_alias="preemptible_node",
+        ),
+    ] = False
+    pass_config: bool = False
+    privileged: bool = False
+    restart_policy: JobRestartPolicy = JobRestartPolicy.NEVER
+    priority: JobPriority = JobPriority.NORMAL
+    schedule_timeout: float | None = None
+    """Seconds after which it fails if no machine was found."""
+    max_run_time_minutes: int | None = None
+    energy_schedule_name: str | None = None
+    internal_hostname: str | None = None
+    internal_hostname_named: str | None = None
+    total_price_credits: Decimal = Decimal(0)
+    price_credits_per_hour: Decimal = Decimal(0)
+    statuses: Annotated[tuple[JobStatusItem, ...], Field(repr=False)] = ()
+    wire_uri: Annotated[str, Field(alias="uri", repr=False)] = ""
+    wire_http_url: Annotated[str, Field(alias="http_url", repr=False)] = ""
+    wire_http_url_named: Annotated[str, Field(alias="http_url_named", repr=False)] = ""
+    wire_ssh_server: Annotated[str, Field(alias="ssh_server", repr=False)] = ""
+
+    @model_validator(mode="after")
+    def _hand_transitions_to_history(self) -> Self:
+        # The wire has them beside the history, the reference inside it.
+        self.history.__dict__["transitions"] = self.statuses
+        return self
+
+    @property
+    def reason(self) -> str:
+        """Why it has its status; the same as ``history.reason``."""
+        return self.history.reason
+
+    @property
+    def is_preemptible(self) -> bool:
+        """The older name of `scheduler_enabled`."""
+        return self.scheduler_enabled
+
+    @property
+    def life_span(self) -> float | None:
+        """How long the job may run, in seconds; ``None`` sets no limit."""
+        return None if self.max_run_time_minutes is None else self.max_run_time_minutes * 60.0
+
+    @property
+    def uri(self) -> URL:
+        """The job's address, by which it is shared."""
+        return URL(self.wire_uri)
+
+    @property
+    def http_url(self) -> URL:
+        """Where the job's web server is reached; by its name if it has one, empty without one."""
+        return URL(self.wire_http_url_named or self.wire_http_url)
+
+    @property
+    def ssh_server(self) -> URL:
+        """Empty: platforms of today have none. Use ``jobs.exec`` and ``jobs.port_forward``."""
+        return URL(self.wire_ssh_server)
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        code = "" if self.history.exit_code is None else f" (exit code {self.history.exit_code})"
+        return f"<Job {self.id}{name} {self.status}{code}>"
+
+    __str__ = __repr__
+
+
+class JobTelemetry(Model):
+    """What a running job uses at one moment."""
+
+    timestamp: float
+    """Seconds since the epoch, on the platform's clock."""
+    cpu: float
+    """Cores in use: 1.0 is one, busy all the time."""
+    memory_bytes: int = 0
+    memory_mib: Annotated[float, Field(alias="memory", repr=False)] = 0.0
+    gpu_duty_cycle: int | None = None
+    """Per cent of the time in which the GPUs worked; ``None`` without a GPU."""
+    gpu_memory_bytes: int | None = None
+    gpu_memory_mib: Annotated[float | None, Field(alias="gpu_memory", repr=False)] = None
+
+    @property
+    def memory(self) -> float:
+        """MiB in use."""
+        return self.memory_bytes / MIB if self.memory_bytes else self.memory_mib
+
+    @property
+    def gpu_memory(self) -> float | None:
+        """MiB in use on all of the job's GPUs; ``None`` without a GPU."""
+        if self.gpu_memory_bytes is None:
+            return self.gpu_memory_mib
+        return self.gpu_memory_bytes / MIB
+
+
+class Message(Model):
+    """A piece of a job's output."""
+
+    fileno: Literal[1, 2]
+    """1 is standard output, 2 standard error; with a terminal all is 1."""
+    data: bytes
+
+
+class ExecInspect(Model):
+    """What is known of a command run inside a job."""
+
+    id: str
+    job_id: str
+    running: bool
+    exit_code: int | None = None
+    """``None`` while it runs."""
+    tty: bool = False
+    entrypoint: str = ""
+    command: str = ""

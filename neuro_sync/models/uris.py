@@ -1,0 +1,101 @@
+"""storage:, image:, disk: and secret: addresses.
+
+The full form is ``<scheme>://<cluster>/<org>/<project>/<path>``. The short one, ``storage:a/b``,
+means the session's current cluster, organisation and project, and is completed by `complete`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import unquote
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+from yarl import URL
+
+
+class _Address:
+    """Reads an address of one scheme from text or a ``yarl.URL``; writes it as text."""
+
+    def __init__(self, scheme: str) -> None:
+        self._scheme = scheme
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._read, serialization=core_schema.to_string_ser_schema()
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "string", "examples": [f"{self._scheme}:name"]}
+
+    def _read(self, value: object) -> URL:
+        if not isinstance(value, str | URL):
+            raise ValueError(f"an address is text such as '{self._scheme}:name'")  # noqa: TRY004
+        return parse_address(str(value), self._scheme)
+
+
+StorageURI = Annotated[URL, _Address("storage")]
+SecretURI = Annotated[URL, _Address("secret")]
+DiskURI = Annotated[URL, _Address("disk")]
+
+
+def parse_address(text: str, scheme: str) -> URL:
+    """Check an address, short or full, against the rules that hold for all of them."""
+    given, colon, rest = text.partition(":")
+    if not colon:
+        raise ValueError(f"{text!r} has no scheme; write '{scheme}:{text}'")
+    if given.lower() != scheme:
+        raise ValueError(f"Invalid URI scheme: {given!r} != {scheme!r} in {text!r}")
+    for mark, name in (("?", "query"), ("#", "fragment")):
+        if mark in rest:
+            quoted = "%3F" if mark == "?" else "%23"
+            raise ValueError(
+                f"{text!r} has a {name}; within a name, '{mark}' is written '{quoted}'"
+            )
+    host, path = _split(rest)
+    if (host or path).startswith("~"):
+        raise ValueError(f"{text!r}: '~' is no home folder here; write the path")
+    if "@" in host:
+        raise ValueError(f"{text!r} has a user or a password, which such an address never has")
+    if ":" in host:
+        raise ValueError(f"{text!r} has a port, which such an address never has")
+    if ".." in path.split("/"):
+        raise ValueError(f"Invalid path: {path!r} leads upwards, with '..'")
+    path = unquote(path)  # build() quotes it again
+    if host:
+        return URL.build(scheme=scheme, host=host, path=path or "/")
+    # Not URL(text): it takes the digits of "storage:5" for a port.
+    return URL.build(scheme=scheme, path=path)
+
+
+def complete(uri: URL, *, cluster: str, org: str | None, project: str) -> URL:
+    """Return the full form of an address.
+
+    ``storage:a`` lies in the current project, ``storage:/other/a`` in the current organisation;
+    an address with a host is full already.
+    """
+    if uri.host:
+        return uri
+    tenant = [org] if org else []
+    path = uri.path
+    if not path.startswith("/"):
+        tenant.append(project)
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return URL.build(scheme=uri.scheme, host=cluster, path="/" + "/".join([*tenant, *parts]))
+
+
+def _split(rest: str) -> tuple[str, str]:
+    """Split what follows the scheme into host and path; ``///a`` is a path, not a host."""
+    if not rest.startswith("//"):
+        return "", rest
+    slashes = len(rest) - len(rest.lstrip("/"))
+    if slashes > 2:
+        return "", "/" + rest.lstrip("/")
+    host, slash, path = rest[2:].partition("/")
+    return host, slash + path
+

@@ -1,0 +1,271 @@
+"""One place through which every request leaves: address, token, timeout, retry, error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import random
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+
+from neuro_sync.errors import (
+    APIError,
+    ConnectionFailed,
+    NeuroError,
+    RequestTimeout,
+    error_from_answer,
+)
+from neuro_sync.version import __version__
+
+from .clock import Clock
+from .stream import Stream
+
+logger = logging.getLogger("neuro_sync")
+
+Timeout = tuple[float, float | None]
+"""Seconds to connect, and seconds of silence while an answer is read."""
+
+Query = Iterable[tuple[str, str]]
+
+REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+PASSING = frozenset({429, 502, 503, 504})
+"""Statuses that may be gone a moment later."""
+
+ATTEMPTS = 4
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 30.0
+
+
+class HttpTransport:
+    """Requests to one platform, from any number of threads.
+
+    `timeout` holds for every request but streams, which may be silent for as long as they like.
+    GET, HEAD, PUT and DELETE are tried up to four times when the connection fails or the platform
+    is unavailable for the moment; anything else is sent once.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        timeout: Timeout = (10.0, 60.0),
+        verify: bool | str = True,
+        clock: Clock | None = None,
+    ) -> None:
+        self._token = token
+        self._timeout = timeout
+        self._verify = verify
+        self._clock = clock or Clock()
+        self._headers = CaseInsensitiveDict(
+            {
+                "User-Agent": f"neuro-sync/{__version__} ({sys.platform}) "
+                f"Python/{platform.python_version()}",
+                "Accept-Encoding": "identity",
+                "Accept": "*/*",
+                "Authorization": f"Bearer {token}",
+            }
+        )
+        # Guards the pools against two threads that both notice a fork.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._open_pools()
+
+    def _open_pools(self) -> None:
+        self._process = os.getpid()
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter())
+        self._settings: dict[str, Mapping[str, Any]] = {}
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        query: Query = (),
+        body: object = None,
+        accept: str | None = None,
+    ) -> requests.Response:
+        """Return the whole answer; a status of 300 or more raises.
+
+        Raises:
+            APIError: The platform said no.
+            ConnectionFailed: It did not say anything.
+        """
+        response = self._send(method, url, query, body, accept, stream=False)
+        logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
+        return response
+
+    def stream(self, url: str, *, query: Query = (), accept: str | None = None) -> Stream:
+        """Return the answer to a GET while it is still being sent; raises as `request` does."""
+        response = self._send("GET", url, query, None, accept, stream=True)
+        return Stream(response, f"GET {urlsplit(url).path}")
+
+    def close(self) -> None:
+        """Close all connections. Calls after this one raise."""
+        self._closed = True
+        self._session.close()
+
+    def _send(
+        self, method: str, url: str, query: Query, body: object, accept: str | None, *, stream: bool
+    ) -> requests.Response:
+        if self._closed:
+            raise NeuroError("this session is closed; make a new one")
+        request = self._prepare(method, url, query, body, accept)
+        attempts = ATTEMPTS if method in REPEATABLE else 1
+        for attempt in range(1, attempts + 1):
+            try:
+                return self._send_once(request, stream=stream)
+            except ConnectionFailed as error:
+                if attempt == attempts:
+                    raise
+                reason: NeuroError = error
+                delay = FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311
+            except _Passing as passing:
+                reason = passing.error
+                delay = passing.retry_after or FIRST_DELAY * 2**attempt
+                if attempt == attempts or delay > LONGEST_DELAY:
+                    raise reason from None
+            logger.info("%s; trying again in %.1f s", reason, delay)
+            self._clock.sleep(delay)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _prepare(
+        self, method: str, url: str, query: Query, body: object, accept: str | None
+    ) -> requests.PreparedRequest:
+        """Build the request by its attributes.
+
+        `prepare()` parses and checks again what was built here, and costs as much time as
+        sending it.
+        """
+        parameters = urlencode(list(query))
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = f"{url}?{parameters}" if parameters else url
+        request.hooks = {"response": []}
+        request.headers = headers = self._headers.copy()
+        if accept:
+            headers["Accept"] = accept
+        if body is not None:
+            request.body = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+            headers["Content-Length"] = str(len(request.body))
+        elif method not in ("GET", "HEAD"):
+            headers["Content-Length"] = "0"
+        return request
+
+    def _send_once(self, request: requests.PreparedRequest, *, stream: bool) -> requests.Response:
+        method, url = str(request.method), str(request.url)
+        connect, read = self._timeout
+        session, settings = self._pools(url)
+        try:
+            response = session.get_adapter(url).send(
+                request, stream=True, timeout=(connect, None if stream else read), **settings
+            )
+            if not stream or response.status_code >= 300:
+                response.content  # noqa: B018  # reads it
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise _connection_error(error, method, url) from error
+        if response.status_code >= 300:
+            raise self._refusal(response, method, url)
+        return response
+
+    def _pools(self, url: str) -> tuple[requests.Session, Mapping[str, Any]]:
+        """Return the connections and, for an address, its proxies and certificates.
+
+        `requests` looks both up in the environment for every request; here it is done once for
+        each host. A child of `fork` gets connections of its own.
+        """
+        if self._process != os.getpid():
+            with self._lock:
+                if self._process != os.getpid():
+                    self._open_pools()
+        parts = urlsplit(url)
+        host = f"{parts.scheme}://{parts.netloc}"
+        settings = self._settings.get(host)
+        if settings is None:
+            merged = self._session.merge_environment_settings(host, {}, True, self._verify, None)
+            settings = {key: merged[key] for key in ("proxies", "verify", "cert")}
+            self._settings[host] = settings
+        return self._session, settings
+
+    @staticmethod
+    def _refusal(response: requests.Response, method: str, url: str) -> Exception:
+        status, path = response.status_code, urlsplit(url).path
+        if status < 400:
+            where = response.headers.get("Location", "nowhere")
+            text = f"the platform sends us on to {where}; use that address instead"
+            return APIError(text, status=status, method=method, path=path)
+        error = error_from_answer(status, response.content, method=method, path=path)
+        if status in PASSING:
+            return _Passing(error, response.headers.get("Retry-After"))
+        return error
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}{', closed' if self._closed else ''}>"
+
+
+class _Passing(Exception):
+    """A refusal that may be gone a moment later; it never leaves this module."""
+
+    def __init__(self, error: APIError, retry_after: str | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after = float(retry_after) if retry_after and retry_after.isdigit() else None
+
+
+class _Adapter(HTTPAdapter):
+    """Connections that notice a peer that is gone, even while they are silent."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=8, pool_maxsize=64)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        options = [
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        ]
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+        super().init_poolmanager(*args, socket_options=options, **kwargs)
+
+
+def segment(text: str) -> str:
+    """Quote one part of a path."""
+    return quote(text, safe="")
+
+
+def _connection_error(error: Exception, method: str, url: str) -> ConnectionFailed:
+    parts = urlsplit(url)
+    where = f"{method} {parts.path} at {parts.scheme}://{parts.netloc}"
+    if isinstance(error, requests.ConnectTimeout):
+        return RequestTimeout(f"no connection within the timeout: {where}")
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return RequestTimeout(f"no answer within the timeout: {where}")
+    never_sent = _reached_nobody(error)
+    doubt = "" if never_sent or method in REPEATABLE else "; it may have been carried out"
+    cause = "nobody answers there" if never_sent else f"the connection broke ({error})"
+    return ConnectionFailed(f"{cause}: {where}{doubt}")
+
+
+def _reached_nobody(error: BaseException | None) -> bool:
+    """Tell whether no connection came about, from the cause at the root of an error."""
+    while error is not None:
+        if isinstance(error, urllib3.exceptions.NewConnectionError | ConnectionRefusedError):
+            return True
+        reason = error.args[0] if error.args else None
+        inner = getattr(reason, "reason", None) or getattr(error, "reason", None)
+        error = inner if isinstance(inner, BaseException) else None
+    return False

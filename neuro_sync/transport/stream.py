@@ -1,0 +1,147 @@
+"""A body that is read while it is being sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import TypeVar
+
+import requests
+import urllib3
+from typing_extensions import Self
+
+from neuro_sync.errors import StreamInterrupted
+
+T = TypeVar("T")
+
+PIECE = 2**16
+"""The most bytes of one read. Larger reads make the C library map fresh memory each time."""
+
+
+class Stream(Iterator[bytes]):
+    """The bytes of an answer as they come, in pieces of whatever size.
+
+    An end is an end, and a cut raises. The connection goes back at the end, at `close` from any
+    thread, or at the end of a ``with`` block, whichever is first.
+    """
+
+    def __init__(self, response: requests.Response, what: str) -> None:
+        self.content_type = response.headers.get("Content-Type", "").partition(";")[0]
+        self._response = response
+        self._raw: urllib3.HTTPResponse = response.raw
+        self._what = what
+        self._closed = False
+        # Held while a read is under way: only who holds it may take the response apart, since
+        # closing it under a reader crashes that reader.
+        self._reading = threading.Lock()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._reading:
+            if self._closed:
+                self._response.close()
+                raise StopIteration
+            try:
+                piece = self._raw.read1(PIECE, decode_content=True)
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                self._response.close()
+                if self._closed:
+                    raise StopIteration from None
+                self._closed = True
+                raise StreamInterrupted(f"{self._what} was cut: {error}") from error
+            if piece:
+                return piece
+            self._closed = True
+            self._response.close()
+            raise StopIteration
+
+    def close(self) -> None:
+        """Give the connection back, and end a reader that is blocked in another thread."""
+        self._closed = True
+        with suppress(RuntimeError, ValueError):  # it has gone back to its pool already
+            self._raw.shutdown()
+        if self._reading.acquire(blocking=False):
+            try:
+                self._response.close()
+            finally:
+                self._reading.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Stream of {self._what}{', closed' if self._closed else ''}>"
+
+
+class LineSplitter:
+    """Cuts bytes that come in pieces of any size into lines without their newline."""
+
+    def __init__(self) -> None:
+        self._pending: list[bytes] = []
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Return the lines that this piece completes."""
+        # Not splitlines(): a progress bar's carriage returns stay within their line.
+        first, *rest = piece.split(b"\n")
+        self._pending.append(first)
+        if not rest:
+            return []
+        *lines, last = rest
+        complete = [b"".join(self._pending), *lines]
+        self._pending = [last]
+        return complete
+
+    @property
+    def rest(self) -> bytes:
+        """What came after the last newline."""
+        return b"".join(self._pending)
+
+
+def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each line without its newline; a last line that has none counts too."""
+    splitter = LineSplitter()
+    for piece in pieces:
+        yield from splitter.feed(piece)
+    if splitter.rest:
+        yield splitter.rest
+
+
+class Records(Iterator[T]):
+    """The items of a list, each read as it comes; it ends, cuts and closes as its `Stream`."""
+
+    def __init__(self, stream: Stream, items: Iterator[T]) -> None:
+        self._stream = stream
+        self._items = items
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        return next(self._items)
+
+    def close(self) -> None:
+        """Give the connection back before the last item was read."""
+        self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

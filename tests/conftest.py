@@ -1,0 +1,32 @@
+"""One local platform for each worker, of its own: temporary folder, free port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from neuro_sync import JobDescription, Session
+from neuro_sync.local.server import LocalPlatform
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[LocalPlatform]:
+    with LocalPlatform(ephemeral=True, grace=0.5) as running:
+        yield running
+
+
+@pytest.fixture
+def session(platform: LocalPlatform) -> Iterator[Session]:
+    with Session(platform.url, platform.token) as opened:
+        yield opened
+
+
+@pytest.fixture
+def start(session: Session) -> Callable[[str], JobDescription]:
+    """Start a command on the small preset."""
+
+    def start_command(command: str) -> JobDescription:
+        return session.jobs.start(image="any", preset_name="cpu-small", command=command)
+
+    return start_command
