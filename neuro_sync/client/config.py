@@ -32,8 +32,7 @@ def find_platform(url: str | URL | None, token: str | None) -> tuple[str, str]:
         f"the argument url: {'given' if url else 'not given'}",
         f"the argument token: {'given' if token else 'not given'}",
         f"the variable {URL_VARIABLE}: {'set' if os.environ.get(URL_VARIABLE) else 'not set'}",
-        f"the variable {TOKEN_VARIABLE}: "
-        f"{'set' if os.environ.get(TOKEN_VARIABLE) else 'not set'}",
+        f"the variable {TOKEN_VARIABLE}: {'set' if found_token else 'not set'}",
     ]
     raise ConfigError(
         "no platform to talk to. Looked at:\n  "
@@ -48,9 +47,7 @@ def _checked(text: str) -> str:
     except ValueError as error:
         raise ConfigError(f"the platform's address {text!r} is no URL: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(
-            f"the platform's address {text!r} should look like https://HOST/api/v1"
-        )
+        raise ConfigError(f"the platform's address {text!r} should look like https://HOST/api/v1")
     return text.rstrip("/")
 
 

@@ -117,7 +117,7 @@ class Jobs:
         cluster = self._config.cluster(cluster_name)
         with _Refused():
             spec = JobStart(
-                image=image,  # type: ignore[arg-type]  # text is read as a reference
+                image=image,
                 preset_name=preset_name,
                 cluster_name=cluster.name,
                 org_name=org_name or self._config.org_name,
@@ -306,9 +306,7 @@ class Jobs:
         """
         return self._open_log(id, cluster_name, _instant(since), timestamps, separator)
 
-    def logs(
-        self, id: Job, *, since: datetime | None = None, timestamps: bool = False
-    ) -> LogLines:
+    def logs(self, id: Job, *, since: datetime | None = None, timestamps: bool = False) -> LogLines:
         """Return a job's log as lines, from its beginning until the job is over.
 
         Each line comes once and in order, even when connections break in between. With

@@ -88,4 +88,4 @@ def _token(headers: Headers, scope: Scope) -> str | None:
         if offer.startswith(SUBPROTOCOL_PREFIX):
             return offer.removeprefix(SUBPROTOCOL_PREFIX)
     query: dict[str, list[str]] = parse_qs(scope["query_string"].decode("latin-1"))
-    return query.get("neuro-auth-token", [None])[0]  # type: ignore[list-item]  # None for absent
+    return query.get("neuro-auth-token", [""])[0]

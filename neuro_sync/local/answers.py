@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +20,7 @@ from neuro_sync.version import __version__
 logger = logging.getLogger(__name__)
 
 SERVICE_VERSION = (b"x-service-version", f"neuro-local/{__version__}".encode())
+STARTS = ("http.response.start", "websocket.http.response.start")
 JSON = "application/json; charset=utf-8"
 
 
@@ -37,8 +39,9 @@ class Refusals:
         async def send_named(message: Message) -> None:
             nonlocal begun
             begun = True
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                message["headers"] = [*message["headers"], SERVICE_VERSION]
+            if message["type"] in STARTS:
+                date = (b"date", formatdate(usegmt=True).encode())
+                message["headers"] = [*message["headers"], SERVICE_VERSION, date]
             await send(message)
 
         try:
@@ -72,7 +75,7 @@ async def _refuse(error: APIError, scope: Scope, receive: Receive, send: Send) -
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-def http_error(request: Request, error: Exception) -> Response:
+def http_error(_: Request, error: Exception) -> Response:
     """Answer as web frameworks do: ``404: Not Found``."""
     assert isinstance(error, HTTPException)  # noqa: S101  # what it is registered for
     text = f"{error.status_code}: {HTTPStatus(error.status_code).phrase}"

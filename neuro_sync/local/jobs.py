@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -350,7 +350,7 @@ def _describe_container(container: Container) -> dict[str, Any]:
     return described
 
 
-def _answer(description: dict[str, Any] | Any, life: Transitions, now: datetime) -> str:
+def _answer(description: Mapping[str, Any], life: Transitions, now: datetime) -> str:
     """Put together what the wire tells of a job at one moment."""
     summary = lifecycle.history(life, now)
     history = summary.model_dump(mode="json", exclude_none=True)

@@ -61,7 +61,10 @@ class JobLog:
 
         While more may come it waits; a piece may end anywhere.
         """
-        with open(self._log, "rb", buffering=0) as log, open(self._times, "rb", buffering=0) as times:
+        with (
+            open(self._log, "rb", buffering=0) as log,
+            open(self._times, "rb", buffering=0) as times,
+        ):
             offset = 0
             if since is not None:
                 start = int(since.timestamp() * 10**6) * 1000

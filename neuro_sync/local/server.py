@@ -37,6 +37,17 @@ LARGEST_MESSAGE = 4 * 2**20 - 1
 """Bytes of a websocket message; the protocol refuses from 4 MiB on."""
 
 
+class _Server(uvicorn.Server):
+    """A server that sleeps until it is stopped; the usual one looks around ten times a second."""
+
+    def __init__(self, settings: uvicorn.Config) -> None:
+        super().__init__(settings)
+        self.stop = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.stop.wait()
+
+
 class LocalPlatform:
     """A platform on this machine, for as long as the block lasts.
 
@@ -107,7 +118,7 @@ class LocalPlatform:
                 "name another one with --port, or 0 for any free one"
             ) from error
 
-    def _server(self, user: str) -> uvicorn.Server:
+    def _server(self, user: str) -> _Server:
         offered = presets()
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = ProcessRuntime(grace=self._grace)
@@ -126,6 +137,7 @@ class LocalPlatform:
             log_level="warning",
             access_log=False,
             server_header=False,
+            date_header=False,
             lifespan="off",
             ws="websockets-sansio",
             ws_max_size=LARGEST_MESSAGE,
@@ -134,9 +146,9 @@ class LocalPlatform:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
         )
-        return uvicorn.Server(settings)
+        return _Server(settings)
 
-    def _run(self, server: uvicorn.Server, listener: socket.socket) -> None:
+    def _run(self, server: _Server, listener: socket.socket) -> None:
         self._uvicorn = server
         ready = threading.Event()
 
@@ -155,7 +167,7 @@ class LocalPlatform:
             raise ConfigError(f"the local platform did not start: {self._failure or 'too slow'}")
 
     async def _serve(
-        self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event
+        self, server: _Server, listener: socket.socket, ready: threading.Event
     ) -> None:
         self._loop = asyncio.get_running_loop()
         await self._service.open(self.folder)
@@ -173,7 +185,7 @@ class LocalPlatform:
         if thread.is_alive():
             # Jobs first: the server waits for its connections, and followers wait for the jobs.
             asyncio.run_coroutine_threadsafe(self._service.close(), self._loop).result()
-            self._uvicorn.should_exit = True
+            self._loop.call_soon_threadsafe(self._uvicorn.stop.set)
             thread.join()
         self._clean_up()
 

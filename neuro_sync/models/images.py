@@ -95,7 +95,7 @@ class _Reference:
         if isinstance(value, RemoteImage):
             return value
         if not isinstance(value, str):
-            raise ValueError("an image is text such as 'ubuntu:latest'")  # noqa: TRY004
+            raise ValueError("an image is text such as 'ubuntu:latest'")
         try:
             return _read_reference(value)
         except ValueError:

@@ -51,7 +51,7 @@ class JobStatus(str, Enum):
         return self.value
 
     @classmethod
-    def _missing_(cls, value: object) -> JobStatus:
+    def _missing_(cls, _: object) -> JobStatus:
         return cls.UNKNOWN
 
     @classmethod
@@ -96,7 +96,7 @@ class JobRestartPolicy(str, Enum):
         return self.value
 
     @classmethod
-    def _missing_(cls, value: object) -> JobRestartPolicy:
+    def _missing_(cls, _: object) -> JobRestartPolicy:
         return cls.UNKNOWN
 
 
@@ -113,7 +113,7 @@ class JobPriority(str, Enum):
         return self.value
 
     @classmethod
-    def _missing_(cls, value: object) -> JobPriority:
+    def _missing_(cls, _: object) -> JobPriority:
         return cls.UNKNOWN
 
 
@@ -179,9 +179,7 @@ class Resources(Model):
     """Cores; ``0.5`` is half of one."""
     gpu: Annotated[
         Annotated[int, at_least(0)] | None,
-        Field(
-            validation_alias=AliasChoices("nvidia_gpu", "gpu"), serialization_alias="nvidia_gpu"
-        ),
+        Field(validation_alias=AliasChoices("nvidia_gpu", "gpu"), serialization_alias="nvidia_gpu"),
     ] = None
     """How many GPUs of NVIDIA."""
     gpu_model: Annotated[

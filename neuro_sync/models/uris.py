@@ -35,7 +35,7 @@ class _Address:
 
     def _read(self, value: object) -> URL:
         if not isinstance(value, str | URL):
-            raise ValueError(f"an address is text such as '{self._scheme}:name'")  # noqa: TRY004
+            raise ValueError(f"an address is text such as '{self._scheme}:name'")
         return parse_address(str(value), self._scheme)
 
 
@@ -98,4 +98,3 @@ def _split(rest: str) -> tuple[str, str]:
         return "", "/" + rest.lstrip("/")
     host, slash, path = rest[2:].partition("/")
     return host, slash + path
-

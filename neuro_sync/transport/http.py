@@ -33,7 +33,7 @@ from .stream import Stream
 
 logger = logging.getLogger("neuro_sync")
 
-Timeout = tuple[float, float | None]
+Timeout = tuple[float, float]
 """Seconds to connect, and seconds of silence while an answer is read."""
 
 Query = Iterable[tuple[str, str]]
@@ -169,9 +169,11 @@ class HttpTransport:
         method, url = str(request.method), str(request.url)
         connect, read = self._timeout
         session, settings = self._pools(url)
+        # A stream may be silent for as long as it likes; keepalive notices a dead peer.
+        timeout = (connect, None) if stream else (connect, read)
         try:
             response = session.get_adapter(url).send(
-                request, stream=True, timeout=(connect, None if stream else read), **settings
+                request, stream=True, timeout=timeout, **settings
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it

@@ -46,7 +46,7 @@ async def start(request: Request, jobs: Service) -> Response:
     return Response(jobs.answer(row), status_code=202, media_type=JSON)
 
 
-def _read(model: type[JobStart] | type[JobRun], body: bytes) -> JobStart | JobRun:
+def _read(model: type[JobStart | JobRun], body: bytes) -> JobStart | JobRun:
     try:
         data = json.loads(body)
     except ValueError as error:
@@ -181,4 +181,3 @@ async def cancel(id: str, request: Request, jobs: Service) -> Response:
     """Cancel a job; one that is over stays as it is."""
     jobs.kill(id, request.state.user)
     return Response(status_code=204)
-

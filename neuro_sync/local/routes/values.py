@@ -34,7 +34,8 @@ def instant(value: str | None) -> datetime | None:
         return None
     try:
         # Python 3.10 knows neither "Z" nor nine digits.
-        moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value).replace("Z", "+00:00"))
+        plain = re.sub(r"(\.\d{6})\d+", r"\1", value).replace("Z", "+00:00")
+        moment = datetime.fromisoformat(plain)
     except ValueError:
         raise IllegalArgumentError(
             f"Unable to parse date string {value!r}; '+' is written %2B in a query"

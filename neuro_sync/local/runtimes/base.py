@@ -43,7 +43,10 @@ class Runtime(Protocol):
         """Start a job; whether that went well is reported."""
 
     def adopt(self, launch: Launch) -> None:
-        """Take up a job of an earlier platform: report what happened since, start it if nobody did."""
+        """Take up a job of an earlier platform: report what happened since.
+
+        One that nobody has started yet is started.
+        """
 
     def kill(self, job_id: str) -> None:
         """End a job and all that it started; it is asked first and made to a little later."""

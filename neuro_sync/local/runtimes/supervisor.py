@@ -18,6 +18,8 @@ After each change it writes its folder's name to the FIFO ``wake`` two folders u
 reads there.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
@@ -28,10 +30,20 @@ import time
 
 PIECE = 65536
 SILENT_AFTER_DEATH = 2.0
-"""Seconds to wait for output that is still held open by a process that cannot be killed."""
+"""Seconds to wait for output that is still held open when all processes are gone."""
+
+JOB_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGCHLD,
+)
+"""What Python or this program handles in a way of its own, and the job must not inherit."""
 
 
-def main(folder):
+def main(folder: str) -> None:
     os.chdir(folder)
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -40,30 +52,32 @@ def main(folder):
         return  # another supervisor has this job
     if os.path.exists("events"):
         return  # it ran already: no job runs twice
-    os.write(lock, str(os.getpid()).encode())
+    os.write(lock, b"%d" % os.getpid())
     with open("spec", "rb") as file:
         working_dir, tty, count, *rest = file.read().split(b"\0")
     os.unlink("spec")
     arguments, variables = rest[: int(count)], rest[int(count) :]
-    environment = dict(variable.split(b"=", 1) for variable in variables if variable)
+    environment = dict(_pair(variable) for variable in variables)
     Supervisor(os.path.basename(folder)).run(working_dir, tty == b"1", arguments, environment)
 
 
 class Supervisor:
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.wake_line = name.encode() + b"\n"
-        self.wake_pipe = None
+        self.wake_pipe: int | None = None
         self.owes_wake = False
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.log = os.open("log", append, 0o600)
         self.times = os.open("log.times", append, 0o600)
         self.events = os.open("events", append, 0o600)
         self.offset = 0
-        self.exit_status = None
+        self.pid = 0
+        self.exit_status: int | None = None
         self.childless = False
         """Whether all are gone; orphans of the job become children of this process."""
-        self.kill_at = None
-        # Never end-of-file, whether or not the platform has it open.
+        self.kill_at: float | None = None
+        """When to end by force whatever is left."""
+        # Opened for both, so that it has no end, whether or not the platform has it open.
         self.control = os.open("control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self.signals, wakeup = os.pipe()
         os.set_blocking(self.signals, False)
@@ -74,35 +88,43 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         adopt_orphans()
 
-    def run(self, working_dir, tty, arguments, environment):
+    def run(
+        self,
+        working_dir: bytes,
+        tty: bool,
+        arguments: list[bytes],
+        environment: dict[bytes, bytes],
+    ) -> None:
         outputs, slaves, keep_open = open_terminal() if tty else open_pipes()
         failure_read, failure_write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            run_job(working_dir, tty, slaves, arguments, environment, failure_write)
+            become_job(working_dir, tty, slaves, arguments, environment, failure_write)
         for fd in {*slaves, failure_write}:
             os.close(fd)
-        failure = os.read(failure_read, 4096)  # ends when the job's program is in place
+        failure = os.read(failure_read, PIECE)  # ends when the job's program is in place
         os.close(failure_read)
         if failure:
             os.waitpid(self.pid, 0)
-            self.record(b"failed %d " % time.time_ns() + failure)
-        else:
-            self.record(b"started %d %d" % (time.time_ns(), self.pid))
-            self.watch(outputs)
-            code = os.waitstatus_to_exitcode(self.exit_status)
-            self.record(b"exited %d %d" % (time.time_ns(), code if code >= 0 else 128 - code))
+            self.record(b"failed %d %s" % (time.time_ns(), failure))
+            return
+        self.record(b"started %d %d" % (time.time_ns(), self.pid))
+        code = os.waitstatus_to_exitcode(self.watch(outputs))
+        self.record(b"exited %d %d" % (time.time_ns(), code if code >= 0 else 128 - code))
         for fd in keep_open:
             os.close(fd)
 
-    def watch(self, outputs):
-        """Copy output and obey commands until the job and all that it started are gone."""
+    def watch(self, outputs: tuple[int, ...]) -> int:
+        """Copy output and obey commands until the job and all that it started are gone.
+
+        Returns the status of the job's first process, as ``wait`` gives it.
+        """
         poll = select.poll()
         for fd in (self.control, self.signals, *outputs):
             poll.register(fd, select.POLLIN)
         open_outputs = set(outputs)
-        give_up_at = None
-        while open_outputs or not self.childless:
+        give_up_at: float | None = None
+        while self.exit_status is None or open_outputs or not self.childless:
             for fd, _ in poll.poll(self.patience()):
                 if fd == self.control:
                     self.obey(read(self.control))
@@ -114,25 +136,28 @@ class Supervisor:
             self.reap()
             if self.exit_status is not None and self.kill_at is None:
                 self.kill_at = 0.0  # what the job left behind ends with it, as in a container
-            if self.kill_at is not None and time.monotonic() >= self.kill_at and not self.childless:
-                kill_all(descendants())
-                self.kill_at = time.monotonic() + 0.02  # again, for what was forked meanwhile
-            if self.childless and self.exit_status is not None:
-                give_up_at = give_up_at or time.monotonic() + SILENT_AFTER_DEATH
-                if time.monotonic() > give_up_at:
-                    return
+            now = time.monotonic()
+            if self.kill_at is not None and now >= self.kill_at and not self.childless:
+                for pid in descendants() or [self.pid]:
+                    send_signal(pid, signal.SIGKILL)
+                self.kill_at = now + 0.02  # once more, for what was forked meanwhile
+            if self.childless:
+                give_up_at = give_up_at or now + SILENT_AFTER_DEATH
+                if now > give_up_at:
+                    break
             if self.owes_wake:
                 self.wake()
+        return self.exit_status or 0
 
-    def patience(self):
-        """How long to wait for something to happen, in milliseconds; None is forever."""
+    def patience(self) -> float | None:
+        """Return how many milliseconds to wait for something to happen; None is forever."""
         if self.owes_wake or self.childless:
             return 20
         if self.kill_at is None:
             return None
         return max(self.kill_at - time.monotonic(), 0) * 1000 + 1
 
-    def copy(self, fd):
+    def copy(self, fd: int) -> bool:
         """Append one piece of output to the log; False at its end."""
         try:
             data = os.read(fd, PIECE)
@@ -143,14 +168,13 @@ class Supervisor:
         if not data:
             return False
         # The time first: a reader that sees the bytes finds their time.
-        now = time.time_ns()
-        write(self.times, self.offset.to_bytes(8, "big") + now.to_bytes(8, "big"))
+        write(self.times, self.offset.to_bytes(8, "big") + time.time_ns().to_bytes(8, "big"))
         write(self.log, data)
         self.offset += len(data)
         self.wake()
         return True
 
-    def obey(self, commands):
+    def obey(self, commands: bytes) -> None:
         for command in commands.split(b"\n"):
             if command.startswith(b"kill "):
                 self.kill_at = time.monotonic() + float(command[5:])
@@ -158,7 +182,7 @@ class Supervisor:
                     send_signal(pid, signal.SIGTERM)
                     send_signal(pid, signal.SIGCONT)
 
-    def reap(self):
+    def reap(self) -> None:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -170,11 +194,11 @@ class Supervisor:
             if pid == self.pid:
                 self.exit_status = status
 
-    def record(self, event):
-        write(self.events, event + b"\n")
+    def record(self, event: bytes) -> None:
+        write(self.events, event.replace(b"\n", b" ") + b"\n")
         self.wake()
 
-    def wake(self):
+    def wake(self) -> None:
         """Tell the platform, if there is one; whoever comes later reads the files anyway."""
         self.owes_wake = False
         try:
@@ -190,7 +214,10 @@ class Supervisor:
                 self.wake_pipe = None
 
 
-def open_pipes():
+Files = tuple[int, ...]
+
+
+def open_pipes() -> tuple[Files, Files, Files]:
     """Return what the supervisor reads, the job's three streams, and what stays open."""
     stdin_read, stdin_write = os.pipe()
     stdout_read, stdout_write = os.pipe()
@@ -202,67 +229,69 @@ def open_pipes():
     )
 
 
-def open_terminal():
+def open_terminal() -> tuple[Files, Files, Files]:
+    """Return the same for a terminal, which is one file in both directions."""
     master, slave = os.openpty()
     return (master,), (slave, slave, slave), ()
 
 
-def run_job(working_dir, tty, slaves, arguments, environment, failure):
-    """Become the job. Never returns."""
+def become_job(
+    working_dir: bytes,
+    tty: bool,
+    streams: Files,
+    arguments: list[bytes],
+    environment: dict[bytes, bytes],
+    failure: int,
+) -> None:
+    """Replace this process by the job's program, or tell why not. Never returns."""
     code = 126
+    program = os.fsdecode(arguments[0])
     try:
         os.setsid()
         if tty:
             import termios
 
-            fcntl.ioctl(slaves[0], termios.TIOCSCTTY, 0)
-        for target, fd in enumerate(slaves):
+            fcntl.ioctl(streams[0], termios.TIOCSCTTY, 0)
+        for target, fd in enumerate(streams):
             os.dup2(fd, target)
         signal.set_wakeup_fd(-1)
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-            signal.SIGHUP,
-            signal.SIGPIPE,
-            signal.SIGCHLD,
-            signal.SIGXFSZ,
-        ):
+        for number in JOB_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        try:
-            os.chdir(working_dir)
-        except OSError as error:
-            raise OSError(0, "the working folder is unusable: " + os.strerror(error.errno))
         die_with_parent()
+        os.chdir(working_dir)
         os.execvpe(arguments[0], arguments, environment)
-    except FileNotFoundError:
-        code = 127
-        why = b"there is no program " + repr(os.fsdecode(arguments[0])).encode()
     except OSError as error:
-        why = repr(os.fsdecode(arguments[0])).encode() + b" cannot be run: "
-        why += (error.strerror or str(error)).encode()
-    except BaseException as error:
-        why = repr(error).encode()
-    os.write(failure, b"%d " % code + why)
-    os._exit(code)
+        why = f"{program!r} cannot be run: {error.strerror}"
+        if error.filename == working_dir:
+            why = f"the working folder {os.fsdecode(working_dir)!r}: {error.strerror}"
+        elif error.errno == errno.ENOENT:
+            code, why = 127, f"there is no program {program!r}"
+        os.write(failure, f"{code} {why}".encode())
+    finally:
+        os._exit(code)
 
 
-def descendants():
-    """Return the pids of all processes below this one, also of those that left their session."""
-    children = {}
+def descendants() -> list[int]:
+    """Return the pids of all processes below this one, also of those that left their session.
+
+    Where there is no ``/proc`` the list is empty.
+    """
+    children: dict[int, list[int]] = {}
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return []
     for pid in pids:
         try:
-            with open("/proc/%d/stat" % pid, "rb") as file:
+            with open(f"/proc/{pid}/stat", "rb") as file:
                 stat = file.read()
         except OSError:
-            continue
+            continue  # it ended meanwhile
         state, parent = stat.rpartition(b")")[2].split()[:2]
         if state != b"Z":
             children.setdefault(int(parent), []).append(pid)
-    found, todo = [], [os.getpid()]
+    found: list[int] = []
+    todo = [os.getpid()]
     while todo:
         below = children.get(todo.pop(), [])
         found += below
@@ -270,45 +299,46 @@ def descendants():
     return found
 
 
-def kill_all(pids):
-    for pid in pids:
-        send_signal(pid, signal.SIGKILL)
-
-
-def send_signal(pid, number):
+def send_signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # it is gone, or has become another user's
         pass
 
 
-def read(fd):
+def read(fd: int) -> bytes:
     try:
         return os.read(fd, PIECE)
     except BlockingIOError:
         return b""
 
 
-def write(fd, data):
+def write(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
 
 
-def adopt_orphans():
-    """Become the parent of whatever the job leaves without one (Linux)."""
+def adopt_orphans() -> None:
+    """Become the parent of whatever the job leaves without one."""
     prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
-def die_with_parent():
-    """Have the kernel end the job if its supervisor is killed (Linux)."""
+def die_with_parent() -> None:
+    """Have the kernel end the job if its supervisor is killed."""
     prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def prctl(option, value):
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process that only Linux has."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _pair(variable: bytes) -> tuple[bytes, bytes]:
+    name, _, value = variable.partition(b"=")
+    return name, value
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""The commands that run the local platform."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import click
+
+from neuro_sync.errors import ConfigError
+
+from . import output
+
+DEFAULT_PORT = 7787
+
+
+@click.group()
+def local() -> None:
+    """Run a platform on this machine."""
+
+
+@local.command()
+@click.option("--state", metavar="FOLDER", help="Where it keeps everything; .neuro-local here.")
+@click.option("--ephemeral", is_flag=True, help="Keep nothing: use a temporary folder.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes any free one.")
+def up(state: str | None, ephemeral: bool, port: int) -> None:
+    """Start the local platform, and run it until Ctrl-C.
+
+    Its jobs end with it. If it is killed they go on, and the next `neuro local up` on the same
+    folder takes them up.
+
+    Example: neuro local up --port 0
+    """
+    if state and ephemeral:
+        raise click.UsageError("--state and --ephemeral exclude each other")
+    try:
+        from neuro_sync.local.server import LocalPlatform
+    except ImportError as error:
+        raise ConfigError(
+            f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
+        ) from error
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with LocalPlatform(state, ephemeral=ephemeral, port=port) as platform:
+        output.banner(platform.url, str(platform.folder), kept=not ephemeral)
+        stop.wait()
+        output.note("Stopping the platform and its jobs.")
