@@ -110,13 +110,20 @@ class LocalPlatform:
         return self
 
     def _listen(self) -> socket.socket:
+        # The protocol is named, since asyncio sends at once only on a socket that says it is TCP;
+        # otherwise each answer waits 40 ms for an acknowledgement.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
-            return socket.create_server((HOST, self._port))
-        except OSError as error:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, self._port))
+            listener.listen(512)
+        except (OSError, OverflowError) as error:
+            listener.close()
             raise ConfigError(
-                f"port {self._port} cannot be used ({error.strerror}); "
+                f"port {self._port} cannot be used ({error}); "
                 "name another one with --port, or 0 for any free one"
             ) from error
+        return listener
 
     def _server(self, user: str) -> _Server:
         offered = presets()

@@ -1,0 +1,172 @@
+"""Logs: every line once and in order, whatever happens in between."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from neuro_sync import JobDescription, Session, StreamInterrupted
+from neuro_sync.client.logs import LogLines
+from neuro_sync.transport.clock import Clock
+from neuro_sync.transport.stream import Stream
+
+Start = Callable[[str], JobDescription]
+LINES = "sh -c 'for i in 1 2 3 4; do echo line $i; sleep 0.05; done'"
+
+
+def test_a_line_arrives_before_the_job_is_over(session: Session, start: Start) -> None:
+    job = start("sh -c 'echo first; sleep 60'")
+    with session.jobs.logs(job) as lines:
+        assert next(lines) == "first"
+        assert not session.jobs.status(job).status.is_finished
+    session.jobs.kill(job)
+
+
+def test_killing_a_job_ends_its_followers(session: Session, start: Start) -> None:
+    job = start("sh -c 'echo first; sleep 60'")
+    with session.jobs.logs(job) as lines:
+        assert next(lines) == "first"
+        session.jobs.kill(job)
+        assert list(lines) == []
+
+
+def test_the_log_of_a_finished_job_is_whole(session: Session, start: Start) -> None:
+    job = session.jobs.wait(start(LINES))
+    expected = [f"line {number}" for number in range(1, 5)]
+    assert list(session.jobs.logs(job)) == expected
+    assert b"".join(session.jobs.monitor(job)).decode().splitlines() == expected
+
+
+def test_a_job_that_says_nothing_has_an_empty_log(session: Session, start: Start) -> None:
+    job = start("true")
+    assert list(session.jobs.logs(job)) == []
+    assert list(session.jobs.monitor(job)) == []
+
+
+def test_bytes_come_as_they_were_written(session: Session, start: Start) -> None:
+    job = start(r"printf '\303\244\r50%%\r\000\377 no newline'")
+    assert b"".join(session.jobs.monitor(job)) == b"\xc3\xa4\r50%\r\x00\xff no newline"
+    assert list(session.jobs.logs(job)) == ["ä\r50%\r\0\ufffd no newline"]
+
+
+STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9})Z line \d")
+
+
+def test_lines_can_bear_their_time_and_be_asked_for_from_a_time_on(
+    session: Session, start: Start
+) -> None:
+    job = session.jobs.wait(start(LINES))
+    lines = list(session.jobs.logs(job, timestamps=True))
+    assert b"".join(session.jobs.monitor(job, timestamps=True)).decode().split("\n")[:-1] == lines
+    times = []
+    for line in lines:
+        match = STAMPED.fullmatch(line)
+        assert match
+        times.append(datetime.fromisoformat(match[1][:26]).replace(tzinfo=timezone.utc))
+    assert times == sorted(times)
+    for number, moment in enumerate(times):
+        expected = [f"line {later}" for later in range(number + 1, 5)]
+        assert list(session.jobs.logs(job, since=moment)) == expected
+        assert list(session.jobs.logs(job, since=moment.astimezone())) == expected
+        assert list(session.jobs.logs(job, since=moment + timedelta(microseconds=1))) == expected[1:]
+
+
+def test_a_time_that_has_not_come_yet_gives_an_empty_log(session: Session, start: Start) -> None:
+    job = session.jobs.wait(start(LINES))
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    assert list(session.jobs.logs(job, since=later)) == []
+
+
+def test_a_large_log_is_whole(session: Session, start: Start) -> None:
+    job = start("sh -c 'seq 300000'")
+    with session.jobs.logs(job) as lines:
+        assert sum(1 for _ in lines) == 300000
+    text = "".join(f"{number}\n" for number in range(1, 300001)).encode()
+    assert b"".join(session.jobs.monitor(job)) == text
+
+
+def test_another_thread_may_close_a_log(session: Session, start: Start) -> None:
+    job = start("sleep 60")
+    lines = session.jobs.logs(job)
+    reader = threading.Thread(target=lambda: list(lines))
+    reader.start()
+    lines.close()
+    reader.join(1)
+    assert not reader.is_alive()
+    session.jobs.kill(job)
+
+
+class FakeStream:
+    """Pieces of a log, then its end, or a cut."""
+
+    def __init__(self, data: bytes, *, cut: bool) -> None:
+        self._pieces = iter([data])
+        self._cut = cut
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+        if self._cut:
+            raise StreamInterrupted("cut")
+
+    def close(self) -> None:
+        pass
+
+
+class NoTime(Clock):
+    def sleep(self, seconds: float) -> None:
+        pass
+
+
+def stamped(second: int, text: str, digits: int = 9) -> str:
+    return f"2026-01-01T00:00:{second:02}.{'0' * digits}Z {text}\n"
+
+
+# Many lines of one moment, and some of others: time alone does not tell a position.
+SOURCE = [stamped(number // 5, f"line {number}") for number in range(20)]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("digits", [6, 9])
+def test_a_log_that_breaks_anywhere_is_taken_up_again_without_loss(cut: bool, digits: int) -> None:
+    text = "".join(SOURCE).encode()
+
+    def run(first: int, second: int) -> list[str]:
+        cuts = iter([first, second])
+
+        def open_stream(since: str | None) -> Stream:
+            # An archive tells the same times with six digits where the live log has nine.
+            later = "".join(line for line in SOURCE if line[:19] >= (since or "")[:19])
+            if digits == 6:
+                later = later.replace("000000000Z", "000000Z")
+            length = next(cuts, None)
+            if length is None:
+                return FakeStream(later.encode(), cut=False)  # type: ignore[return-value]
+            return FakeStream(later.encode()[:length], cut=cut)  # type: ignore[return-value]
+
+        opened = iter([False, False])
+        lines = LogLines(
+            open_stream, lambda: next(opened, True), since=None, timestamps=False, clock=NoTime()
+        )
+        return list(lines)
+
+    expected = [f"line {number}" for number in range(20)]
+    for first in range(0, len(text), 7):
+        assert run(first, 100) == expected
+        assert run(100, first) == expected
+
+
+def test_a_log_that_never_resumes_is_not_taken_for_its_end() -> None:
+    def open_stream(since: str | None) -> Stream:
+        return FakeStream(stamped(1, "only").encode(), cut=True)  # type: ignore[return-value]
+
+    lines = LogLines(
+        open_stream, lambda: False, since=None, timestamps=False, clock=NoTime()
+    )
+    assert next(lines) == "only"
+    with pytest.raises(StreamInterrupted, match="the job is not over"):
+        next(lines)
+

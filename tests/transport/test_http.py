@@ -1,0 +1,261 @@
+"""Requests: what is repeated, what is not, and what a failure is told as."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import requests
+import responses
+
+from neuro_sync import (
+    APIError,
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionFailed,
+    IllegalArgumentError,
+    NeuroError,
+    RequestTimeout,
+    ResourceNotFound,
+    ServerError,
+    ServerNotAvailable,
+)
+from neuro_sync.transport.clock import Clock
+from neuro_sync.transport.http import HttpTransport
+
+URL = "http://platform.test/api/v1/jobs"
+CANARY = "canary-token-4711"
+
+
+class Skipping(Clock):
+    """A clock that does not wait, and remembers for how long it was asked to."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def clock() -> Skipping:
+    return Skipping()
+
+
+@pytest.fixture
+def transport(clock: Skipping) -> Iterator[HttpTransport]:
+    opened = HttpTransport(CANARY, clock=clock)
+    yield opened
+    opened.close()
+
+
+@responses.activate
+def test_no_request_leaves_without_token_and_timeouts(transport: HttpTransport) -> None:
+    responses.get(URL, json={})
+    transport.request("GET", URL)
+    call = responses.calls[0].request
+    assert call.headers["Authorization"] == f"Bearer {CANARY}"
+    assert call.headers["User-Agent"].startswith("neuro-sync/")
+    assert call.req_kwargs["timeout"] == (10.0, 60.0)  # type: ignore[attr-defined]  # of responses
+
+
+@responses.activate
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_what_may_be_repeated_is_tried_again(
+    transport: HttpTransport, clock: Skipping, method: str
+) -> None:
+    responses.add(method, URL, status=503)
+    responses.add(method, URL, body=requests.ConnectionError("reset"))
+    responses.add(method, URL, status=502, headers={"Retry-After": "7"})
+    responses.add(method, URL, json={"ok": True})
+    assert transport.request(method, URL).json() == {"ok": True}
+    assert len(clock.slept) == 3
+    assert clock.slept[2] == 7
+
+
+@responses.activate
+def test_a_platform_that_stays_away_is_given_up(transport: HttpTransport) -> None:
+    responses.get(URL, status=503, json={"error": "busy"})
+    with pytest.raises(ServerNotAvailable, match="busy"):
+        transport.request("GET", URL)
+    assert len(responses.calls) == 4
+
+
+@responses.activate
+@pytest.mark.parametrize("failure", [503, 502, requests.ConnectionError("reset")])
+def test_a_post_is_sent_once(transport: HttpTransport, failure: int | Exception) -> None:
+    if isinstance(failure, int):
+        responses.post(URL, status=failure)
+    else:
+        responses.post(URL, body=failure)
+    with pytest.raises(NeuroError):
+        transport.request("POST", URL, body={})
+    assert len(responses.calls) == 1
+
+
+@responses.activate
+def test_a_failed_post_says_that_it_may_have_been_carried_out(transport: HttpTransport) -> None:
+    responses.post(URL, body=requests.ConnectionError("reset"))
+    with pytest.raises(ConnectionFailed, match="may have been carried out"):
+        transport.request("POST", URL, body={})
+
+
+def test_a_refused_connection_is_told_without_doubt(transport: HttpTransport) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectionFailed, match="nobody answers there") as failed:
+        transport.request("POST", f"http://127.0.0.1:{port}/jobs", body={})
+    assert "carried out" not in str(failed.value)
+    assert isinstance(failed.value, ConnectionError)
+    assert isinstance(failed.value.__cause__, requests.ConnectionError)
+
+
+def test_a_silent_platform_is_a_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/jobs"
+        transport = HttpTransport(CANARY, timeout=(1.0, 0.05))
+        with pytest.raises(RequestTimeout) as failed:
+            transport.request("POST", url, body={})
+        assert isinstance(failed.value, TimeoutError)
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, IllegalArgumentError),
+        (401, AuthenticationError),
+        (403, AuthorizationError),
+        (403, PermissionError),
+        (404, ResourceNotFound),
+        (409, IllegalArgumentError),
+        (422, IllegalArgumentError),
+        (500, ServerError),
+        (501, NotImplementedError),
+        (503, ServerNotAvailable),
+        (599, ServerError),
+    ],
+)
+@responses.activate
+def test_a_refusal_is_the_error_of_its_status(
+    transport: HttpTransport, status: int, kind: type[Exception]
+) -> None:
+    responses.post(URL, status=status, json={"error": "the reason"})
+    with pytest.raises(kind) as refused:
+        transport.request("POST", URL, body={})
+    error = refused.value
+    assert isinstance(error, APIError)
+    assert (error.status, error.method, error.path) == (status, "POST", "/api/v1/jobs")
+    assert error.text == "the reason"
+    assert isinstance(error, ValueError) == (status in (400, 404, 409, 422))
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"error": "plain"}', "plain"),
+        ('{"error": "{\\"error\\": \\"no such job x\\"}"}', "no such job x"),
+        ('{"msg": "Cannot connect"}', "Cannot connect"),
+        ('{"code": "unique", "description": "exists"}', "exists"),
+        ("401: Unauthorized", "401: Unauthorized"),
+        ('["odd"]', '["odd"]'),
+        (
+            '{"missing": [{"uri": "job://c/o/p", "action": "write"}]}',
+            "not permitted; it takes write on job://c/o/p",
+        ),
+    ],
+)
+@responses.activate
+def test_each_shape_of_error_body_is_read(transport: HttpTransport, body: str, text: str) -> None:
+    responses.post(URL, status=403, body=body)
+    with pytest.raises(AuthorizationError) as refused:
+        transport.request("POST", URL, body={})
+    assert refused.value.text == text
+
+
+@responses.activate
+def test_a_redirection_is_not_followed_with_a_token(transport: HttpTransport) -> None:
+    responses.get(URL, status=302, headers={"Location": "https://elsewhere.test/"})
+    with pytest.raises(APIError, match=r"https://elsewhere\.test/"):
+        transport.request("GET", URL)
+    assert len(responses.calls) == 1
+
+
+@responses.activate
+def test_the_token_appears_nowhere(
+    transport: HttpTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    seen = [repr(transport)]
+    failures = (requests.ConnectionError("reset"), requests.Timeout("slow"))
+    for failure in failures:
+        responses.post(URL, body=failure)
+    responses.post(URL, status=401, body="401: Unauthorized")
+    for _ in range(3):
+        with pytest.raises(NeuroError) as failed:
+            transport.request("POST", URL, body={})
+        error: BaseException | None = failed.value
+        while error is not None:
+            seen += [str(error), repr(error)]
+            error = error.__cause__
+    assert CANARY not in "".join(seen) + caplog.text
+
+
+def test_a_closed_transport_says_so(transport: HttpTransport) -> None:
+    transport.close()
+    with pytest.raises(NeuroError, match="closed"):
+        transport.request("GET", URL)
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    """Serve an address that answers each request with the number of its connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def talk(connection: socket.socket, number: int) -> None:
+        with connection:
+            while connection.recv(65536):
+                body = b"%d" % number
+                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+                connection.sendall(head + body)
+
+    def accept() -> None:
+        number = 0
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            number += 1
+            threading.Thread(target=talk, args=(connection, number), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def test_connections_are_kept(transport: HttpTransport, echo: str) -> None:
+    answers = {transport.request("GET", echo).content for _ in range(5)}
+    assert answers == {b"1"}
+
+
+def test_a_child_of_fork_has_connections_of_its_own(transport: HttpTransport, echo: str) -> None:
+    def in_child(work: Callable[[], bytes]) -> bytes:
+        read, write = os.pipe()
+        if os.fork() == 0:
+            try:
+                os.write(write, work())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with open(read, "rb") as pipe:
+            return pipe.read()
+
+    first = transport.request("GET", echo).content
+    assert in_child(lambda: transport.request("GET", echo).content) not in (b"", first)
+    assert transport.request("GET", echo).content == first
