@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -39,10 +41,24 @@ def up(state: str | None, ephemeral: bool, port: int) -> None:
         raise ConfigError(
             f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
         ) from error
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with LocalPlatform(state, ephemeral=ephemeral, port=port) as platform:
+    with _stop_signal() as wait, LocalPlatform(state, ephemeral=ephemeral, port=port) as platform:
         output.banner(platform.url, str(platform.folder), kept=not ephemeral)
-        stop.wait()
+        wait()
         output.note("Stopping the platform and its jobs.")
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], object]]:
+    """Hand out a function that returns when somebody wants this program to end.
+
+    A signal may reach any thread, and then wakes no lock that the main thread waits for; but the
+    C part of its handler always writes to the wake-up socket.
+    """
+    waiting, waking = socket.socketpair()
+    with waiting, waking:
+        waking.setblocking(False)
+        signal.set_wakeup_fd(waking.fileno())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        yield lambda: waiting.recv(1)
+        signal.set_wakeup_fd(-1)

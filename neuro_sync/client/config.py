@@ -24,15 +24,14 @@ def find_platform(url: str | URL | None, token: str | None) -> tuple[str, str]:
     Raises:
         ConfigError: One of them is nowhere; the text lists each place looked at.
     """
-    found_url = str(url) if url else os.environ.get(URL_VARIABLE)
-    found_token = token or os.environ.get(TOKEN_VARIABLE)
-    if found_url and found_token:
-        return _checked(found_url), found_token
+    url_set, token_set = os.environ.get(URL_VARIABLE), os.environ.get(TOKEN_VARIABLE)
+    if (url or url_set) and (token or token_set):
+        return _checked(str(url or url_set)), str(token or token_set)
     places = [
         f"the argument url: {'given' if url else 'not given'}",
         f"the argument token: {'given' if token else 'not given'}",
-        f"the variable {URL_VARIABLE}: {'set' if os.environ.get(URL_VARIABLE) else 'not set'}",
-        f"the variable {TOKEN_VARIABLE}: {'set' if found_token else 'not set'}",
+        f"the variable {URL_VARIABLE}: {'set' if url_set else 'not set'}",
+        f"the variable {TOKEN_VARIABLE}: {'set' if token_set else 'not set'}",
     ]
     raise ConfigError(
         "no platform to talk to. Looked at:\n  "

@@ -75,6 +75,8 @@ class LocalPlatform:
         self._grace = grace
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._listener: socket.socket | None = None
+        self._store: Store | None = None
 
     @property
     def folder(self) -> Path:
@@ -98,7 +100,7 @@ class LocalPlatform:
         """
         try:
             self._state.open()
-            listener = self._listen()
+            listener = self._listener = self._listen()
             self._port = listener.getsockname()[1]
             user = local_user()
             self._token = self._state.token(user)
@@ -197,7 +199,9 @@ class LocalPlatform:
         self._clean_up()
 
     def _clean_up(self) -> None:
-        if hasattr(self, "_store"):
+        if self._listener is not None:
+            self._listener.close()
+        if self._store is not None:
             self._store.close()
         self._state.close()
         if self._temporary is not None:

@@ -35,8 +35,11 @@ def test_a_job_is_pending_then_runs_then_has_an_exit_code(session: Session, star
     steps = [item.status for item in ended.history.transitions]
     assert steps == [JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUCCEEDED]
     created, started = ended.history.created_at, ended.history.started_at
-    assert created and started and ended.history.finished_at
-    assert created <= started <= ended.history.finished_at
+    finished = ended.history.finished_at
+    assert created is not None
+    assert started is not None
+    assert finished is not None
+    assert created <= started <= finished
     assert ended.history.run_time_seconds > 0
 
 
@@ -100,9 +103,7 @@ def test_a_program_that_is_not_there_fails_the_job_with_words(
     assert failed.value.job.reason == "ContainerCannotRun"
 
 
-def test_a_failure_that_was_waited_for_shows_the_last_lines(
-    session: Session, start: Start
-) -> None:
+def test_a_failure_that_was_waited_for_shows_the_last_lines(session: Session, start: Start) -> None:
     job = start("sh -c 'for i in $(seq 30); do echo line $i; done; exit 3'")
     with pytest.raises(JobFailed) as failed:
         session.jobs.wait(job, check=True)
@@ -142,9 +143,7 @@ def test_killing_a_job_that_is_over_leaves_it_as_it_was(session: Session, start:
 
 
 def test_a_life_span_ends_a_job(session: Session, start: Start) -> None:
-    job = session.jobs.start(
-        image="any", preset_name="cpu-small", command="true", life_span=60
-    )
+    job = session.jobs.start(image="any", preset_name="cpu-small", command="true", life_span=60)
     assert job.life_span == 60  # that it ends a job is tested with the service's own clock
     session.jobs.wait(job)
 
@@ -185,7 +184,7 @@ def test_an_unknown_argument_is_no_silent_default(session: Session) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"volumes": [Volume(storage_uri="storage:data", container_path="/data")]},  # type: ignore[arg-type]
+        {"volumes": [Volume(storage_uri="storage:data", container_path="/data")]},
         {"restart_policy": "always"},
         {"pass_config": True},
     ],

@@ -72,7 +72,9 @@ def test_lines_can_bear_their_time_and_be_asked_for_from_a_time_on(
         expected = [f"line {later}" for later in range(number + 1, 5)]
         assert list(session.jobs.logs(job, since=moment)) == expected
         assert list(session.jobs.logs(job, since=moment.astimezone())) == expected
-        assert list(session.jobs.logs(job, since=moment + timedelta(microseconds=1))) == expected[1:]
+        assert (
+            list(session.jobs.logs(job, since=moment + timedelta(microseconds=1))) == expected[1:]
+        )
 
 
 def test_a_time_that_has_not_come_yet_gives_an_empty_log(session: Session, start: Start) -> None:
@@ -163,10 +165,7 @@ def test_a_log_that_never_resumes_is_not_taken_for_its_end() -> None:
     def open_stream(since: str | None) -> Stream:
         return FakeStream(stamped(1, "only").encode(), cut=True)  # type: ignore[return-value]
 
-    lines = LogLines(
-        open_stream, lambda: False, since=None, timestamps=False, clock=NoTime()
-    )
+    lines = LogLines(open_stream, lambda: False, since=None, timestamps=False, clock=NoTime())
     assert next(lines) == "only"
     with pytest.raises(StreamInterrupted, match="the job is not over"):
         next(lines)
-

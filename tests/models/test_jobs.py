@@ -201,7 +201,11 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (Volume, {"storage_uri": "storage:../a", "container_path": "/mnt"}, "upwards"),
     (Volume, {"storage_uri": "data", "container_path": "/mnt"}, "storage:data"),
     (Volume, {"storage_uri": 5, "container_path": "/mnt"}, "storage_uri"),
-    (SecretFile, {"secret_uri": "secret:a", "container_path": "/s", "read_only": True}, "read_only"),
+    (
+        SecretFile,
+        {"secret_uri": "secret:a", "container_path": "/s", "read_only": True},
+        "read_only",
+    ),
     (DiskVolume, {"disk_uri": "storage:a", "container_path": "/d"}, "disk_uri"),
     (JobOptions, {"name": "Train"}, "name"),
     (JobOptions, {"name": "ab"}, "name"),

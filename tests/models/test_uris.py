@@ -42,8 +42,17 @@ def test_without_an_organisation_a_project_lies_in_the_cluster() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["a", "disk:a", "storage:a?", "storage:a#", "storage:~a", "storage://~a/b"]
-    + ["storage://user@host/a", "storage://host:80/a", "storage:a/../../b"],
+    [
+        "a",
+        "disk:a",
+        "storage:a?",
+        "storage:a#",
+        "storage:~a",
+        "storage://~a/b",
+        "storage://user@host/a",
+        "storage://host:80/a",
+        "storage:a/../../b",
+    ],
 )
 def test_what_is_no_address_is_refused_and_named(address: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/jobs")
 NDJSON = "application/x-ndjson"
 
 
-def service(request: Request) -> JobService:
+async def service(request: Request) -> JobService:
     jobs: JobService = request.app.state.jobs
     return jobs
 

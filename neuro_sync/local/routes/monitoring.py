@@ -22,7 +22,7 @@ router = APIRouter(prefix="/monitoring/jobs")
 LOG_PROTOCOL = "logs.apolo.us"
 
 
-def service(connection: HTTPConnection) -> JobService:
+async def service(connection: HTTPConnection) -> JobService:
     jobs: JobService = connection.app.state.jobs
     return jobs
 

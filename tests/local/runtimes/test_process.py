@@ -1,0 +1,285 @@
+"""Jobs as processes: what they see, what they leave behind, what survives the platform."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from neuro_sync import JobDescription, JobStatus, Session
+from neuro_sync.local.server import LocalPlatform
+
+Start = Callable[[str], JobDescription]
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Look until something holds, for at most ten seconds."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that only waits to be reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_job_sees_nothing_of_the_platforms_environment(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_PLATFORM", "canary")
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command="env", env={"MINE": "a b=c"}
+    )
+    seen = dict(line.partition("=")[::2] for line in session.jobs.logs(job))
+    assert seen.pop("MINE") == "a b=c"
+    assert set(seen) == {"PATH", "HOME", "LANG"}
+    assert os.path.basename(seen["HOME"]) == "scratch"
+
+
+def test_a_job_holds_none_of_the_platforms_files_open(session: Session, start: Start) -> None:
+    lines = list(session.jobs.logs(start("ls -l /proc/self/fd")))
+    targets = [line.partition(" -> ")[2] for line in lines if " -> " in line]
+    assert all(target.startswith(("pipe:", "/proc/")) for target in targets), targets
+
+
+def test_python_in_a_job_is_the_one_of_the_platform(session: Session, start: Start) -> None:
+    job = start("python -c 'import sys; print(sys.prefix)'")
+    assert list(session.jobs.logs(job)) == [sys.prefix]
+
+
+def test_a_job_has_a_folder_of_its_own_that_goes_with_it(session: Session, start: Start) -> None:
+    job = start("sh -c 'pwd; touch kept; ls'")
+    folder, *names = session.jobs.logs(job)
+    assert names == ["kept"]
+    session.jobs.wait(job)
+    eventually(lambda: not Path(folder).exists(), "the scratch folder is removed")
+
+
+def test_a_job_starts_in_the_folder_that_was_asked_for(session: Session, tmp_path: Path) -> None:
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command="pwd", working_dir=str(tmp_path)
+    )
+    assert list(session.jobs.logs(job)) == [str(tmp_path)]
+
+
+def test_a_working_folder_that_is_not_there_fails_the_job_with_words(session: Session) -> None:
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command="pwd", working_dir="/no/such/folder"
+    )
+    ended = session.jobs.wait(job)
+    assert ended.reason == "ContainerCannotRun"
+    assert ended.history.description == (
+        "the working folder '/no/such/folder': No such file or directory"
+    )
+
+
+def test_a_program_that_may_not_be_run_fails_the_job_with_words(
+    session: Session, start: Start, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    program.touch(mode=0o600)
+    ended = session.jobs.wait(start(str(program)))
+    assert ended.history.exit_code == 126
+    assert ended.history.description == f"'{program}' cannot be run: Permission denied"
+
+
+def test_the_entrypoint_comes_before_the_command(session: Session) -> None:
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", entrypoint="echo 'a b'", command="c 'd e'"
+    )
+    assert list(session.jobs.logs(job)) == ["a b c d e"]
+
+
+def test_a_terminal_is_one(session: Session) -> None:
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command="sh -c 'tty; echo $TERM'", tty=True
+    )
+    device, terminal = session.jobs.logs(job)
+    assert device.startswith("/dev/pts/")
+    assert terminal == "xterm-256color\r"
+
+
+FAMILY = r"""
+import os, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", '''
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.setsid()
+if os.fork():
+    os._exit(0)
+print(os.getpid(), flush=True)
+signal.pause()
+'''], stdout=subprocess.PIPE, text=True)
+print(child.stdout.readline(), end="", flush=True)
+signal.pause()
+"""
+
+
+def test_a_grandchild_that_ignores_term_is_gone_after_a_kill(
+    session: Session, tmp_path: Path
+) -> None:
+    script = tmp_path / "family.py"
+    script.write_text(FAMILY)
+    job = session.jobs.start(image="any", preset_name="cpu-small", command=f"python '{script}'")
+    with session.jobs.logs(job) as lines:
+        grandchild = int(next(lines))
+        assert is_alive(grandchild)
+        session.jobs.kill(job)
+        assert list(lines) == []  # its log ends when all are gone
+    assert not is_alive(grandchild)
+
+
+def test_what_a_job_leaves_behind_ends_with_it(session: Session, tmp_path: Path) -> None:
+    script = tmp_path / "family.py"
+    script.write_text(FAMILY.rpartition("signal.pause()")[0])
+    job = session.jobs.start(image="any", preset_name="cpu-small", command=f"python '{script}'")
+    (grandchild,) = session.jobs.logs(job)
+    ended = session.jobs.wait(job)
+    assert ended.history.exit_code == 0
+    assert not is_alive(int(grandchild))
+
+
+def test_a_job_may_use_its_grace_to_end_by_itself(session: Session, start: Start) -> None:
+    job = start("sh -c 'trap \"echo bye; exit 0\" TERM; echo ready; while :; do sleep 0.01; done'")
+    with session.jobs.logs(job) as lines:
+        assert next(lines) == "ready"
+        session.jobs.kill(job)
+        assert "bye" in list(lines)
+
+
+def test_a_job_ends_when_its_supervisor_is_killed(
+    platform: LocalPlatform, session: Session, start: Start
+) -> None:
+    job = start("sh -c 'echo $$; exec sleep 60'")
+    with session.jobs.logs(job) as lines:
+        pid = int(next(lines))
+        supervisor = int((platform.folder / "jobs" / job.id / "lock").read_text())
+        os.kill(supervisor, signal.SIGKILL)
+        assert list(lines) == []
+    ended = session.jobs.wait(job)
+    assert (ended.status, ended.reason) == (JobStatus.FAILED, "NotFound")
+    eventually(lambda: not is_alive(pid), "the job ends with its supervisor")
+
+
+@contextmanager
+def platform_process(state: Path, port: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run the platform as a process of its own, and wait for its banner."""
+    command = [sys.executable, "-m", "neuro_sync", "local", "up", "--state", str(state)]
+    with subprocess.Popen(
+        [*command, "--port", str(port or 0)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+WRITER = """
+import itertools, os, sys, time
+for number in itertools.count():
+    print(number, flush=True)
+    time.sleep(0.01)
+    if os.path.exists(sys.argv[1]):
+        raise SystemExit(7)
+"""
+
+
+def start_writer(session: Session, folder: Path) -> JobDescription:
+    """Start a job that counts until there is a file ``stop``, and then fails with 7."""
+    script = folder / "writer.py"
+    script.write_text(WRITER)
+    return session.jobs.start(
+        image="any", preset_name="cpu-small", command=f"python '{script}' '{folder / 'stop'}'"
+    )
+
+
+def read_until(lines: Iterator[str], wanted: str) -> list[str]:
+    seen = []
+    for line in lines:
+        seen.append(line)
+        if line == wanted:
+            break
+    return seen
+
+
+def test_jobs_survive_a_platform_that_is_killed(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with platform_process(state) as process:
+        with Session.local(state=state) as session:
+            job = start_writer(session, tmp_path)
+            with session.jobs.logs(job) as lines:
+                read_until(lines, "20")
+            quick = session.jobs.start(
+                image="any", preset_name="cpu-small", command="sh -c 'sleep 0.1; exit 5'"
+            )
+            session.jobs.monitor(quick).close()  # it was launched
+        process.kill()
+        process.wait()
+    events = state / "jobs" / quick.id / "events"
+    eventually(
+        lambda: events.exists() and b"exited" in events.read_bytes(),
+        "a job ends while there is no platform",
+    )
+    with platform_process(state), Session.local(state=state) as session:
+        assert session.jobs.status(job).status is JobStatus.RUNNING
+        with session.jobs.logs(job) as lines:
+            seen = read_until(lines, "60")
+            (tmp_path / "stop").touch()
+            seen += lines
+        assert seen == [str(number) for number in range(len(seen))]
+        ended = session.jobs.wait(job)
+        assert (ended.status, ended.history.exit_code) == (JobStatus.FAILED, 7)
+        assert len(ended.history.transitions) == 3
+        assert session.jobs.wait(quick).history.exit_code == 5
+
+
+def test_a_log_that_is_being_followed_survives_a_platform_that_is_killed(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with platform_process(state) as process, Session.local(state=state) as session:
+        job = start_writer(session, tmp_path)
+        with session.jobs.logs(job) as lines:
+            seen = read_until(lines, "20")
+            process.kill()
+            process.wait()
+            with platform_process(state, port=session.api_url.port):
+                seen += read_until(lines, "60")
+                (tmp_path / "stop").touch()
+                seen += lines
+                assert session.jobs.wait(job).history.exit_code == 7
+    assert seen == [str(number) for number in range(len(seen))]
+
+
+def test_the_end_of_a_platform_ends_its_jobs_and_leaves_nothing_running(tmp_path: Path) -> None:
+    with LocalPlatform(tmp_path, grace=0.2) as platform:
+        with Session(platform.url, platform.token) as session:
+            job = session.jobs.start(
+                image="any",
+                preset_name="cpu-small",
+                command="""sh -c 'trap "" TERM; echo $$; while :; do sleep 0.05; done'""",
+            )
+            with session.jobs.logs(job) as lines:
+                pid = int(next(lines))
+        supervisor = int((tmp_path / "jobs" / job.id / "lock").read_text())
+    assert not is_alive(pid)
+    eventually(lambda: not is_alive(supervisor), "the supervisor ends with its job")
+    with LocalPlatform(tmp_path) as platform, Session(platform.url, platform.token) as session:
+        ended = session.jobs.status(job.id)
+        assert (ended.status, ended.reason) == (JobStatus.CANCELLED, "PlatformStopped")

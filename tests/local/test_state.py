@@ -1,0 +1,143 @@
+"""The state folder: one platform each, and words for what is wrong with it."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from neuro_sync import ConfigError, JobStatus, Session
+from neuro_sync.local.server import LocalPlatform
+from neuro_sync.local.state import local_user
+
+
+def test_a_session_starts_a_platform_that_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Session.local() as session:
+        job = session.jobs.start(image="any", preset_name="cpu-small", command="echo hello")
+        assert list(session.jobs.logs(job)) == ["hello"]
+        session.jobs.wait(job)
+        with Session.local() as second:  # meets the one that runs
+            assert second.jobs.status(job.id).id == job.id
+            assert second.api_url == session.api_url
+    assert (tmp_path / ".neuro-local").is_dir()
+    with Session.local() as session:
+        assert session.jobs.status(job.id).status is JobStatus.SUCCEEDED
+        assert list(session.jobs.logs(job)) == ["hello"]
+
+
+def test_the_variable_names_the_state_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURO_LOCAL_STATE", str(tmp_path / "there"))
+    with Session.local():
+        assert (tmp_path / "there" / "platform.db").exists()
+
+
+def test_an_ephemeral_platform_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    platform = LocalPlatform(ephemeral=True)
+    with platform:
+        assert platform.folder.is_dir()
+    assert not platform.folder.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_else_may_read_the_folder(tmp_path: Path) -> None:
+    with LocalPlatform(tmp_path / "state") as platform:
+        modes = {
+            path.name: stat.S_IMODE(path.stat().st_mode)
+            for path in (platform.folder, *platform.folder.iterdir())
+            if path.name in ("state", "token", "platform.db", "lock", "wake")
+        }
+    assert modes == {
+        "state": 0o700,
+        "token": 0o600,
+        "platform.db": 0o600,
+        "lock": 0o600,
+        "wake": 0o600,
+    }
+
+
+def test_a_platform_keeps_its_token(tmp_path: Path) -> None:
+    with LocalPlatform(tmp_path) as platform:
+        first = platform.token
+    with LocalPlatform(tmp_path) as platform:
+        assert platform.token == first
+        assert first not in repr(platform)
+
+
+def test_a_second_platform_on_a_folder_is_refused(tmp_path: Path) -> None:
+    with LocalPlatform(tmp_path) as platform, pytest.raises(ConfigError) as refused:
+        LocalPlatform(tmp_path).start()
+    assert str(tmp_path) in str(refused.value)
+    assert platform.url in str(refused.value)
+
+
+def test_a_taken_port_is_refused_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} cannot be used.*--port"):
+            LocalPlatform(tmp_path, port=port).start()
+    with LocalPlatform(tmp_path):  # and the folder is free again
+        pass
+
+
+def test_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="port 70000"):
+        LocalPlatform(ephemeral=True, port=70000).start()
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    with pytest.raises(ConfigError, match=r"state cannot be used .*--state"):
+        Session.local(state=tmp_path / "state")
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "version").write_text("99\n")
+    with pytest.raises(ConfigError, match=r"version '99'.*--state"):
+        LocalPlatform(tmp_path).start()
+
+
+def test_a_database_that_is_none_is_refused(tmp_path: Path) -> None:
+    with LocalPlatform(tmp_path):
+        pass
+    (tmp_path / "platform.db").write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(ConfigError, match=r"platform\.db cannot be used .*--state"):
+        LocalPlatform(tmp_path).start()
+
+
+def test_a_session_without_a_platform_says_where_it_looked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NEURO_SYNC_URL", raising=False)
+    monkeypatch.delenv("NEURO_SYNC_TOKEN", raising=False)
+    with pytest.raises(ConfigError) as refused:
+        Session(token="x")
+    assert str(refused.value) == (
+        "no platform to talk to. Looked at:\n"
+        "  the argument url: not given\n"
+        "  the argument token: given\n"
+        "  the variable NEURO_SYNC_URL: not set\n"
+        "  the variable NEURO_SYNC_TOKEN: not set\n"
+        "Give Session(url=..., token=...), or use Session.local() to run jobs on this machine."
+    )
+
+
+def test_a_local_user_fits_the_rules_of_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, expected in (
+        ("alice", "alice"),
+        ("Alice Smith", "alice-smith"),
+        ("x", "user"),
+        ("9lives", "user"),
+        ("a" * 30, "a" * 21),
+    ):
+        monkeypatch.setattr("getpass.getuser", lambda name=name: name)
+        assert local_user() == expected

@@ -1,0 +1,47 @@
+"""What is shown runs: the README, the pages of ``docs/`` and the examples."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    command = [sys.executable, "-W", "error", *arguments]
+    ended = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_what_the_pages_show_runs(block: str, tmp_path: Path) -> None:
+    run(["-c", block], tmp_path)
+
+
+def test_the_quickstart_tells_how_each_job_ended(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    shown = run([str(ROOT / "examples" / "quickstart.py")], tmp_path)
+    assert time.monotonic() - begin < 5
+    for expected in ("hello\n", "step 3\n", "succeeded, exit code 0", "no such data set"):
+        assert expected in shown
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
