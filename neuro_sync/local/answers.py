@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from neuro_sync.errors import APIError, IllegalArgumentError, ServerError
+from neuro_sync.errors import APIError, IllegalArgumentError, ResourceNotFound, ServerError
 from neuro_sync.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -34,10 +34,16 @@ class Refusals:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # The server leaves the body of its own scope's HEAD out.
+            scope = {**scope, "method": "GET"}
         begun = False
 
         async def send_named(message: Message) -> None:
             nonlocal begun
+            if message["type"] == "websocket.close" and not begun:
+                # No route has it; the server would answer 403, which means something else.
+                raise ResourceNotFound("404: Not Found")
             begun = True
             if message["type"] in STARTS:
                 date = (b"date", formatdate(usegmt=True).encode())
@@ -84,8 +90,8 @@ def http_error(_: Request, error: Exception) -> Response:
 
 def error_response(error: APIError) -> Response:
     """Return the answer that tells an error."""
-    if error.status == 401:
-        return PlainTextResponse(error.text, status_code=401)
+    if error.text == f"{error.status}: {HTTPStatus(error.status).phrase}":
+        return PlainTextResponse(error.text, status_code=error.status)
     return Response(json.dumps(error.body()), status_code=error.status, media_type=JSON)
 
 
@@ -118,11 +124,11 @@ def _fragment(kind: str, name: str, item: dict[str, Any]) -> str:
         case "string_pattern_mismatch":
             return f"does not match pattern {limits['pattern']}"
         case "greater_than_equal":
-            return f"value is less than {limits['ge']:g}"
+            return f"value is less than {limits['ge']:.10g}"
         case "less_than":
-            return f"value should be less than {limits['lt']:g}"
+            return f"value should be less than {limits['lt']:.10g}"
         case "less_than_equal":
-            return f"value is greater than {limits['le']:g}"
+            return f"value is greater than {limits['le']:.10g}"
         case "too_long":
             return f"list length is greater than {limits['max_length']}"
         case "int_parsing" | "int_type" | "int_from_float":

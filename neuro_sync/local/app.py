@@ -25,7 +25,7 @@ def create_app(
     port: int,
 ) -> FastAPI:
     """Return the application around a service; whoever made that opens and closes it."""
-    app = FastAPI(title="Neuro local platform", version=__version__)
+    app = FastAPI(title="Neuro local platform", version=__version__, redirect_slashes=False)
     app.state.jobs = service
     app.state.home = home
     app.state.presets = presets

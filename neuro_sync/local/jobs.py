@@ -43,8 +43,8 @@ from .store import JobFilter, JobRow, Store
 logger = logging.getLogger(__name__)
 
 _LIFE = TypeAdapter(tuple[JobStatusItem, ...])
-LIFE_SPAN_CHECK = 1.0
-"""Seconds between two looks at whether a running job's life span is over."""
+LONGEST_TIMER = 10 * 365 * 86400
+"""Seconds; no event loop counts further than it has to."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class JobService:
     def start(self, spec: JobStart | JobRun, owner: str) -> JobRow:
         """Accept a job and have it started.
 
-        The checks and their order are those of the hosted platform.
+        The checks are those of the hosted platform; a body that is malformed was refused before.
         """
         tenant = self._tenant(spec)
         container, options = self._resolve(spec)
@@ -114,6 +114,8 @@ class JobService:
             raise NotSupported(
                 "pass_config: this local platform gives jobs no login of their own; leave it out"
             )
+        if options.energy_schedule_name is not None and not options.scheduler_enabled:
+            raise IllegalArgumentError("energy_schedule_name requires scheduler_enabled")
         if options.scheduler_enabled and options.schedule_timeout is not None:
             raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
         if options.privileged:
@@ -202,7 +204,7 @@ class JobService:
         if minutes is None or job.status != JobStatus.RUNNING.value:
             return
         life: Transitions = _LIFE.validate_json(job.transitions)
-        left = minutes * 60 - lifecycle.run_time(life, _now())
+        left = min(minutes * 60, LONGEST_TIMER) - lifecycle.run_time(life, _now())
         self._deadlines[job.id] = asyncio.get_running_loop().call_later(
             max(left, 0), self._end, job.id, "LifeSpanEnded"
         )

@@ -37,6 +37,11 @@ LARGEST_MESSAGE = 4 * 2**20 - 1
 """Bytes of a websocket message; the protocol refuses from 4 MiB on."""
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Pass over what uvicorn logs as an error after each handshake that was refused properly."""
+    return "without completing handshake" not in str(record.msg)
+
+
 class _Server(uvicorn.Server):
     """A server that sleeps until it is stopped; the usual one looks around ten times a second."""
 
@@ -155,6 +160,7 @@ class LocalPlatform:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         return _Server(settings)
 
     def _run(self, server: _Server, listener: socket.socket) -> None:

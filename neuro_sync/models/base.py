@@ -34,7 +34,9 @@ class Model(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         serialize_by_alias=True,
-        use_attribute_docstrings=True,
+        # Built when first used: a program that asks for one status builds one model, not thirty.
+        # For the same reason the texts under the fields are not read at run time.
+        defer_build=True,
     )
 
     @classmethod

@@ -20,6 +20,7 @@ from pydantic import (
     AliasPath,
     AwareDatetime,
     Field,
+    PlainSerializer,
     ValidationInfo,
     computed_field,
     model_validator,
@@ -117,6 +118,9 @@ class JobPriority(str, Enum):
         return cls.UNKNOWN
 
 
+Instant = Annotated[AwareDatetime, PlainSerializer(datetime.isoformat, str, when_used="json")]
+"""Written as the platform does, with a numeric offset: ``...+00:00``."""
+
 Choice = TypeVar("Choice", bound=Enum)
 
 
@@ -183,16 +187,16 @@ class Resources(Model):
     ] = None
     """How many GPUs of NVIDIA."""
     gpu_model: Annotated[
-        str | None,
+        NonBlank | None,
         Field(
             validation_alias=AliasChoices("nvidia_gpu_model", "gpu_model"),
             serialization_alias="nvidia_gpu_model",
         ),
     ] = None
     amd_gpu: Annotated[int, at_least(0)] | None = None
-    amd_gpu_model: str | None = None
+    amd_gpu_model: NonBlank | None = None
     intel_gpu: Annotated[int, at_least(0)] | None = None
-    intel_gpu_model: str | None = None
+    intel_gpu_model: NonBlank | None = None
     nvidia_migs: Mapping[str, Any] | None = None
     """Slices of a GPU: profile to ``{"count": n}``."""
     shm: Flag = True
@@ -236,7 +240,7 @@ class HTTPPort(Model):
     port: Annotated[int, written(_port)]
     requires_auth: Flag = True
     """Whether visitors have to log in to the platform first."""
-    health_check_path: str | None = None
+    health_check_path: NonBlank | None = None
 
 
 class Volume(Model):
@@ -308,10 +312,10 @@ class SharedMemory(Model):
 
 NAME_PATTERN = r"^[a-z](?:-?[a-z0-9])*$"
 
+TENANT_PATTERN = r"^[a-z0-9](?:-?[a-z0-9])*$"
+
 JobName = Annotated[str, Field(min_length=3, max_length=40, pattern=NAME_PATTERN)]
-TenantName = Annotated[
-    str, Field(min_length=3, max_length=255, pattern=r"^[a-z0-9](?:-?[a-z0-9])*$")
-]
+TenantName = Annotated[str, Field(min_length=3, max_length=255, pattern=TENANT_PATTERN)]
 Tag = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^\S+$")]
 
 
@@ -374,7 +378,7 @@ class JobOptions(Model):
 class JobStart(JobOptions, Workload):
     """The body of ``POST /jobs?from_preset``."""
 
-    resources: SharedMemory = SharedMemory()
+    resources: SharedMemory = Field(default_factory=SharedMemory)
 
     def to_request(self) -> dict[str, Any]:
         body = super().to_request()
@@ -392,7 +396,7 @@ class JobRun(JobOptions):
 class JobStatusItem(Model):
     """One step of a job's life."""
 
-    transition_time: AwareDatetime
+    transition_time: Instant
     status: JobStatus
     reason: Text = ""
     description: Text = ""
@@ -409,9 +413,9 @@ class JobStatusHistory(Model):
     """The same at more length; of a job that failed, often the end of its output."""
     exit_code: int | None = None
     restarts: int = 0
-    created_at: AwareDatetime | None = None
-    started_at: AwareDatetime | None = None
-    finished_at: AwareDatetime | None = None
+    created_at: Instant | None = None
+    started_at: Instant | None = None
+    finished_at: Instant | None = None
     run_time_seconds: float = 0.0
     """The time it was running, over all restarts."""
     transitions: Annotated[tuple[JobStatusItem, ...], Field(exclude=True)] = ()

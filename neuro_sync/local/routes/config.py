@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from neuro_sync.local.answers import JSON
 from neuro_sync.local.jobs import Tenant
 from neuro_sync.models.config import GPU, MIB, Preset
 
@@ -13,14 +15,14 @@ router = APIRouter()
 
 
 @router.get("/config")
-async def config(request: Request) -> dict[str, Any]:
+async def config(request: Request) -> Response:
     """Describe the platform; without a valid token, only how to log in."""
     state = request.app.state
     login = _login(state.url)
     if request.state.user is None:
-        return {"authorized": False, **login}
+        return _json({"authorized": False, **login})
     home: Tenant = state.home
-    return {
+    answer = {
         "authorized": True,
         "admin_url": f"{state.url}/apis/admin/v1",
         "vcluster_url": f"{state.url}/apis/vcluster/v1",
@@ -36,6 +38,11 @@ async def config(request: Request) -> dict[str, Any]:
         "clusters": [_cluster(state.url, home, state.presets)],
         **login,
     }
+    return _json(answer)
+
+
+def _json(answer: dict[str, Any]) -> Response:
+    return Response(json.dumps(answer), media_type=JSON)
 
 
 @router.get("/ping")
@@ -73,6 +80,7 @@ def _cluster(url: str, home: Tenant, presets: tuple[Preset, ...]) -> dict[str, A
         "resource_pool_types": [],
         "resource_presets": [_preset(preset) for preset in presets],
         "storage_volumes": [],
+        "apps": {"apps_hostname_templates": []},
     }
 
 

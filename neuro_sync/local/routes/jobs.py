@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, NoReturn
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -15,12 +16,13 @@ from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.local.answers import JSON, bad_request
 from neuro_sync.local.jobs import JobService
 from neuro_sync.local.store import PAGE, JobFilter
-from neuro_sync.models.jobs import NAME_PATTERN, JobRun, JobStart, JobStatus
+from neuro_sync.models.jobs import NAME_PATTERN, TENANT_PATTERN, JobRun, JobStart, JobStatus
 
 from .values import flag, instant, name_of
 
 router = APIRouter(prefix="/jobs")
 
+OWNER_PATTERN = r"^[a-z0-9]+(?:[-/][a-z0-9]+)*$"
 NDJSON = "application/x-ndjson"
 
 
@@ -48,13 +50,14 @@ async def start(request: Request, jobs: Service) -> Response:
 
 def _read(model: type[JobStart | JobRun], body: bytes) -> JobStart | JobRun:
     try:
-        data = json.loads(body)
+        data = json.loads(body, parse_constant=_refuse_constant)
     except ValueError as error:
         raise IllegalArgumentError(str(error)) from error
     if not isinstance(data, dict):
         raise IllegalArgumentError("the body should be a JSON object")
     if model is JobStart and "container" in data:
         raise IllegalArgumentError("{'container': DataError('container is not allowed key')}")
+    _refuse_null({key: value for key, value in data.items() if key != "name"})
     resources = data.get("resources")
     if model is JobStart and isinstance(resources, dict) and set(resources) - {"shm"}:
         raise IllegalArgumentError("Both preset and resources are not allowed")
@@ -65,10 +68,27 @@ def _read(model: type[JobStart | JobRun], body: bytes) -> JobStart | JobRun:
         raise bad_request(error) from error
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _refuse_null(fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        if value is None:
+            raise IllegalArgumentError(
+                f"{{{name!r}: DataError('null is not allowed; leave it out')}}"
+            )
+        if isinstance(value, dict):
+            _refuse_null(value)
+
+
 def _fill_in(workload: Any) -> None:
     """Set what a client left out to the wire's defaults, which are not those of the SDK."""
     if not isinstance(workload, dict):
         return
+    resources = workload.get("resources")
+    if isinstance(resources, dict):
+        resources.setdefault("shm", False)
     http = workload.get("http")
     if isinstance(http, dict):
         http.setdefault("requires_auth", False)
@@ -107,17 +127,18 @@ async def list_jobs(
         statuses=tuple(_status(value) for value in status),
         name=None if name is None else name_of(name, NAME_PATTERN, 3, 40),
         tags=tuple(tag),
-        owners=tuple(owner),
-        base_owners=tuple(base_owner),
-        cluster_names=tuple(cluster_name),
-        org_names=tuple(org_name),
-        project_names=tuple(project_name),
+        owners=tuple(name_of(value, OWNER_PATTERN, 3, 21) for value in owner),
+        base_owners=tuple(name_of(value, OWNER_PATTERN, 3, 21) for value in base_owner),
+        cluster_names=tuple(name_of(value, TENANT_PATTERN, 3, 255) for value in cluster_name),
+        org_names=tuple(name_of(value, TENANT_PATTERN, 3, 255) for value in org_name),
+        project_names=tuple(name_of(value, TENANT_PATTERN, 3, 255) for value in project_name),
         since=instant(since),
         until=instant(until),
         reverse=flag(reverse),
         limit=_limit(limit),
-        **_by_hostname(hostname),
     )
+    if hostname is not None:
+        wanted = replace(wanted, **_by_hostname(hostname))
     # Every job here is materialized, and none is being dropped or without its log.
     nothing = (
         (materialized is not None and not flag(materialized))
@@ -162,9 +183,7 @@ def _limit(value: str | None) -> int | None:
     return limit
 
 
-def _by_hostname(hostname: str | None) -> dict[str, Any]:
-    if hostname is None:
-        return {}
+def _by_hostname(hostname: str) -> dict[str, Any]:
     label = hostname.partition(".")[0]
     name, dashes, _ = label.rpartition("--")
     return {"name": name} if dashes else {"ids": (label,)}

@@ -49,6 +49,6 @@ def name_of(value: str, pattern: str, shortest: int, longest: int) -> str:
         raise IllegalArgumentError(f"String is shorter than {shortest} characters: {value!r}")
     if len(value) > longest:
         raise IllegalArgumentError(f"String is longer than {longest} characters: {value!r}")
-    if not re.match(pattern, value):
+    if not re.fullmatch(pattern, value):
         raise IllegalArgumentError(f"does not match pattern {pattern}: {value!r}")
     return value

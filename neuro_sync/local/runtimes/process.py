@@ -16,6 +16,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 
 from neuro_sync.errors import IllegalArgumentError, NotSupported
@@ -66,8 +67,9 @@ class ProcessRuntime:
             raise IllegalArgumentError(
                 "the process runtime runs no image, so a job needs a command or an entrypoint"
             )
-        if any("\0" in text for text in (container.command or "", *container.env.values())):
-            raise IllegalArgumentError("invalid command format: a NUL character")
+        texts = (container.command, container.entrypoint, container.working_dir)
+        if any("\0" in text for text in (*texts, *chain(*container.env.items())) if text):
+            raise IllegalArgumentError("invalid command format: it has a NUL character")
 
     def launch(self, launch: Launch) -> None:
         folder = self._folder / "jobs" / launch.job_id

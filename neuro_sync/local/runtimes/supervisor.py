@@ -73,6 +73,7 @@ class Supervisor:
         self.offset = 0
         self.pid = 0
         self.exit_status: int | None = None
+        self.over = False
         self.childless = False
         """Whether all are gone; orphans of the job become children of this process."""
         self.kill_at: float | None = None
@@ -134,7 +135,8 @@ class Supervisor:
                     poll.unregister(fd)
                     open_outputs.discard(fd)
             self.reap()
-            if self.exit_status is not None and self.kill_at is None:
+            if self.exit_status is not None and not self.over:
+                self.over = True
                 self.kill_at = 0.0  # what the job left behind ends with it, as in a container
             now = time.monotonic()
             if self.kill_at is not None and now >= self.kill_at and not self.childless:
