@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, NoReturn
@@ -45,7 +44,7 @@ from neuro_sync.transport.http import HttpTransport, segment
 from neuro_sync.transport.stream import Records, Stream, split_lines
 
 from .config import Config
-from .logs import LogLines
+from .logs import LogLines, LogRequest
 
 NDJSON = "application/x-ndjson"
 JOB_ID = re.compile(r"job-[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}")
@@ -272,8 +271,8 @@ class Jobs:
 
     def _raise_failed(self, job: JobDescription) -> NoReturn:
         try:
-            with self.logs(job) as lines:
-                tail = tuple(deque(lines, TAIL_LINES))
+            with self.logs(job, tail=TAIL_LINES) as lines:
+                tail = tuple(lines)
         except NeuroError as error:
             tail = (f"(the log could not be read: {error})",)
         story = [str(job), job.reason]
@@ -306,11 +305,21 @@ class Jobs:
         """
         return self._open_log(id, cluster_name, _instant(since), timestamps, separator)
 
-    def logs(self, id: Job, *, since: datetime | None = None, timestamps: bool = False) -> LogLines:
+    def logs(
+        self,
+        id: Job,
+        *,
+        since: datetime | None = None,
+        timestamps: bool = False,
+        tail: int | None = None,
+        follow: bool = True,
+    ) -> LogLines:
         """Return a job's log as lines, from its beginning until the job is over.
 
         Each line comes once and in order, even when connections break in between. With
-        `timestamps` a line begins with its time in UTC and a space.
+        `timestamps` a line begins with its time in UTC and a space. With `tail` it begins with
+        the last so many lines of what is there. Without `follow` it ends with what is there:
+        after a second of silence, or at the first line that is newer than the call.
 
         Raises:
             IllegalArgumentError: There is no such job.
@@ -318,14 +327,16 @@ class Jobs:
 
         Endpoint: GET {monitoring}/{id}/log
         """
+        if tail is not None and tail < 0:
+            raise IllegalArgumentError(f"tail = {tail}: should be 0 or more lines")
         job_id = self._id_of(id)
         cluster_name = id.cluster_name if isinstance(id, JobDescription) else None
+        wanted = LogRequest(_instant(since), timestamps, tail, follow)
         return LogLines(
             lambda stamp: self._open_log(job_id, cluster_name, stamp, True, ""),
             lambda: self.status(job_id).status.is_finished,
-            since=_instant(since),
-            timestamps=timestamps,
-            clock=self._clock,
+            wanted,
+            self._clock,
         )
 
     def _open_log(
