@@ -7,9 +7,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, overload
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from yarl import URL
 
 from neuro_sync.errors import (
@@ -19,6 +19,7 @@ from neuro_sync.errors import (
     NDJSONError,
     NeuroError,
     ProtocolError,
+    ServerError,
     WaitTimeout,
 )
 from neuro_sync.models.base import explain
@@ -34,6 +35,7 @@ from neuro_sync.models.jobs import (
     JobRun,
     JobStart,
     JobStatus,
+    LifeSpanChange,
     SecretFile,
     SharedMemory,
     Volume,
@@ -51,12 +53,18 @@ JOB_ID = re.compile(r"job-[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}")
 
 FIRST_POLL = 0.05
 SLOWEST_POLL = 2.0
+PATIENCE = 300.0
+"""Seconds for which a wait puts up with a platform that is not to be reached."""
 TAIL_LINES = 20
+LIFE_SPAN = "max_run_time_minutes"
 
 Job = str | JobDescription
 """Which job: its id, its name, or what was known of it before."""
 Duration = float | timedelta
 """Seconds, or a ``timedelta``."""
+Until = Literal["finished", "running"]
+
+_CAPACITY = TypeAdapter(dict[str, int], config={"defer_build": True})
 
 
 class Jobs:
@@ -243,31 +251,98 @@ class Jobs:
         """
         self._transport.request("DELETE", self._api("jobs", _key(id)))
 
-    def wait(
-        self, id: Job, *, timeout: Duration | None = None, check: bool = False
-    ) -> JobDescription:
-        """Wait until a job is over, and return what it was like then.
+    def bump_life_span(self, id: Job, additional_life_span: Duration) -> None:
+        """Let a job run longer, by seconds that are rounded up to whole minutes.
 
-        `timeout` is the deadline of the wait; without one it lasts as long as the job.
+        Endpoint: PUT /jobs/{id}/max_run_time_minutes
+        """
+        with _Refused():
+            change = LifeSpanChange(additional_max_run_time_minutes=_minutes(additional_life_span))
+        body = change.model_dump(exclude_none=True)
+        self._transport.request("PUT", self._api("jobs", _key(id), LIFE_SPAN), body=body)
+
+    def tags(self) -> tuple[str, ...]:
+        """Return the tags of the caller's jobs, those of the newest job first, each once.
+
+        Platforms of today have no such call, so all jobs of the current cluster are read.
+        """
+        found: dict[str, None] = {}
+        for job in self.list(owners=[self._config.username], reverse=True):
+            found.update(dict.fromkeys(job.tags))
+        return tuple(found)
+
+    def get_capacity(self, *, cluster_name: str | None = None) -> Mapping[str, int]:
+        """Return how many jobs of each preset could be started now; roughly, and only for now.
+
+        Endpoint: GET {monitoring}/capacity
+        """
+        url = self._config.cluster(cluster_name).monitoring_url
+        return _CAPACITY.validate_json(self._transport.request("GET", f"{url}/capacity").content)
+
+    @overload
+    def wait(  # type: ignore[overload-overlap]  # a text is one job, not its letters
+        self,
+        id: Job,
+        *,
+        until: Until = "finished",
+        timeout: Duration | None = None,
+        check: bool = False,
+    ) -> JobDescription: ...
+
+    @overload
+    def wait(
+        self,
+        id: Iterable[Job],
+        *,
+        until: Until = "finished",
+        timeout: Duration | None = None,
+        check: bool = False,
+    ) -> tuple[JobDescription, ...]: ...
+
+    def wait(
+        self,
+        id: Job | Iterable[Job],
+        *,
+        until: Until = "finished",
+        timeout: Duration | None = None,
+        check: bool = False,
+    ) -> JobDescription | tuple[JobDescription, ...]:
+        """Wait until a job is over, and return what it was like then; of several, all of them.
+
+        With ``until="running"`` a job that runs is enough; one that is over counts too. `timeout`
+        is the deadline of the whole wait; without one it lasts as long as the jobs. A platform
+        that is not to be reached is asked again for five minutes.
 
         Raises:
             WaitTimeout: The deadline passed; the error has what was known last. The job goes on.
-            JobFailed: With ``check=True``, when it did not succeed; the error has the job and the
-                last lines of its log.
+            JobFailed: With ``check=True``, when a job did not succeed; the error has the first
+                such job and the last lines of its log.
         """
+        one = isinstance(id, str | JobDescription)
+        ids = (id,) if isinstance(id, str | JobDescription) else tuple(id)
         deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
+        jobs = [self.status(job) for job in ids]
+        heard = self._clock.now()
         delay = FIRST_POLL
-        job = self.status(id)
-        while not job.status.is_finished:
+        while waiting := [place for place, job in enumerate(jobs) if not _reached(job, until)]:
             left = math.inf if deadline is None else deadline - self._clock.now()
             if left <= 0:
-                raise WaitTimeout(f"{job} was not over in time", job)
+                late = jobs[waiting[0]]
+                raise WaitTimeout(f"{late} was not {until} in time", late)
             self._clock.sleep(min(delay, left))
             delay = min(delay * 1.5, SLOWEST_POLL)
-            job = self.status(job.id)
-        if check and job.status is not JobStatus.SUCCEEDED:
-            self._raise_failed(job)
-        return job
+            try:
+                for place in waiting:
+                    jobs[place] = self.status(jobs[place])
+                heard = self._clock.now()
+            except (ConnectionFailed, ServerError):
+                if self._clock.now() - heard > PATIENCE:
+                    raise
+        if check:
+            for job in jobs:
+                if job.status.is_finished and job.status is not JobStatus.SUCCEEDED:
+                    self._raise_failed(job)
+        return jobs[0] if one else tuple(jobs)
 
     def _raise_failed(self, job: JobDescription) -> NoReturn:
         try:
@@ -435,6 +510,10 @@ class _Refused:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValidationError):
             raise IllegalArgumentError(explain(error)) from error
+
+
+def _reached(job: JobDescription, until: Until) -> bool:
+    return job.status.is_finished or (until == "running" and job.status.is_running)
 
 
 def _key(id: Job) -> str:
