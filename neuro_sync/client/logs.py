@@ -6,7 +6,7 @@ import re
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -140,8 +140,11 @@ class _Follower:
             splitter = LineSplitter()
             cut: NeuroError | None = None
             try:
-                yield from self._read(splitter)
-                finished = self._closed or self._at_end() or self._is_finished()
+                hung = yield from self._read(splitter)
+                if hung and self._position.last != before:
+                    finished = False  # the rest may come by another connection
+                else:
+                    finished = hung or self._closed or self._at_end() or self._is_finished()
             except (ConnectionFailed, ServerError) as error:
                 finished, cut = self._closed, error
             if finished:
@@ -157,8 +160,11 @@ class _Follower:
             self._clock.sleep(min(0.05 * 2**rounds, LONGEST_PAUSE))
             self._reopen()
 
-    def _read(self, splitter: LineSplitter) -> Iterator[str | None]:
-        """Yield the lines of one connection until it ends, or there is no more to be expected."""
+    def _read(self, splitter: LineSplitter) -> Generator[str | None, None, bool]:
+        """Yield the lines of one connection until it ends, or no more are wanted.
+
+        Returns whether it is still open, although the job is over and nothing comes.
+        """
         silent = 0.0
         over = False
         while True:
@@ -169,12 +175,12 @@ class _Follower:
                 silent += patience
                 yield from self._unfinished(splitter)
                 if over:
-                    return  # the job is, and nothing came since: the connection hangs
+                    return True
                 if silent > SILENCE_CHECK:
                     over = self._is_finished()
             else:
                 if not piece:
-                    return
+                    return False
                 silent = 0.0
                 yield from self._unseen(splitter.feed(piece))
             if not self._present_read and (
@@ -183,7 +189,7 @@ class _Follower:
                 self._present_read = True
                 yield None
             if self._at_end():
-                return
+                return False
 
     def _at_end(self) -> bool:
         """Tell whether no more is wanted, although more may come."""

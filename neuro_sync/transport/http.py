@@ -179,6 +179,9 @@ class HttpTransport:
                 response.content  # noqa: B018  # reads it
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _connection_error(error, method, url) from error
+        if not _announces_end(response):
+            response.close()
+            raise _connection_error(ConnectionError("within the headers"), method, url)
         if response.status_code >= 300:
             raise self._refusal(response, method, url)
         return response
@@ -242,6 +245,22 @@ class _Adapter(HTTPAdapter):
             if hasattr(socket, name):
                 options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
         super().init_poolmanager(*args, socket_options=options, **kwargs)
+
+
+def _announces_end(response: requests.Response) -> bool:
+    """Tell whether an answer says where it ends.
+
+    One that does not ends with its connection. In HTTP/1.1 it has to say that; if it does not, its
+    headers were cut off in the middle, which the library below does not notice.
+    """
+    headers = response.headers
+    return (
+        response.status_code in (204, 304)
+        or response.raw.version < 11
+        or "Content-Length" in headers
+        or headers.get("Transfer-Encoding", "").lower() == "chunked"
+        or headers.get("Connection", "").lower() == "close"
+    )
 
 
 def segment(text: str) -> str:
