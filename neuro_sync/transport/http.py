@@ -42,6 +42,9 @@ REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be gone a moment later."""
 
+BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+"""What the libraries below raise when there is no answer; the last one for one that is nonsense."""
+
 ATTEMPTS = 4
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
@@ -177,7 +180,7 @@ class HttpTransport:
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except BROKEN as error:
             raise _connection_error(error, method, url) from error
         if not _announces_end(response):
             response.close()
