@@ -28,6 +28,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.version import __version__
 
+from .chunks import POOLS
 from .clock import Clock
 from .stream import Stream
 
@@ -248,6 +249,7 @@ class _Adapter(HTTPAdapter):
             if hasattr(socket, name):
                 options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
         super().init_poolmanager(*args, socket_options=options, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = POOLS
 
 
 def _announces_end(response: requests.Response) -> bool:
