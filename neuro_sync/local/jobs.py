@@ -229,7 +229,8 @@ class JobService:
 
     def list(self, wanted: JobFilter) -> Iterator[str]:
         """Yield each job's answer, as `answer` gives it."""
-        return map(self.answer, self._store.list(wanted))
+        for job in self._store.answers(wanted):
+            yield job if isinstance(job, str) else self.answer(job)
 
     def answer(self, job: JobRow) -> str:
         """Return what the wire tells of a job now, as JSON without a newline."""
