@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
@@ -84,10 +84,11 @@ class JobLog:
         """How many bytes there are by now."""
         return self._log.stat().st_size
 
-    async def streams(self, offset: int) -> AsyncIterator[tuple[int, bytes]]:
+    async def streams(self, offset: int, largest: int) -> AsyncGenerator[tuple[int, bytes], None]:
         """Yield the log from an offset to its end, each piece with its stream.
 
         That is 1 for standard output and 2 for standard error; a terminal has only the first.
+        `largest` is the size of a piece in bytes.
         """
         with (
             open(self._log, "rb", buffering=0) as log,
@@ -95,16 +96,16 @@ class JobLog:
         ):
             log.seek(offset)
             records = _Records(times, _first_record(times, lambda record: record[0] < offset) - 1)
-            async for piece in self._pieces(log):
+            async for piece in self._pieces(log, largest):
                 for stream, part in _by_stream(piece, offset, records):
                     yield stream, part
                 offset += len(piece)
 
-    async def _pieces(self, log: BinaryIO) -> AsyncIterator[bytes]:
+    async def _pieces(self, log: BinaryIO, largest: int = PIECE) -> AsyncIterator[bytes]:
         while True:
             change = self.pulse.watch()
             ended = self.ended
-            piece = log.read(PIECE)
+            piece = log.read(largest)
             if piece:
                 change.cancel()
                 yield piece
