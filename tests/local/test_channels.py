@@ -215,7 +215,7 @@ def test_a_client_that_leaves_ends_its_command(dial: Dial, run: Run) -> None:
     polite = dial(
         job,
         "exec",
-        cmd="sh -c 'trap \"echo bye >bye; exit\" HUP; echo $PWD; while :; do sleep 0.01; done'",
+        cmd="sh -c 'trap \"echo bye >bye; exit\" HUP; echo $PWD; sleep 600 & wait'",
     )
     folder = Path(polite.until(b"\n").decode().strip())
     polite.leave()
@@ -434,7 +434,7 @@ def test_the_terminal_of_a_job_is_one(dial: Dial, run: Run, session: Session) ->
 def test_an_attach_to_a_job_that_is_killed_ends_without_a_status(
     dial: Dial, run: Run, session: Session
 ) -> None:
-    job = run("sh -c 'trap \"echo bye; exit\" TERM; while :; do sleep 0.01; done'")
+    job = run("sh -c 'trap \"echo bye; exit\" TERM; sleep 600 & wait'")
     channel = dial(job, "attach")
     session.jobs.kill(job)
     heard = channel.rest()
@@ -588,7 +588,7 @@ def kill(dial: Dial, job_id: str, query: str = "") -> requests.Response:
 
 
 def test_a_kill_without_a_signal_is_sigkill(dial: Dial, run: Run, session: Session) -> None:
-    job = run("sh -c 'trap \"\" TERM; while :; do sleep 0.01; done'")
+    job = run("sh -c 'trap \"\" TERM; sleep 600 & wait'")
     channel = dial(job, "attach")
     answer = kill(dial, job.id)
     assert (answer.status_code, answer.content) == (204, b"")
@@ -600,7 +600,7 @@ def test_a_kill_without_a_signal_is_sigkill(dial: Dial, run: Run, session: Sessi
 
 @pytest.mark.parametrize("name", ["10", "USR1", "SIGUSR1", "sigusr1"])
 def test_a_signal_may_be_named(dial: Dial, run: Run, session: Session, name: str) -> None:
-    job = run("sh -c 'trap \"exit 4\" USR1; echo ready; while :; do sleep 0.01; done'")
+    job = run("sh -c 'trap \"exit 4\" USR1; echo ready; sleep 600 & wait'")
     with session.jobs.logs(job) as lines:
         assert next(lines) == "ready"
     assert kill(dial, job.id, f"?signal={name}").status_code == 204
