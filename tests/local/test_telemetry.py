@@ -35,7 +35,7 @@ def test_a_running_job_is_measured(platform: LocalPlatform, session: Session, st
     while code != 8:  # the close frame
         code, reason = websocket.recv_data()
     assert int.from_bytes(reason[:2], "big") == 1000
-    websocket.shutdown()
+    websocket.shutdown()  # type: ignore[no-untyped-call]  # the library has no types here
 
 
 def test_json_lines_are_sent_to_who_accepts_them(
@@ -64,7 +64,7 @@ def test_a_job_that_is_over_has_nothing_to_tell(
         url.replace("http:", "ws:"), header=headers(platform), suppress_origin=True
     )
     assert websocket.recv_data() == (8, b"\x03\xe8")
-    websocket.shutdown()
+    websocket.shutdown()  # type: ignore[no-untyped-call]  # the library has no types here
 
 
 def test_who_accepts_no_json_lines_is_told_to_upgrade(
