@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,7 @@ def test_what_the_pages_show_runs(block: str, tmp_path: Path) -> None:
 
 
 def test_the_quickstart_tells_how_each_job_ended(tmp_path: Path) -> None:
-    begin = time.monotonic()
     shown = run([str(ROOT / "examples" / "quickstart.py")], tmp_path)
-    assert time.monotonic() - begin < 5
     for expected in ("hello\n", "step 3\n", "succeeded, exit code 0", "no such data set"):
         assert expected in shown
 
