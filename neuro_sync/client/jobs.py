@@ -6,12 +6,11 @@ import json
 import math
 import re
 import shlex
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, NoReturn, overload
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from yarl import URL
 
 from neuro_sync.errors import (
@@ -24,6 +23,7 @@ from neuro_sync.errors import (
     NotSupported,
     ProtocolError,
     ResourceNotFound,
+    ServerError,
     WaitTimeout,
 )
 from neuro_sync.models import frames
@@ -41,6 +41,7 @@ from neuro_sync.models.jobs import (
     JobRun,
     JobStart,
     JobStatus,
+    LifeSpanChange,
     SecretFile,
     SharedMemory,
     Volume,
@@ -54,19 +55,25 @@ from neuro_sync.transport.websocket import WebSocket
 from .channels import CommandResult, PreparedCommands, StdStream
 from .config import Config
 from .forward import PortForward
-from .logs import LogLines
+from .logs import LogLines, LogRequest
 
 NDJSON = "application/x-ndjson"
 JOB_ID = re.compile(r"job-[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}")
 
 FIRST_POLL = 0.05
 SLOWEST_POLL = 2.0
+PATIENCE = 300.0
+"""Seconds for which a wait puts up with a platform that is not to be reached."""
 TAIL_LINES = 20
+LIFE_SPAN = "max_run_time_minutes"
 
 Job = str | JobDescription
 """Which job: its id, its name, or what was known of it before."""
 Duration = float | timedelta
 """Seconds, or a ``timedelta``."""
+Until = Literal["finished", "running"]
+
+_CAPACITY = TypeAdapter(dict[str, int], config={"defer_build": True})
 
 
 class Jobs:
@@ -254,36 +261,103 @@ class Jobs:
         """
         self._transport.request("DELETE", self._api("jobs", _key(id)))
 
-    def wait(
-        self, id: Job, *, timeout: Duration | None = None, check: bool = False
-    ) -> JobDescription:
-        """Wait until a job is over, and return what it was like then.
+    def bump_life_span(self, id: Job, additional_life_span: Duration) -> None:
+        """Let a job run longer, by seconds that are rounded up to whole minutes.
 
-        `timeout` is the deadline of the wait; without one it lasts as long as the job.
+        Endpoint: PUT /jobs/{id}/max_run_time_minutes
+        """
+        with _Refused():
+            change = LifeSpanChange(additional_max_run_time_minutes=_minutes(additional_life_span))
+        body = change.model_dump(exclude_none=True)
+        self._transport.request("PUT", self._api("jobs", _key(id), LIFE_SPAN), body=body)
+
+    def tags(self) -> tuple[str, ...]:
+        """Return the tags of the caller's jobs, those of the newest job first, each once.
+
+        Platforms of today have no such call, so all jobs of the current cluster are read.
+        """
+        found: dict[str, None] = {}
+        for job in self.list(owners=[self._config.username], reverse=True):
+            found.update(dict.fromkeys(job.tags))
+        return tuple(found)
+
+    def get_capacity(self, *, cluster_name: str | None = None) -> Mapping[str, int]:
+        """Return how many jobs of each preset could be started now; roughly, and only for now.
+
+        Endpoint: GET {monitoring}/capacity
+        """
+        url = self._config.cluster(cluster_name).monitoring_url
+        return _CAPACITY.validate_json(self._transport.request("GET", f"{url}/capacity").content)
+
+    @overload
+    def wait(  # type: ignore[overload-overlap]  # a text is one job, not its letters
+        self,
+        id: Job,
+        *,
+        until: Until = "finished",
+        timeout: Duration | None = None,
+        check: bool = False,
+    ) -> JobDescription: ...
+
+    @overload
+    def wait(
+        self,
+        id: Iterable[Job],
+        *,
+        until: Until = "finished",
+        timeout: Duration | None = None,
+        check: bool = False,
+    ) -> tuple[JobDescription, ...]: ...
+
+    def wait(
+        self,
+        id: Job | Iterable[Job],
+        *,
+        until: Until = "finished",
+        timeout: Duration | None = None,
+        check: bool = False,
+    ) -> JobDescription | tuple[JobDescription, ...]:
+        """Wait until a job is over, and return what it was like then; of several, all of them.
+
+        With ``until="running"`` a job that runs is enough; one that is over counts too. `timeout`
+        is the deadline of the whole wait; without one it lasts as long as the jobs. A platform
+        that is not to be reached is asked again for five minutes.
 
         Raises:
             WaitTimeout: The deadline passed; the error has what was known last. The job goes on.
-            JobFailed: With ``check=True``, when it did not succeed; the error has the job and the
-                last lines of its log.
+            JobFailed: With ``check=True``, when a job did not succeed; the error has the first
+                such job and the last lines of its log.
         """
+        one = isinstance(id, str | JobDescription)
+        ids = (id,) if isinstance(id, str | JobDescription) else tuple(id)
         deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
+        jobs = [self.status(job) for job in ids]
+        heard = self._clock.now()
         delay = FIRST_POLL
-        job = self.status(id)
-        while not job.status.is_finished:
+        while waiting := [place for place, job in enumerate(jobs) if not _reached(job, until)]:
             left = math.inf if deadline is None else deadline - self._clock.now()
             if left <= 0:
-                raise WaitTimeout(f"{job} was not over in time", job)
+                late = jobs[waiting[0]]
+                raise WaitTimeout(f"{late} was not {until} in time", late)
             self._clock.sleep(min(delay, left))
             delay = min(delay * 1.5, SLOWEST_POLL)
-            job = self.status(job.id)
-        if check and job.status is not JobStatus.SUCCEEDED:
-            self._raise_failed(job)
-        return job
+            try:
+                for place in waiting:
+                    jobs[place] = self.status(jobs[place])
+                heard = self._clock.now()
+            except (ConnectionFailed, ServerError):
+                if self._clock.now() - heard > PATIENCE:
+                    raise
+        if check:
+            for job in jobs:
+                if job.status.is_finished and job.status is not JobStatus.SUCCEEDED:
+                    self._raise_failed(job)
+        return jobs[0] if one else tuple(jobs)
 
     def _raise_failed(self, job: JobDescription) -> NoReturn:
         try:
-            with self.logs(job) as lines:
-                tail = tuple(deque(lines, TAIL_LINES))
+            with self.logs(job, tail=TAIL_LINES) as lines:
+                tail = tuple(lines)
         except NeuroError as error:
             tail = (f"(the log could not be read: {error})",)
         story = [str(job), job.reason]
@@ -316,11 +390,21 @@ class Jobs:
         """
         return self._open_log(id, cluster_name, _instant(since), timestamps, separator)
 
-    def logs(self, id: Job, *, since: datetime | None = None, timestamps: bool = False) -> LogLines:
+    def logs(
+        self,
+        id: Job,
+        *,
+        since: datetime | None = None,
+        timestamps: bool = False,
+        tail: int | None = None,
+        follow: bool = True,
+    ) -> LogLines:
         """Return a job's log as lines, from its beginning until the job is over.
 
         Each line comes once and in order, even when connections break in between. With
-        `timestamps` a line begins with its time in UTC and a space.
+        `timestamps` a line begins with its time in UTC and a space. With `tail` it begins with
+        the last so many lines of what is there. Without `follow` it ends with what is there:
+        after a second of silence, or at the first line that is newer than the call.
 
         Raises:
             IllegalArgumentError: There is no such job.
@@ -328,14 +412,16 @@ class Jobs:
 
         Endpoint: GET {monitoring}/{id}/log
         """
+        if tail is not None and tail < 0:
+            raise IllegalArgumentError(f"tail = {tail}: should be 0 or more lines")
         job_id = self._id_of(id)
         cluster_name = id.cluster_name if isinstance(id, JobDescription) else None
+        wanted = LogRequest(_instant(since), timestamps, tail, follow)
         return LogLines(
             lambda stamp: self._open_log(job_id, cluster_name, stamp, True, ""),
             lambda: self.status(job_id).status.is_finished,
-            since=_instant(since),
-            timestamps=timestamps,
-            clock=self._clock,
+            wanted,
+            self._clock,
         )
 
     def attach(
@@ -687,6 +773,10 @@ class _Refused:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValidationError):
             raise IllegalArgumentError(explain(error)) from error
+
+
+def _reached(job: JobDescription, until: Until) -> bool:
+    return job.status.is_finished or (until == "running" and job.status.is_running)
 
 
 def _key(id: Job) -> str:

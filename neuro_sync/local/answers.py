@@ -99,7 +99,9 @@ def bad_request(error: ValidationError) -> IllegalArgumentError:
     """Tell what is wrong with a body, in the fragments that clients of the platform look for."""
     tree: dict[str, Any] = {}
     for item in error.errors(include_url=False):
-        path = [str(part) for part in item["loc"]] or ["body"]
+        path = [str(part) for part in item["loc"]]
+        if not path:  # a rule of the body as a whole
+            return IllegalArgumentError(_fragment(item["type"], "", dict(item)))
         branch = tree
         for part in path[:-1]:
             inner = branch.setdefault(part, {})

@@ -11,7 +11,7 @@ from neuro_sync.version import __version__
 from .access import AccessRules, Users
 from .answers import Refusals, http_error
 from .jobs import JobService, Tenant
-from .routes import config, jobs, monitoring
+from .routes import config, jobs, monitoring, telemetry
 
 API = "/api/v1"
 
@@ -30,8 +30,9 @@ def create_app(
     app.state.home = home
     app.state.presets = presets
     app.state.url = f"http://127.0.0.1:{port}"
-    for section in (config, jobs, monitoring):
+    for section in (config, jobs, telemetry, monitoring):
         app.include_router(section.router, prefix=API)
+    app.add_api_route(f"{API}/tags", jobs.tags)
     app.add_api_route("/ping", config.ping)
     app.add_exception_handler(HTTPException, http_error)
     # The last one added is the outermost.

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,19 +30,23 @@ from neuro_sync.models.jobs import (
     JobStart,
     JobStatus,
     JobStatusItem,
+    JobTelemetry,
     Resources,
     Workload,
 )
 
-from . import lifecycle
+from . import lifecycle, machine
 from .lifecycle import Cancelled, Event, Transitions
-from .logs import JobLog
+from .logs import JobLog, Pulse
 from .runtimes.base import Launch, Runtime
 from .store import JobFilter, JobRow, Store
 
 logger = logging.getLogger(__name__)
 
 _LIFE = TypeAdapter(tuple[JobStatusItem, ...])
+SAMPLE_PERIOD = 1.0
+KEEP_ALIVE = 10.0
+"""Seconds of silence after which a stream shows that it is still there."""
 LONGEST_TIMER = 10 * 365 * 86400
 """Seconds; no event loop counts further than it has to."""
 
@@ -71,6 +75,7 @@ class JobService:
         self._home = home
         self._closing = False
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._changes = Pulse()
 
     async def open(self, folder: Path) -> None:
         """Begin to run jobs, and take up those of an earlier platform on the same folder."""
@@ -170,6 +175,55 @@ class JobService:
     def log(self, job: JobRow) -> JobLog:
         return self._runtime.log(job.id)
 
+    async def telemetry(self, job_id: str) -> AsyncGenerator[JobTelemetry | None, None]:
+        """Yield what a job uses each second while it runs; None when there is nothing to tell."""
+        meter = self._runtime.meter(job_id)
+        while True:
+            change = self._changes.watch()
+            status = JobStatus(self._row(job_id).status)
+            if status.is_finished:
+                change.cancel()
+                return
+            if status.is_running:
+                meter = meter or self._runtime.meter(job_id)
+                sample = await asyncio.to_thread(meter.sample) if meter else None
+                if sample is not None:
+                    yield sample
+                await asyncio.wait({change}, timeout=SAMPLE_PERIOD)
+            else:
+                meter = None
+                done, _ = await asyncio.wait({change}, timeout=KEEP_ALIVE)
+                if not done:
+                    yield None
+            change.cancel()
+
+    def capacity(self) -> dict[str, int]:
+        """Return how many jobs of each preset this machine would hold at once, beside the others.
+
+        Jobs start whether or not there is room: this only tells what there is.
+        """
+        jobs = self._store.list(JobFilter(statuses=_UNFINISHED))
+        taken = [job.description["container"]["resources"] for job in jobs]
+        cpu = machine.cores() - sum(resources["cpu"] for resources in taken)
+        memory = machine.memory() - sum(resources["memory"] for resources in taken)
+        return {
+            name: max(int(min(cpu // preset.cpu, memory // (preset.memory or 1))), 0)
+            for name, preset in self._presets.items()
+        }
+
+    def change_life_span(self, job: JobRow, *, minutes: int, add: bool) -> None:
+        """Set the minutes a job may run, or add to them; it counts from its start."""
+        if add:
+            minutes += job.description.get("max_run_time_minutes") or 0
+        description = {**job.description, "max_run_time_minutes": minutes}
+        if job.answer is None:
+            self._store.describe(job.id, description)
+            self._watch_life_span(self._row(job.id))
+
+    def tags(self, owner: str) -> list[str]:
+        """Return all tags an owner ever used, those of the newest job first."""
+        return self._store.tags(owner)
+
     def list(self, wanted: JobFilter) -> Iterator[str]:
         """Yield each job's answer, as `answer` gives it."""
         return map(self.answer, self._store.list(wanted))
@@ -193,6 +247,7 @@ class JobService:
             answer=_answer(job.description, after, at) if status.is_finished else None,
         )
         logger.info("job %s: %s %s", job_id, status, after[-1].reason)
+        self._changes.beat()
         if status.is_finished and job_id in self._deadlines:
             self._deadlines.pop(job_id).cancel()
         elif status.is_running:
@@ -205,6 +260,8 @@ class JobService:
             return
         life: Transitions = _LIFE.validate_json(job.transitions)
         left = min(minutes * 60, LONGEST_TIMER) - lifecycle.run_time(life, _now())
+        if job.id in self._deadlines:
+            self._deadlines.pop(job.id).cancel()
         self._deadlines[job.id] = asyncio.get_running_loop().call_later(
             max(left, 0), self._end, job.id, "LifeSpanEnded"
         )

@@ -15,10 +15,9 @@ GIB = 2**30
 
 def presets() -> tuple[Preset, ...]:
     """Return a small and a large preset, and the same with the GPUs that are really here."""
-    cores = os.cpu_count() or 1
-    memory = psutil.virtual_memory().total
-    small = Preset(name="cpu-small", cpu=1.0, memory=min(2 * GIB, memory // 2))
-    large = Preset(name="cpu-large", cpu=float(max(cores - 1, 1)), memory=memory // 4 * 3)
+    half, most = memory() // 2, memory() // 4 * 3
+    small = Preset(name="cpu-small", cpu=1.0, memory=min(2 * GIB, half))
+    large = Preset(name="cpu-large", cpu=float(max(cores() - 1, 1)), memory=most)
     found = gpus()
     if found is None:
         return small, large
@@ -29,6 +28,15 @@ def presets() -> tuple[Preset, ...]:
         large.model_copy(update={"name": "gpu-small", "nvidia_gpu": one}),
         large.model_copy(update={"name": "gpu-large", "nvidia_gpu": found}),
     )
+
+
+def cores() -> int:
+    return os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Return the bytes of memory, used or not."""
+    return psutil.virtual_memory().total
 
 
 def gpus() -> GPU | None:

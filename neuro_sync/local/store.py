@@ -190,6 +190,15 @@ class Store:
         ).fetchone()
         return None if row is None else str(row["id"])
 
+    def tags(self, owner: str) -> list[str]:
+        """Return an owner's tags, those of the newest job first, each once."""
+        rows = self._database.execute(
+            "SELECT tag, MAX(number) AS newest FROM job_tags JOIN jobs USING (number)"
+            " WHERE owner = ? GROUP BY tag ORDER BY newest DESC, tag",
+            (owner,),
+        )
+        return [row["tag"] for row in rows]
+
     def list(self, wanted: JobFilter) -> Iterator[JobRow]:
         """Yield jobs in the order of their creation, read page by page.
 

@@ -393,6 +393,32 @@ class JobRun(JobOptions):
     container: Container
 
 
+class LifeSpanChange(Model):
+    """The body of ``PUT /jobs/{id}/max_run_time_minutes``."""
+
+    max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    """The new limit."""
+    additional_max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    """What is added to the limit; none counts as 0."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.max_run_time_minutes is None) == (self.additional_max_run_time_minutes is None):
+            raise ValueError(
+                "Exactly one of 'max_run_time_minutes' and 'additional_max_run_time_minutes' "
+                "allowed"
+            )
+        return self
+
+    @property
+    def is_addition(self) -> bool:
+        return self.additional_max_run_time_minutes is not None
+
+    @property
+    def minutes(self) -> int:
+        return self.max_run_time_minutes or self.additional_max_run_time_minutes or 0
+
+
 class JobStatusItem(Model):
     """One step of a job's life."""
 

@@ -44,6 +44,9 @@ REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be gone a moment later."""
 
+BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+"""What the libraries below raise when there is no answer; the last one for one that is nonsense."""
+
 ATTEMPTS = 4
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
@@ -209,8 +212,11 @@ class HttpTransport:
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except BROKEN as error:
             raise _connection_error(error, method, url) from error
+        if not _announces_end(response):
+            response.close()
+            raise _connection_error(ConnectionError("within the headers"), method, url)
         if response.status_code >= 300:
             raise self._refusal(response, method, url)
         return response
@@ -279,6 +285,22 @@ def socket_options() -> list[tuple[int, int, int]]:
         if hasattr(socket, name):
             options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
     return options
+
+
+def _announces_end(response: requests.Response) -> bool:
+    """Tell whether an answer says where it ends.
+
+    One that does not ends with its connection. In HTTP/1.1 it has to say that; if it does not, its
+    headers were cut off in the middle, which the library below does not notice.
+    """
+    headers = response.headers
+    return (
+        response.status_code in (204, 304)
+        or response.raw.version < 11
+        or "Content-Length" in headers
+        or headers.get("Transfer-Encoding", "").lower() == "chunked"
+        or headers.get("Connection", "").lower() == "close"
+    )
 
 
 def segment(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TypeVar
 
@@ -29,6 +30,8 @@ class Stream(Iterator[bytes]):
 
     def __init__(self, response: requests.Response, what: str) -> None:
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0]
+        self.date = _instant(response.headers.get("Date", ""))
+        """When it was opened by the platform's clock, as a log writes times; whole seconds."""
         self._response = response
         self._raw: urllib3.HTTPResponse = response.raw
         self._what = what
@@ -83,6 +86,14 @@ class Stream(Iterator[bytes]):
 
     def __repr__(self) -> str:
         return f"<Stream of {self._what}{', closed' if self._closed else ''}>"
+
+
+def _instant(date: str) -> str:
+    """Write an HTTP date as ISO time; without one, as a time that never comes."""
+    try:
+        return parsedate_to_datetime(date).isoformat()
+    except ValueError:
+        return "9"
 
 
 class LineSplitter:

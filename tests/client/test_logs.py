@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from neuro_sync import JobDescription, Session, StreamInterrupted
-from neuro_sync.client.logs import LogLines
+from neuro_sync import IllegalArgumentError, JobDescription, Session, StreamInterrupted
+from neuro_sync.client.logs import LogLines, LogRequest
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.stream import Stream
 
@@ -105,8 +109,10 @@ def test_another_thread_may_close_a_log(session: Session, start: Start) -> None:
 class FakeStream:
     """Pieces of a log, then its end, or a cut."""
 
+    date = "9"
+
     def __init__(self, data: bytes, *, cut: bool) -> None:
-        self._pieces = iter([data])
+        self._pieces = iter([data] if data else [])
         self._cut = cut
 
     def __iter__(self) -> Iterator[bytes]:
@@ -123,49 +129,128 @@ class NoTime(Clock):
         pass
 
 
-def stamped(second: int, text: str, digits: int = 9) -> str:
-    return f"2026-01-01T00:00:{second:02}.{'0' * digits}Z {text}\n"
+def stamped(second: int, text: str) -> str:
+    return f"2026-01-01T00:00:{second:02}.000000000Z {text}\n"
 
 
 # Many lines of one moment, and some of others: time alone does not tell a position.
 SOURCE = [stamped(number // 5, f"line {number}") for number in range(20)]
+LENGTH = len("".join(SOURCE))
 
 
-@pytest.mark.parametrize("cut", [True, False])
-@pytest.mark.parametrize("digits", [6, 9])
-def test_a_log_that_breaks_anywhere_is_taken_up_again_without_loss(cut: bool, digits: int) -> None:
-    text = "".join(SOURCE).encode()
+@settings(deadline=None)
+@given(
+    cuts=st.lists(st.tuples(st.integers(0, LENGTH), st.booleans()), max_size=3),
+    digits=st.sampled_from([6, 9]),
+)
+def test_a_log_that_breaks_anywhere_is_taken_up_again_without_loss(
+    cuts: list[tuple[int, bool]], digits: int
+) -> None:
+    ends = iter(cuts)
+    unfinished = iter([False] * len(cuts))
 
-    def run(first: int, second: int) -> list[str]:
-        cuts = iter([first, second])
+    def open_stream(since: str | None) -> Stream:
+        # An archive tells the same times with six digits where the live log has nine.
+        later = "".join(line for line in SOURCE if line[:19] >= (since or "")[:19])
+        if digits == 6:
+            later = later.replace("000000000Z", "000000Z")
+        length, cut = next(ends, (LENGTH, False))
+        return FakeStream(later.encode()[:length], cut=cut)  # type: ignore[return-value]
 
-        def open_stream(since: str | None) -> Stream:
-            # An archive tells the same times with six digits where the live log has nine.
-            later = "".join(line for line in SOURCE if line[:19] >= (since or "")[:19])
-            if digits == 6:
-                later = later.replace("000000000Z", "000000Z")
-            length = next(cuts, None)
-            if length is None:
-                return FakeStream(later.encode(), cut=False)  # type: ignore[return-value]
-            return FakeStream(later.encode()[:length], cut=cut)  # type: ignore[return-value]
-
-        opened = iter([False, False])
-        lines = LogLines(
-            open_stream, lambda: next(opened, True), since=None, timestamps=False, clock=NoTime()
-        )
-        return list(lines)
-
-    expected = [f"line {number}" for number in range(20)]
-    for first in range(0, len(text), 7):
-        assert run(first, 100) == expected
-        assert run(100, first) == expected
+    lines = LogLines(open_stream, lambda: next(unfinished, True), LogRequest(), NoTime())
+    assert list(lines) == [f"line {number}" for number in range(20)]
 
 
 def test_a_log_that_never_resumes_is_not_taken_for_its_end() -> None:
     def open_stream(since: str | None) -> Stream:
         return FakeStream(stamped(1, "only").encode(), cut=True)  # type: ignore[return-value]
 
-    lines = LogLines(open_stream, lambda: False, since=None, timestamps=False, clock=NoTime())
+    lines = LogLines(open_stream, lambda: False, LogRequest(), NoTime())
     assert next(lines) == "only"
     with pytest.raises(StreamInterrupted, match="the job is not over"):
         next(lines)
+
+
+def test_the_end_of_a_log_can_be_asked_for(session: Session, start: Start) -> None:
+    job = session.jobs.wait(start("seq 100"))
+    assert list(session.jobs.logs(job, tail=3)) == ["98", "99", "100"]
+    assert list(session.jobs.logs(job, tail=0)) == []
+    assert len(list(session.jobs.logs(job, tail=1000))) == 100
+    with pytest.raises(IllegalArgumentError, match="tail = -1"):
+        session.jobs.logs(job, tail=-1)
+
+
+def test_a_tail_goes_on_with_what_comes(session: Session, start: Start, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    job = start(f"sh -c 'seq 50; while [ ! -e {go} ]; do sleep 0.02; done; echo last'")
+    with session.jobs.logs(job, tail=2) as lines:
+        assert next(lines) == "49"
+        assert next(lines) == "50"
+        go.touch()
+        assert list(lines) == ["last"]
+
+
+def test_a_log_that_is_not_followed_ends_while_the_job_is_silent(
+    session: Session, start: Start
+) -> None:
+    job = start("sh -c 'seq 5; sleep 60'")
+    with session.jobs.logs(job) as lines:
+        assert [next(lines) for _ in range(5)] == list("12345")
+    assert list(session.jobs.logs(job, follow=False)) == list("12345")
+    session.jobs.kill(job)
+
+
+def test_a_log_that_is_not_followed_ends_while_the_job_chatters(
+    session: Session, start: Start
+) -> None:
+    job = start("sh -c 'while :; do echo chatter; sleep 0.01; done'")
+    begin = time.monotonic()
+    assert "chatter" in list(session.jobs.logs(job, follow=False))
+    assert time.monotonic() - begin < 10
+    session.jobs.kill(job)
+
+
+def test_a_progress_bar_is_seen_before_its_line_is_whole(
+    session: Session, start: Start, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    wait = f"while [ ! -e {go} ]; do sleep 0.02; done"
+    job = start(f"""sh -c 'printf "10%%\\r20%%\\303"; {wait}; printf "\\244 done\\nlast"'""")
+    with session.jobs.logs(job) as lines:
+        assert next(lines) == "10%\r20%"
+        go.touch()
+        assert list(lines) == ["ä done", "last"]
+
+
+def test_a_loop_that_is_left_gives_its_connection_and_its_thread_back(
+    session: Session, start: Start
+) -> None:
+    job = start("sh -c 'echo first; sleep 60'")
+    before = threading.active_count()
+    for _ in range(80):  # more than there are connections
+        for line in session.jobs.logs(job):
+            assert line == "first"
+            break
+    assert threading.active_count() <= before + 1
+    assert session.jobs.status(job).id == job.id
+    session.jobs.kill(job)
+
+
+def test_a_connection_that_hangs_after_the_job_is_over_is_no_reason_to_wait() -> None:
+    released = threading.Event()
+
+    class Hanging(FakeStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield stamped(1, "only").encode()
+            released.wait(20)
+
+        def close(self) -> None:
+            released.set()
+
+    def open_stream(since: str | None) -> Stream:
+        return Hanging(b"", cut=False)  # type: ignore[return-value]
+
+    begin = time.monotonic()
+    with LogLines(open_stream, lambda: True, LogRequest(), NoTime()) as lines:
+        assert list(lines) == ["only"]
+    assert time.monotonic() - begin < 10

@@ -16,7 +16,14 @@ from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.local.answers import JSON, bad_request
 from neuro_sync.local.jobs import JobService
 from neuro_sync.local.store import PAGE, JobFilter
-from neuro_sync.models.jobs import NAME_PATTERN, TENANT_PATTERN, JobRun, JobStart, JobStatus
+from neuro_sync.models.jobs import (
+    NAME_PATTERN,
+    TENANT_PATTERN,
+    JobRun,
+    JobStart,
+    JobStatus,
+    LifeSpanChange,
+)
 
 from .values import flag, instant, name_of
 
@@ -193,6 +200,24 @@ def _by_hostname(hostname: str) -> dict[str, Any]:
 async def status(id: str, request: Request, jobs: Service) -> Response:
     """Describe one job, by its id or its name."""
     return Response(jobs.answer(jobs.find(id, request.state.user)), media_type=JSON)
+
+
+@router.put("/{id}/max_run_time_minutes", status_code=204)
+async def change_life_span(id: str, request: Request, jobs: Service) -> Response:
+    """Set or lengthen the time that a job may run."""
+    try:
+        change = LifeSpanChange.from_request(await request.body())
+    except ValidationError as error:
+        raise bad_request(error) from error
+    jobs.change_life_span(
+        jobs.find(id, request.state.user), minutes=change.minutes, add=change.is_addition
+    )
+    return Response(status_code=204)
+
+
+async def tags(request: Request, jobs: Service) -> Response:
+    """List the tags that the caller ever used, as platforms of 2020 did."""
+    return Response(json.dumps({"tags": jobs.tags(request.state.user)}), media_type=JSON)
 
 
 @router.delete("/{id}", status_code=204)

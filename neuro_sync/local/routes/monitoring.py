@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Annotated
 
@@ -59,7 +59,21 @@ async def log_ws(
     pieces = _pieces(jobs, id, websocket, since, timestamps)
     offered = websocket.scope["subprotocols"]
     await websocket.accept(subprotocol=LOG_PROTOCOL if LOG_PROTOCOL in offered else None)
-    sending = asyncio.ensure_future(_send(websocket, pieces))
+
+    async def send() -> None:
+        async with aclosing(pieces):  # type: ignore[type-var]  # an async generator has aclose()
+            async for piece in pieces:
+                await websocket.send_bytes(piece)
+
+    await send_until_left(websocket, send())
+
+
+async def send_until_left(websocket: WebSocket, messages: Coroutine[None, None, None]) -> None:
+    """Run what sends until it ends, and close; or until the client goes.
+
+    Whatever the client sends is read and ignored: its pings are answered only while somebody reads.
+    """
+    sending = asyncio.ensure_future(_then_close(websocket, messages))
     leaving = asyncio.ensure_future(_until_left(websocket))
     try:
         await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,15 +84,12 @@ async def log_ws(
                 await task
 
 
-async def _send(websocket: WebSocket, pieces: AsyncIterator[bytes]) -> None:
-    async with aclosing(pieces):  # type: ignore[type-var]  # an async generator has aclose()
-        async for piece in pieces:
-            await websocket.send_bytes(piece)
+async def _then_close(websocket: WebSocket, messages: Coroutine[None, None, None]) -> None:
+    await messages
     await websocket.close(1000)
 
 
 async def _until_left(websocket: WebSocket) -> None:
-    """Read on, since whatever the client sends is ignored, until it goes."""
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from neuro_sync.local.lifecycle import Event
 from neuro_sync.local.logs import JobLog
-from neuro_sync.models.jobs import Container
+from neuro_sync.models.jobs import Container, JobTelemetry
 
 Report = Callable[[str, Event], None]
 """Called on the event loop with a job's id and what happened to it."""
@@ -21,6 +21,13 @@ class Launch:
 
     job_id: str
     container: Container
+
+
+class Meter(Protocol):
+    """Measures what a job uses."""
+
+    def sample(self) -> JobTelemetry | None:
+        """Return what it uses now, or None when it is gone. It may take a moment."""
 
 
 class Runtime(Protocol):
@@ -53,6 +60,9 @@ class Runtime(Protocol):
 
     def log(self, job_id: str) -> JobLog:
         """Return the job's log."""
+
+    def meter(self, job_id: str) -> Meter | None:
+        """Return what measures a running job, or None if it does not run."""
 
     async def close(self) -> None:
         """Stop reporting. What still runs goes on."""

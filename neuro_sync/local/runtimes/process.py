@@ -22,6 +22,7 @@ from pathlib import Path
 from neuro_sync.errors import IllegalArgumentError, NotSupported
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Started, Vanished
 from neuro_sync.local.logs import JobLog
+from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
 
 from . import supervisor
@@ -118,6 +119,10 @@ class ProcessRuntime:
         log = JobLog(self._folder / "jobs" / job_id)
         log.end()
         return log
+
+    def meter(self, job_id: str) -> Meter | None:
+        pid = _supervisor_of(self._folder / "jobs" / job_id)
+        return None if pid is None else Meter(pid)
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,134 @@
+"""The client behind a proxy that cuts, hangs and lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neuro_sync import (
+    ConnectionFailed,
+    JobDescription,
+    ServerNotAvailable,
+    Session,
+    StreamInterrupted,
+)
+from neuro_sync.local.server import LocalPlatform
+from tests.fault_proxy import Fault, FaultProxy
+
+Start = Callable[[str], JobDescription]
+LOG = "GET /api/v1/monitoring/jobs/"
+
+
+@pytest.fixture(scope="module")
+def proxy(platform: LocalPlatform) -> Iterator[FaultProxy]:
+    with FaultProxy(int(platform.url.split(":")[2].split("/")[0])) as running:
+        yield running
+
+
+@pytest.fixture
+def far(platform: LocalPlatform, proxy: FaultProxy) -> Iterator[Session]:
+    """A session whose every byte goes through the proxy."""
+    with Session(f"http://127.0.0.1:{proxy.port}/api/v1", platform.token) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def finished(platform: LocalPlatform) -> JobDescription:
+    """A job that wrote 300 lines of which many came at the same moment."""
+    with Session(platform.url, platform.token) as session:
+        job = session.jobs.start(image="any", preset_name="cpu-small", command="seq 300")
+        return session.jobs.wait(job)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(Fault, cut_after=st.integers(0, 12_000)),
+            st.builds(Fault, garbage_after=st.integers(0, 160)),  # later, nobody could tell
+        ),
+        max_size=3,
+    )
+)
+def test_a_followed_log_equals_its_source_wherever_it_is_cut(
+    proxy: FaultProxy, far: Session, finished: JobDescription, faults: list[Fault]
+) -> None:
+    # One fewer than a log may need to be opened.
+    proxy.plan(LOG, *faults)
+    assert list(far.jobs.logs(finished)) == [str(number) for number in range(1, 301)]
+
+
+def test_bytes_that_are_cut_raise_instead_of_ending(
+    proxy: FaultProxy, far: Session, finished: JobDescription
+) -> None:
+    proxy.plan(LOG, Fault(cut_after=600))
+    with pytest.raises(StreamInterrupted), far.jobs.monitor(finished) as pieces:
+        b"".join(pieces)
+
+
+def test_a_running_log_is_taken_up_again_after_each_cut(
+    proxy: FaultProxy, far: Session, start: Start
+) -> None:
+    job = start("sh -c 'for i in $(seq 60); do echo line $i; sleep 0.005; done'")
+    proxy.plan(LOG, *(Fault(cut_after=400 + 50 * number) for number in range(12)))
+    assert list(far.jobs.logs(job)) == [f"line {number}" for number in range(1, 61)]
+
+
+def test_a_connection_that_hangs_does_not_hang_the_caller(
+    proxy: FaultProxy, far: Session, finished: JobDescription
+) -> None:
+    fault = Fault(hang_after=5000)
+    proxy.plan(LOG, fault)
+    assert list(far.jobs.logs(finished)) == [str(number) for number in range(1, 301)]
+    assert fault.hit.is_set()
+
+
+def test_a_start_whose_answer_is_lost_leaves_one_job_and_says_so(
+    proxy: FaultProxy, far: Session, session: Session
+) -> None:
+    far.presets  # noqa: B018  # so that the next request is the start
+    for number, fault in enumerate(
+        (Fault(cut_after=0), Fault(cut_after=40), Fault(garbage_after=0))
+    ):
+        name = f"lost-{number}"
+        proxy.plan("POST /api/v1/jobs", fault)
+        with pytest.raises(ConnectionFailed) as lost:
+            far.jobs.start(image="any", preset_name="cpu-small", command="true", name=name)
+        assert fault.hit.is_set()
+        assert "may have been carried out" in str(lost.value)
+        assert f"list(name='{name}')" in str(lost.value)
+        assert len(list(session.jobs.list(name=name))) == 1
+
+
+def test_a_question_whose_answer_is_lost_is_asked_again(
+    proxy: FaultProxy, far: Session, finished: JobDescription
+) -> None:
+    proxy.plan("GET /api/v1/jobs/", Fault(cut_after=0), Fault(cut_after=100))
+    assert far.jobs.status(finished).id == finished.id
+
+
+def test_a_platform_that_is_busy_is_asked_later(
+    proxy: FaultProxy, far: Session, finished: JobDescription
+) -> None:
+    head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nContent-Length: 4\r\n\r\n"
+    busy = Fault(answer=head + b"busy")
+    proxy.plan("GET /api/v1/jobs/", busy)
+    assert far.jobs.status(finished).id == finished.id
+    proxy.plan("POST /api/v1/jobs", busy)
+    far.presets  # noqa: B018  # so that the next request is the start
+    with pytest.raises(ServerNotAvailable, match="busy"):
+        far.jobs.start(image="any", preset_name="cpu-small", command="true")
+
+
+def test_a_list_that_is_cut_raises_instead_of_ending(
+    proxy: FaultProxy, far: Session, finished: JobDescription
+) -> None:
+    far.presets  # noqa: B018  # so that the next request is the list
+    proxy.plan("GET /api/v1/jobs?", Fault(cut_after=500))
+    with pytest.raises(StreamInterrupted):
+        list(far.jobs.list())
