@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -71,28 +72,27 @@ class FrameReader:
         self._size = 0
         self._needed = 2
 
-    def feed(self, piece: bytes) -> list[Frame]:
-        """Return the frames that this piece completes.
+    def feed(self, piece: bytes) -> Iterator[Frame]:
+        """Yield the frames that this piece completes.
 
         Raises:
-            ProtocolError: It is not what a websocket server may send.
+            ProtocolError: It is not what a websocket server may send. What was right before it
+                has been yielded.
         """
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size < self._needed:
-            return []
+            return
         data = b"".join(self._pieces)
-        frames: list[Frame] = []
         at = 0
         while True:
             start, end = _bounds(data, at)
             if end > len(data):
                 break
-            frames.append(Frame(data[at] & _OPCODE, bool(data[at] & _FINAL), data[start:end]))
+            yield Frame(data[at] & _OPCODE, bool(data[at] & _FINAL), data[start:end])
             at = end
         rest = data[at:]
         self._pieces, self._size, self._needed = [rest], len(rest), end - at
-        return frames
 
 
 def _bounds(data: bytes, at: int) -> tuple[int, int]:

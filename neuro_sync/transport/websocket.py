@@ -96,6 +96,7 @@ class WebSocket:
         self._selector: selectors.BaseSelector | None = None
         self._reader = FrameReader()
         self._frames: deque[Frame] = deque()
+        self._defect: ProtocolError | None = None
         self._parts: list[bytes] = []
         # Whoever sends holds it for a whole frame.
         self._writing = threading.Lock()
@@ -242,14 +243,10 @@ class WebSocket:
         with self._reading:
             try:
                 while not self._closed:
-                    while self._frames:
-                        message = self._take(self._frames.popleft())
-                        if message is not None:
-                            return message
-                        if self._closed:
-                            break
-                    else:
-                        self._frames.extend(self._reader.feed(self._read()))
+                    if not self._frames:
+                        self._receive_frames()
+                    elif (message := self._take(self._frames.popleft())) is not None:
+                        return message
             except BaseException:
                 self._closed = True
                 raise
@@ -348,6 +345,14 @@ class WebSocket:
         message = b"".join(self._parts)
         self._parts = []
         return message
+
+    def _receive_frames(self) -> None:
+        if self._defect is not None:
+            raise self._defect
+        try:
+            self._frames.extend(self._reader.feed(self._read()))
+        except ProtocolError as error:  # told after the frames before it were handed out
+            self._defect = error
 
     def _read(self) -> bytes:
         waiting_since = time.monotonic()
