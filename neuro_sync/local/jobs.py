@@ -20,6 +20,7 @@ from neuro_sync.errors import (
     IllegalArgumentError,
     NeuroError,
     NotSupported,
+    ResourceNotFound,
 )
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
@@ -171,6 +172,22 @@ class JobService:
         if job is None:
             raise IllegalArgumentError(f"no such job {id_or_name}")
         return job
+
+    def running(self, id_or_name: str, owner: str) -> JobRow:
+        """Return a job that runs now.
+
+        Raises:
+            ResourceNotFound: It does not run yet, or no more.
+        """
+        job = self.find(id_or_name, owner)
+        if job.status != JobStatus.RUNNING.value:
+            raise ResourceNotFound(f"Job '{job.id}' is not running.")
+        return job
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs the jobs; channels into one that runs are opened there."""
+        return self._runtime
 
     def log(self, job: JobRow) -> JobLog:
         return self._runtime.log(job.id)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
 PIECE = 2**16
 STAMP = struct.Struct(">QQ")
-"""Offset in the log, and nanoseconds since the epoch when the bytes from there on came."""
+"""Place in the log, and nanoseconds since the epoch when the bytes from there on came.
+
+The first byte of the place is the stream that they came from, the other seven are the offset.
+"""
+OFFSET = 2**56 - 1
+"""The bits of a place that are the offset."""
 
 
 class Pulse:
@@ -74,11 +79,33 @@ class JobLog:
             async for piece in self._pieces(log):
                 yield stamper.stamp(piece) if stamper else piece
 
-    async def _pieces(self, log: BinaryIO) -> AsyncIterator[bytes]:
+    @property
+    def size(self) -> int:
+        """How many bytes there are by now."""
+        return self._log.stat().st_size
+
+    async def streams(self, offset: int, largest: int) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Yield the log from an offset to its end, each piece with its stream.
+
+        That is 1 for standard output and 2 for standard error; a terminal has only the first.
+        `largest` is the size of a piece in bytes.
+        """
+        with (
+            open(self._log, "rb", buffering=0) as log,
+            open(self._times, "rb", buffering=0) as times,
+        ):
+            log.seek(offset)
+            records = _Records(times, _first_record(times, lambda record: record[0] < offset) - 1)
+            async for piece in self._pieces(log, largest):
+                for stream, part in _by_stream(piece, offset, records):
+                    yield stream, part
+                offset += len(piece)
+
+    async def _pieces(self, log: BinaryIO, largest: int = PIECE) -> AsyncIterator[bytes]:
         while True:
             change = self.pulse.watch()
             ended = self.ended
-            piece = log.read(PIECE)
+            piece = log.read(largest)
             if piece:
                 change.cancel()
                 yield piece
@@ -125,28 +152,52 @@ class Stamper:
 
 
 class _Times:
-    """Reads ``log.times`` forwards; between two records the earlier one holds."""
+    """Formats the time at which each line came."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._file.seek(0)
-        self._records: Iterator[tuple[int, ...]] = iter(())
-        self._next: tuple[int, ...] | None = None
-        self._now = self._formatted = 0
+        self._records = _Records(file)
+        self._formatted = 0
         self._prefix = _format(0)
 
     def prefix(self, offset: int) -> bytes:
         """Return the time at which the byte at an offset came, as it stands before a line."""
+        records = self._records
+        if records.end is None or records.end <= offset:
+            records.advance(offset)
+        if records.time != self._formatted:
+            self._prefix, self._formatted = _format(records.time), records.time
+        return self._prefix
+
+
+class _Records:
+    """Reads ``log.times`` forwards; between two records the earlier one holds."""
+
+    def __init__(self, file: BinaryIO, index: int = 0) -> None:
+        """Begin with a record, given by its number."""
+        self.stream = 1
+        self.time = 0
+        self.end: int | None = None
+        """The offset up to which the record holds, if the next one was read already."""
+        self._file = file
+        self._file.seek(max(index, 0) * STAMP.size)
+        self._records: Iterator[tuple[int, ...]] = iter(())
+        self._next: tuple[int, ...] | None = None
+
+    def advance(self, offset: int) -> None:
+        """Go to the record that holds at an offset, which is not before the last one asked for."""
         while True:
             if self._next is None:
                 self._next = next(self._records, None) or self._refill()
-            if self._next is None or self._next[0] > offset:
-                break
-            self._now = self._next[1]
+            if self._next is None:
+                self.end = None
+                return
+            self.end = self._next[0] & OFFSET
+            if self.end > offset:
+                return
+            # What was written before there were streams has a zero.
+            self.stream = self._next[0] >> 56 or 1
+            self.time = self._next[1]
             self._next = None
-        if self._now != self._formatted:
-            self._prefix, self._formatted = _format(self._now), self._now
-        return self._prefix
 
     def _refill(self) -> tuple[int, ...] | None:
         data = self._file.read(STAMP.size * 4096)
@@ -155,6 +206,21 @@ class _Times:
             self._file.seek(whole - len(data), os.SEEK_CUR)
         self._records = STAMP.iter_unpack(data[:whole])
         return next(self._records, None)
+
+
+def _by_stream(piece: bytes, offset: int, records: _Records) -> Iterator[tuple[int, bytes]]:
+    """Split a piece, which begins at an offset, where its stream changes."""
+    begin = at = 0
+    stream: int | None = None
+    while at < len(piece):
+        records.advance(offset + at)
+        if stream is not None and records.stream != stream:
+            yield stream, piece[begin:at]
+            begin = at
+        stream = records.stream
+        at = len(piece) if records.end is None else records.end - offset
+    if stream is not None:
+        yield stream, piece[begin:]
 
 
 def _format(nanoseconds: int) -> bytes:
@@ -187,17 +253,26 @@ def _first_line_since(log: BinaryIO, times: BinaryIO, start: int) -> int | None:
 
 
 def _first_piece_since(times: BinaryIO, start: int) -> int | None:
-    """Find the first record that is not earlier, by halving."""
-    count = os.fstat(times.fileno()).st_size // STAMP.size
-    low, high = 0, count
+    """Return where the first piece begins that is not earlier."""
+    index = _first_record(times, lambda record: record[1] < start)
+    times.seek(index * STAMP.size)
+    data = times.read(STAMP.size)
+    # The last record may be in the making.
+    return int(STAMP.unpack(data)[0]) & OFFSET if len(data) == STAMP.size else None
+
+
+def _first_record(times: BinaryIO, is_before: Callable[[tuple[int, int]], bool]) -> int:
+    """Find the number of the first record, told as offset and time, that is not before.
+
+    Found by halving; if there is none it is the number of records.
+    """
+    low, high = 0, os.fstat(times.fileno()).st_size // STAMP.size
     while low < high:
         middle = (low + high) // 2
         times.seek(middle * STAMP.size)
-        if STAMP.unpack(times.read(STAMP.size))[1] < start:
+        place, time = STAMP.unpack(times.read(STAMP.size))
+        if is_before((place & OFFSET, time)):
             low = middle + 1
         else:
             high = middle
-    if low == count:
-        return None
-    times.seek(low * STAMP.size)
-    return int(STAMP.unpack(times.read(STAMP.size))[0])
+    return low

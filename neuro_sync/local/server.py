@@ -13,6 +13,7 @@ from types import TracebackType
 
 import uvicorn
 from typing_extensions import Self
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from neuro_sync.errors import ConfigError
 
@@ -51,6 +52,25 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await self.stop.wait()
+
+
+class _WebSockets(WebSocketsSansIOProtocol):
+    """Websockets as the protocol has them, and patient with a job that does not read."""
+
+    def data_received(self, data: bytes) -> None:
+        # The hosted platform takes a handshake by POST too; the library knows only the standard's.
+        if not self.handshake_initiated and data.startswith(b"POST "):
+            data = data.replace(b"POST", b"GET", 1)
+        super().data_received(data)
+
+    def keepalive_timeout(self) -> None:
+        # While the application holds the reading, the pong may well lie behind what is not read;
+        # a client that has gone makes the next ping fail.
+        if self.read_paused:
+            self.pong_timer = None
+            self.send_keepalive_ping()
+        else:
+            super().keepalive_timeout()
 
 
 class LocalPlatform:
@@ -153,7 +173,7 @@ class LocalPlatform:
             server_header=False,
             date_header=False,
             lifespan="off",
-            ws="websockets-sansio",
+            ws=_WebSockets,
             ws_max_size=LARGEST_MESSAGE,
             ws_ping_interval=PING_INTERVAL,
             ws_ping_timeout=PONG_TIMEOUT,

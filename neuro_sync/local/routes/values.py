@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from datetime import datetime, timezone
 
 from neuro_sync.errors import IllegalArgumentError
@@ -41,6 +42,16 @@ def instant(value: str | None) -> datetime | None:
             f"Unable to parse date string {value!r}; '+' is written %2B in a query"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def signal_number(value: str) -> int:
+    """Read a signal: ``9``, ``KILL`` or ``SIGKILL``."""
+    try:
+        if value.isascii() and value.isdigit():
+            return signal.Signals(int(value))
+        return signal.Signals["SIG" + value.upper().removeprefix("SIG")]
+    except (ValueError, KeyError):
+        raise IllegalArgumentError(f"there is no signal {value!r}") from None
 
 
 def name_of(value: str, pattern: str, shortest: int, longest: int) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from neuro_sync.local.lifecycle import Event
 from neuro_sync.local.logs import JobLog
-from neuro_sync.models.jobs import Container, JobTelemetry
+from neuro_sync.models.frames import Exited
+from neuro_sync.models.jobs import Container, JobTelemetry, Message
 
 Report = Callable[[str, Event], None]
 """Called on the event loop with a job's id and what happened to it."""
@@ -28,6 +30,31 @@ class Meter(Protocol):
 
     def sample(self) -> JobTelemetry | None:
         """Return what it uses now, or None when it is gone. It may take a moment."""
+
+
+class Channel(Protocol):
+    """A conversation with a process: what goes into it, and what comes out of it.
+
+    Nothing is kept for a reader who does not read: then the process waits, or the log keeps it.
+    """
+
+    def output(self) -> AsyncGenerator[Message | Exited, None]:
+        """Yield what comes out, in pieces below 64 KiB, and how it ended, if that is known."""
+
+    async def write(self, data: bytes) -> None:
+        """Send input, and wait while too much of it has not been read by the process.
+
+        What comes after the end of the process or of its input is passed over.
+        """
+
+    async def end_input(self) -> None:
+        """Close the input after what was written to it; a terminal is sent Ctrl-D."""
+
+    def resize(self, *, height: int, width: int) -> None:
+        """Set the size of the terminal, if it is one."""
+
+    def close(self) -> None:
+        """End the conversation; calling it again does nothing."""
 
 
 class Runtime(Protocol):
@@ -63,6 +90,34 @@ class Runtime(Protocol):
 
     def meter(self, job_id: str) -> Meter | None:
         """Return what measures a running job, or None if it does not run."""
+
+    async def exec(self, job_id: str, arguments: Sequence[str], *, tty: bool) -> Channel:
+        """Run a command inside a job. It ends with the job, and when its channel is closed.
+
+        Raises:
+            ResourceNotFound: The job is not running.
+        """
+
+    async def attach(self, job_id: str, *, replay: bool = False) -> Channel:
+        """Take part in a job's own conversation: what it writes from now on, or has ever written.
+
+        Raises:
+            ResourceNotFound: The job is not running.
+        """
+
+    def signal(self, job_id: str, number: int) -> None:
+        """Send a signal to a job's first process.
+
+        Raises:
+            ResourceNotFound: The job is not running.
+        """
+
+    async def dial(self, job_id: str, port: int) -> tuple[StreamReader, StreamWriter]:
+        """Connect to a TCP port that a job listens on.
+
+        Raises:
+            OSError: It listens there no more, or never did.
+        """
 
     async def close(self) -> None:
         """Stop reporting. What still runs goes on."""

@@ -1,25 +1,30 @@
 """Jobs as processes of this machine, each under a supervisor that outlives the platform.
 
 The platform and a supervisor share nothing but the job's folder: see `supervisor`. The platform
-learns of news through one FIFO for all jobs, and of a supervisor's end through its pidfd.
+learns of news through one FIFO for all jobs, and of a supervisor's end through its pidfd. What
+somebody does inside a running job goes over a socket in that folder, made when it is first needed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
 
-from neuro_sync.errors import IllegalArgumentError, NotSupported
+from neuro_sync.errors import IllegalArgumentError, NotSupported, ResourceNotFound
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Started, Vanished
 from neuro_sync.local.logs import JobLog
 from neuro_sync.local.telemetry import Meter
@@ -27,6 +32,8 @@ from neuro_sync.models.jobs import Container
 
 from . import supervisor
 from .base import Launch, Report
+from .channels import CommandChannel, Input, JobChannel, until_readable
+from .ports import addresses
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +89,7 @@ class ProcessRuntime:
             os.mkfifo(folder / "control", 0o600)
         _write_spec(folder / "spec", launch.container, scratch)
         job.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", supervisor.__file__, str(folder)],
+            [sys.executable, "-I", "-S", _supervisor_program(), str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -108,10 +115,67 @@ class ProcessRuntime:
         job = self._jobs.get(job_id)
         if job is None or job.log.ended:
             return
-        # Opened for both, so that it works while the supervisor is still starting.
-        control = os.open(job.folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.write(control, b"kill %f\n" % self._grace)
-        job.controls.append(control)
+        job.is_killed = True
+        job.command(b"kill %f" % self._grace)
+
+    async def exec(self, job_id: str, arguments: Sequence[str], *, tty: bool) -> CommandChannel:
+        connection = await self._connect(job_id, self._running(job_id))
+        if tty:
+            master, slave = os.openpty()
+            channel = CommandChannel(connection, Input(os.dup(master)), (master,))
+            theirs = (slave, slave, slave)
+        else:
+            (stdin, to_stdin), (of_stdout, stdout) = os.pipe(), os.pipe()
+            of_stderr, stderr = os.pipe()
+            channel = CommandChannel(connection, Input(to_stdin), (of_stdout, of_stderr))
+            theirs = (stdin, stdout, stderr)
+        try:
+            fields = (b"exec", b"%f" % self._grace, b"%d" % tty, *map(os.fsencode, arguments))
+            await _request(connection, fields, theirs)
+            await channel.open()
+        except BaseException as error:
+            channel.close()
+            if isinstance(error, ConnectionError):
+                raise _not_running(job_id) from error
+            raise
+        finally:
+            for fd in {*theirs}:
+                os.close(fd)
+        return channel
+
+    async def attach(self, job_id: str, *, replay: bool = False) -> JobChannel:
+        job = self._running(job_id)
+        stdin = await self._input(job_id, job)
+
+        async def end_input() -> None:
+            await stdin.end()
+            job.command(b"end-input")
+
+        return JobChannel(
+            job.log,
+            stdin,
+            replay=replay,
+            has_exited=lambda: job.ended and not job.is_killed,
+            end_input=end_input,
+        )
+
+    def signal(self, job_id: str, number: int) -> None:
+        job = self._running(job_id)
+        if number == signal.SIGKILL:
+            job.is_killed = True
+        job.command(b"signal %d" % number)
+
+    async def dial(
+        self, job_id: str, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        job = self._running(job_id)
+        pid = _supervisor_of(job.folder)
+        # Other processes of this machine listen too, and a job's channels must not lead there.
+        hosts = await asyncio.to_thread(addresses, pid, port) if pid is not None else []
+        for host in hosts:
+            with suppress(OSError):
+                return await asyncio.open_connection(host, port)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
     def log(self, job_id: str) -> JobLog:
         if job_id in self._jobs:
@@ -123,6 +187,45 @@ class ProcessRuntime:
     def meter(self, job_id: str) -> Meter | None:
         pid = _supervisor_of(self._folder / "jobs" / job_id)
         return None if pid is None else Meter(pid)
+
+    def _running(self, job_id: str) -> _Supervised:
+        job = self._jobs.get(job_id)
+        if job is None or job.log.ended:
+            raise _not_running(job_id)
+        return job
+
+    async def _connect(self, job_id: str, job: _Supervised) -> socket.socket:
+        """Reach a job's supervisor; the first time it has to be asked to listen."""
+        asked = False
+        while True:
+            # Whoever says that it listens now also wakes whoever follows the job's log.
+            change = job.log.pulse.watch()
+            try:
+                if job.log.ended:
+                    raise _not_running(job_id)
+                return _dial(job.folder)
+            except (FileNotFoundError, ConnectionRefusedError):
+                if not asked:
+                    job.command(b"listen")
+                    asked = True
+                await change
+            except BlockingIOError:  # many others want it just now
+                await asyncio.sleep(0.01)
+            finally:
+                change.cancel()
+
+    async def _input(self, job_id: str, job: _Supervised) -> Input:
+        """Return a job's input, which its supervisor hands out once to this platform."""
+        async with job.input_lock:
+            if job.input is None:
+                with await self._connect(job_id, job) as connection:
+                    await _request(connection, (b"input",), ())
+                    files = await _answered_files(connection)
+                if self._running(job_id) is not job:
+                    raise _not_running(job_id)
+                job.input = Input(files[0] if files else None)
+                await job.input.open()
+            return job.input
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
@@ -196,7 +299,20 @@ class _Supervised:
         self.process: subprocess.Popen[bytes] | None = None
         self.pidfd: int | None = None
         self.poll: asyncio.Task[None] | None = None
-        self.controls: list[int] = []
+        self.control: int | None = None
+        self.input: Input | None = None
+        self.input_lock = asyncio.Lock()
+        self.is_killed = False
+        """Whether somebody had this platform end it."""
+
+    def command(self, text: bytes) -> None:
+        """Tell the supervisor what to do; it need not have started yet."""
+        if self.control is None:
+            # Opened for both, so that it works while the supervisor is still starting.
+            self.control = os.open(
+                self.folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        os.write(self.control, text + b"\n")
 
     def release(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.pidfd is not None:
@@ -205,9 +321,11 @@ class _Supervised:
             self.pidfd = None
         if self.poll is not None:
             self.poll.cancel()
-        for control in self.controls:
-            os.close(control)
-        self.controls.clear()
+        if self.control is not None:
+            os.close(self.control)
+            self.control = None
+        if self.input is not None:
+            self.input.close()
         if self.process is not None:
             self.process.poll()  # reaps it, if it has ended
             # A supervisor outlives a platform that is closed; that is no oversight to warn of.
@@ -234,6 +352,54 @@ def _write_spec(path: Path, container: Container, scratch: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write("\0".join(parts).encode("utf-8", "surrogateescape"))
+
+
+def _supervisor_program() -> str:
+    """Return the file to run: compiled, if there is such a file, which halves its start."""
+    compiled = supervisor.__spec__.cached if supervisor.__spec__ else None
+    return compiled if compiled and os.path.exists(compiled) else supervisor.__file__
+
+
+def _dial(folder: Path) -> socket.socket:
+    """Connect to the socket in a job's folder."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # A socket's address has at most 108 bytes, which a state folder's path may well exceed.
+        short = Path(f"/proc/self/fd/{descriptor}")
+        connection.connect(str((short if sys.platform == "linux" else folder) / "socket"))
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return connection
+
+
+async def _request(
+    connection: socket.socket, fields: Sequence[bytes], files: Sequence[int]
+) -> None:
+    """Send a request to a supervisor; the format is told there."""
+    body = b"\0".join(fields)
+    message = b"%d\0" % len(body) + body
+    sent = socket.send_fds(connection, [message], files) if files else 0
+    await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
+
+
+async def _answered_files(connection: socket.socket) -> list[int]:
+    await until_readable([connection.fileno()])
+    try:
+        _, files, _, _ = socket.recv_fds(connection, 1, 1)
+    except ConnectionError:
+        return []
+    for fd in files:
+        os.set_inheritable(fd, False)
+    return files
+
+
+def _not_running(job_id: str) -> ResourceNotFound:
+    return ResourceNotFound(f"Job '{job_id}' is not running.")
 
 
 def _supervisor_of(folder: Path) -> int | None:

@@ -8,11 +8,16 @@ In the folder:
 ``spec``      what to run: working folder, terminal or not, number of arguments, the arguments,
               the environment, separated by NUL; removed once it was read
 ``lock``      held for as long as the supervisor lives; its text is the supervisor's pid
-``control``   a FIFO; ``kill SECONDS`` ends the job, by force after so many seconds
+``control``   a FIFO, a command a line: ``kill SECONDS`` ends the job, by force after so many
+              seconds; ``signal NUMBER`` goes to the job's first process; ``end-input`` closes its
+              standard input for good; ``listen`` opens ``socket``
+``socket``    made on the first ``listen``: takes requests, see `Request`
 ``events``    a line for each event: ``started NANOSECONDS PID``, ``exited NANOSECONDS CODE``,
               ``failed NANOSECONDS CODE TEXT``; the last two come after the last byte of the log
 ``log``       the output, byte for byte
-``log.times`` 16 bytes for each piece of the log: its offset, and when it came (ns), big-endian
+``log.times`` 16 bytes for each piece of the log, big-endian: one for its stream (1 is standard
+              output, 2 standard error; with a terminal all is 1), seven for its offset, eight for
+              when it came (ns)
 
 After each change it writes its folder's name to the FIFO ``wake`` two folders up, if anybody
 reads there.
@@ -27,6 +32,10 @@ import select
 import signal
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the module is only imported when somebody asks for the socket
+    import socket
 
 PIECE = 65536
 SILENT_AFTER_DEATH = 2.0
@@ -72,6 +81,18 @@ class Supervisor:
         self.events = os.open("events", append, 0o600)
         self.offset = 0
         self.pid = 0
+        self.working_dir = b""
+        self.environment: dict[bytes, bytes] = {}
+        self.sources: dict[int, int] = {}
+        """Which stream of the job an output is."""
+        self.input: int | None = None
+        """Where what is written becomes the job's input."""
+        self.poll = select.poll()
+        self.listener: socket.socket | None = None
+        self.requests: dict[int, Request] = {}
+        """By their connection, which is open."""
+        self.abandoned: list[Request] = []
+        """Commands that were told to end, since nobody waits for them any more."""
         self.exit_status: int | None = None
         self.over = False
         self.childless = False
@@ -96,7 +117,9 @@ class Supervisor:
         arguments: list[bytes],
         environment: dict[bytes, bytes],
     ) -> None:
-        outputs, slaves, keep_open = open_terminal() if tty else open_pipes()
+        self.working_dir, self.environment = working_dir, environment
+        outputs, slaves, self.input = open_terminal() if tty else open_pipes()
+        self.sources = {fd: number for number, fd in enumerate(outputs, 1)}
         failure_read, failure_write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -110,29 +133,29 @@ class Supervisor:
             self.record(b"failed %d %s" % (time.time_ns(), failure))
             return
         self.record(b"started %d %d" % (time.time_ns(), self.pid))
-        code = os.waitstatus_to_exitcode(self.watch(outputs))
-        self.record(b"exited %d %d" % (time.time_ns(), code if code >= 0 else 128 - code))
-        for fd in keep_open:
-            os.close(fd)
+        self.record(b"exited %d %d" % (time.time_ns(), exit_code(self.watch())))
 
-    def watch(self, outputs: tuple[int, ...]) -> int:
+    def watch(self) -> int:
         """Copy output and obey commands until the job and all that it started are gone.
 
         Returns the status of the job's first process, as ``wait`` gives it.
         """
-        poll = select.poll()
-        for fd in (self.control, self.signals, *outputs):
-            poll.register(fd, select.POLLIN)
-        open_outputs = set(outputs)
+        for fd in (self.control, self.signals, *self.sources):
+            self.poll.register(fd, select.POLLIN)
+        open_outputs = set(self.sources)
         give_up_at: float | None = None
         while self.exit_status is None or open_outputs or not self.childless:
-            for fd, _ in poll.poll(self.patience()):
+            for fd, _ in self.poll.poll(self.patience()):
                 if fd == self.control:
                     self.obey(read(self.control))
                 elif fd == self.signals:
                     read(self.signals)
+                elif fd in self.requests:
+                    self.hear(self.requests[fd])
+                elif fd not in open_outputs:
+                    self.accept()
                 elif not self.copy(fd):
-                    poll.unregister(fd)
+                    self.poll.unregister(fd)
                     open_outputs.discard(fd)
             self.reap()
             if self.exit_status is not None and not self.over:
@@ -143,6 +166,11 @@ class Supervisor:
                 for pid in descendants() or [self.pid]:
                     send_signal(pid, signal.SIGKILL)
                 self.kill_at = now + 0.02  # once more, for what was forked meanwhile
+            for request in [*self.abandoned]:
+                if now >= request.kill_at:
+                    for pid in descendants(request.pid):
+                        send_signal(pid, signal.SIGKILL)
+                    self.abandoned.remove(request)
             if self.childless:
                 give_up_at = give_up_at or now + SILENT_AFTER_DEATH
                 if now > give_up_at:
@@ -155,14 +183,17 @@ class Supervisor:
         """Return how many milliseconds to wait for something to happen; None is forever."""
         if self.owes_wake or self.childless:
             return 20
-        if self.kill_at is None:
-            return None
-        return max(self.kill_at - time.monotonic(), 0) * 1000 + 1
+        times = [request.kill_at for request in self.abandoned]
+        if self.kill_at is not None:
+            times.append(self.kill_at)
+        return max(min(times) - time.monotonic(), 0) * 1000 + 1 if times else None
 
     def copy(self, fd: int) -> bool:
         """Append one piece of output to the log; False at its end."""
         try:
             data = os.read(fd, PIECE)
+        except BlockingIOError:
+            return True
         except OSError as error:
             if error.errno == errno.EIO:  # a terminal that nobody holds any more
                 return False
@@ -170,7 +201,8 @@ class Supervisor:
         if not data:
             return False
         # The time first: a reader that sees the bytes finds their time.
-        write(self.times, self.offset.to_bytes(8, "big") + time.time_ns().to_bytes(8, "big"))
+        place = self.sources[fd] << 56 | self.offset
+        write(self.times, place.to_bytes(8, "big") + time.time_ns().to_bytes(8, "big"))
         write(self.log, data)
         self.offset += len(data)
         self.wake()
@@ -183,6 +215,84 @@ class Supervisor:
                 for pid in descendants() or [self.pid]:
                     send_signal(pid, signal.SIGTERM)
                     send_signal(pid, signal.SIGCONT)
+            elif command.startswith(b"signal ") and self.exit_status is None:
+                send_signal(self.pid, int(command[7:]))
+            elif command == b"end-input" and self.input is not None:
+                if self.input not in self.sources:  # a terminal is also what the job writes to
+                    os.close(self.input)
+                    self.input = None
+            elif command == b"listen":
+                self.listen()
+
+    def listen(self) -> None:
+        if self.listener is None:
+            import socket
+
+            self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.listener.bind("socket")  # a longer name might not fit
+            self.listener.listen(128)
+            self.listener.setblocking(False)
+            self.poll.register(self.listener, select.POLLIN)
+        self.wake()
+
+    def accept(self) -> None:
+        assert self.listener is not None  # noqa: S101  # nothing else is watched
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:
+            return  # whoever called has gone
+        connection.setblocking(False)
+        self.requests[connection.fileno()] = Request(connection)
+        self.poll.register(connection, select.POLLIN)
+
+    def hear(self, request: Request) -> None:
+        """Take in a part of a request, or learn that nobody waits for its outcome any more."""
+        if not request.receive():
+            self.leave(request)
+        elif request.is_whole and not request.pid:
+            self.answer(request)
+
+    def answer(self, request: Request) -> None:
+        verb, *arguments = request.fields()
+        if verb == b"exec" and self.exit_status is None and len(request.files) == 3:
+            grace, tty, *command = arguments
+            request.grace = float(grace)
+            try:
+                request.pid = os.fork()
+            except OSError as error:
+                request.finish(126, f"126 no process can be made: {error.strerror}")
+                self.leave(request)
+                return
+            if request.pid == 0:
+                terminal = {b"TERM": b"xterm-256color"} if tty == b"1" else {}
+                become_job(
+                    self.working_dir,
+                    tty == b"1",
+                    tuple(request.files),
+                    command,
+                    {**terminal, **self.environment},
+                    request.connection.fileno(),
+                )
+            request.close_files()
+            return
+        if verb == b"input" and self.input is not None:
+            import socket
+
+            socket.send_fds(request.connection, [b"."], [self.input])
+        self.leave(request)
+
+    def leave(self, request: Request) -> None:
+        """Close a connection; a command that runs has lost its user, so it is ended."""
+        self.poll.unregister(request.connection)
+        del self.requests[request.connection.fileno()]
+        request.connection.close()
+        request.close_files()
+        if request.pid and request.is_running:
+            for pid in descendants(request.pid) or [request.pid]:
+                send_signal(pid, signal.SIGHUP)
+                send_signal(pid, signal.SIGCONT)
+            request.kill_at = time.monotonic() + request.grace
+            self.abandoned.append(request)
 
     def reap(self) -> None:
         while True:
@@ -195,6 +305,10 @@ class Supervisor:
                 return
             if pid == self.pid:
                 self.exit_status = status
+            for request in [*self.requests.values()]:
+                if request.pid == pid:
+                    request.finish(exit_code(status))
+                    self.leave(request)
 
     def record(self, event: bytes) -> None:
         write(self.events, event.replace(b"\n", b" ") + b"\n")
@@ -216,25 +330,85 @@ class Supervisor:
                 self.wake_pipe = None
 
 
+class Request:
+    """What is asked of a job over a connection of its own: a verb and its arguments.
+
+    It comes as its length in bytes, NUL, and its fields, separated by NUL.
+
+    ``exec GRACE TERMINAL ARGUMENT...`` runs a command beside the job's own. Its three streams come
+    along as files. The answer is NUL and the exit code, before it code and text if the command
+    could not be run. If the connection is closed earlier, the command's process group gets SIGHUP
+    and, so many seconds later, SIGKILL. Without an answer the job was over.
+
+    ``input`` is answered by a file: what is written to it becomes the job's input. Without an
+    answer the input was closed.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.data = b""
+        self.files: list[int] = []
+        self.grace = 0.0
+        self.pid = 0
+        self.is_running = True
+        self.kill_at = 0.0
+
+    def receive(self) -> bool:
+        """Take in what came; False when the other side is gone."""
+        import socket
+
+        try:
+            data, files, _, _ = socket.recv_fds(self.connection, PIECE, 3)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        for fd in files:
+            os.set_inheritable(fd, False)
+        self.files += files
+        self.data += data
+        return bool(data)
+
+    @property
+    def is_whole(self) -> bool:
+        length, _, body = self.data.partition(b"\0")
+        return length.isdigit() and len(body) == int(length)
+
+    def fields(self) -> list[bytes]:
+        return self.data.split(b"\0")[1:]
+
+    def finish(self, code: int, why: str = "") -> None:
+        self.is_running = False
+        try:
+            self.connection.send(b"%s\0%d" % (why.encode(), code))
+        except OSError:
+            pass  # the other side has gone just now
+
+    def close_files(self) -> None:
+        for fd in self.files:
+            os.close(fd)
+        self.files.clear()
+
+
 Files = tuple[int, ...]
 
 
-def open_pipes() -> tuple[Files, Files, Files]:
-    """Return what the supervisor reads, the job's three streams, and what stays open."""
+def open_pipes() -> tuple[Files, Files, int]:
+    """Return what the supervisor reads, the job's three streams, and where its input comes from."""
     stdin_read, stdin_write = os.pipe()
     stdout_read, stdout_write = os.pipe()
     stderr_read, stderr_write = os.pipe()
     return (
         (stdout_read, stderr_read),
         (stdin_read, stdout_write, stderr_write),
-        (stdin_write,),
+        stdin_write,
     )
 
 
-def open_terminal() -> tuple[Files, Files, Files]:
+def open_terminal() -> tuple[Files, Files, int]:
     """Return the same for a terminal, which is one file in both directions."""
     master, slave = os.openpty()
-    return (master,), (slave, slave, slave), ()
+    return (master,), (slave, slave, slave), master
 
 
 def become_job(
@@ -273,12 +447,13 @@ def become_job(
         os._exit(code)
 
 
-def descendants() -> list[int]:
+def descendants(group: int | None = None) -> list[int]:
     """Return the pids of all processes below this one, also of those that left their session.
 
-    Where there is no ``/proc`` the list is empty.
+    With `group` only those of a process group. Where there is no ``/proc`` the list is empty.
     """
     children: dict[int, list[int]] = {}
+    groups: dict[int, int] = {}
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
@@ -289,19 +464,26 @@ def descendants() -> list[int]:
                 stat = file.read()
         except OSError:
             continue  # it ended meanwhile
-        state, parent = stat.rpartition(b")")[2].split()[:2]
+        state, parent, group_of_pid = stat.rpartition(b")")[2].split()[:3]
         if state != b"Z":
             children.setdefault(int(parent), []).append(pid)
+            groups[pid] = int(group_of_pid)
     found: list[int] = []
     todo = [os.getpid()]
     while todo:
         below = children.get(todo.pop(), [])
         found += below
         todo += below
-    return found
+    return [pid for pid in found if group is None or groups[pid] == group]
 
 
-def send_signal(pid: int, number: signal.Signals) -> None:
+def exit_code(status: int) -> int:
+    """Return the code of a status as shells do: 128 and the number of the signal, if one it was."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def send_signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):  # it is gone, or has become another user's

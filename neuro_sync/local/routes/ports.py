@@ -1,0 +1,67 @@
+"""TCP connections into a job, one a websocket."""
+
+from __future__ import annotations
+
+from asyncio import StreamReader, StreamWriter
+from contextlib import suppress
+
+from fastapi import APIRouter, WebSocket
+
+from neuro_sync.errors import IllegalArgumentError
+
+from .monitoring import Service
+from .websockets import LARGEST, not_upgraded, until_one_ends
+
+router = APIRouter(prefix="/monitoring/jobs")
+
+router.add_api_route(
+    "/{id}/port_forward/{port}", not_upgraded, methods=["GET", "POST"], status_code=400
+)
+
+
+class PortRefused(IllegalArgumentError):
+    """There is no connection to be had at a port. The body is one of its own."""
+
+    def __init__(self, text: str, reason: OSError | None = None) -> None:
+        super().__init__(text)
+        self._reason = reason
+
+    def body(self) -> dict[str, object]:
+        reason = {} if self._reason is None else {"error": repr(self._reason)}
+        return {"msg": self.text, **reason}
+
+
+@router.websocket("/{id}/port_forward/{port}")
+async def port_forward(id: str, port: str, websocket: WebSocket, jobs: Service) -> None:
+    """Carry bytes to and from a port of a job; the end of either side ends both."""
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise PortRefused(f"Invalid port number {port!r}")
+    job = jobs.running(id, websocket.state.user)
+    try:
+        reader, writer = await jobs.runtime.dial(job.id, int(port))
+    except OSError as error:
+        raise PortRefused(f"Cannot connect to port {port}", error) from error
+    try:
+        await websocket.accept()
+        await until_one_ends(_upstream(websocket, writer), _downstream(websocket, reader))
+    finally:
+        writer.close()
+
+
+async def _upstream(websocket: WebSocket, writer: StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while (message := await websocket.receive())["type"] != "websocket.disconnect":
+            if message.get("bytes") is None:
+                break
+            writer.write(message["bytes"])
+            await writer.drain()
+        else:
+            return
+    await websocket.close(1000)
+
+
+async def _downstream(websocket: WebSocket, reader: StreamReader) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(LARGEST):
+            await websocket.send_bytes(data)
+    await websocket.close(1000)
