@@ -75,8 +75,10 @@ class Input(asyncio.BaseProtocol):
             fcntl.ioctl(self._fd, termios.TIOCSWINSZ, size)
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        transport = self._transport
+        # One that is closing and has nothing left to write must not be closed a second time.
+        if transport and (not transport.is_closing() or transport.get_write_buffer_size()):
+            transport.abort()
         self._close_file()
 
     def _close_file(self) -> None:

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import logging
 import os
+import py_compile
 import shlex
 import shutil
 import signal
@@ -53,6 +54,9 @@ class ProcessRuntime:
     async def open(self, folder: Path, report: Report) -> None:
         self._folder = folder
         self._report = report
+        # Compiled once: each job waits for the start of its supervisor.
+        self._supervisor = folder / "supervisor.pyc"
+        py_compile.compile(supervisor.__file__, cfile=str(self._supervisor), doraise=True)
         wake = folder / "wake"
         if not wake.is_fifo():
             os.mkfifo(wake, 0o600)
@@ -89,7 +93,7 @@ class ProcessRuntime:
             os.mkfifo(folder / "control", 0o600)
         _write_spec(folder / "spec", launch.container, scratch)
         job.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _supervisor_program(), str(folder)],
+            [sys.executable, "-I", "-S", str(self._supervisor), str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -354,12 +358,6 @@ def _write_spec(path: Path, container: Container, scratch: Path) -> None:
         file.write("\0".join(parts).encode("utf-8", "surrogateescape"))
 
 
-def _supervisor_program() -> str:
-    """Return the file to run: compiled, if there is such a file, which halves its start."""
-    compiled = supervisor.__spec__.cached if supervisor.__spec__ else None
-    return compiled if compiled and os.path.exists(compiled) else supervisor.__file__
-
-
 def _dial(folder: Path) -> socket.socket:
     """Connect to the socket in a job's folder."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -384,7 +382,8 @@ async def _request(
     body = b"\0".join(fields)
     message = b"%d\0" % len(body) + body
     sent = socket.send_fds(connection, [message], files) if files else 0
-    await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
+    if sent < len(message):  # one that was sent whole may have been answered and closed by now
+        await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
 
 
 async def _answered_files(connection: socket.socket) -> list[int]:
