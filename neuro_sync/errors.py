@@ -230,7 +230,8 @@ def error_from_answer(status: int, body: bytes | str, *, method: str, path: str)
     """
     raw = body.decode(errors="replace") if isinstance(body, bytes) else body
     payload = _json_object(raw)
-    text = payload.get("error") or payload.get("msg") or payload.get("description")
+    # Port forwarding says in words what failed, and adds its own error's repr as `error`.
+    text = payload.get("msg") or payload.get("error") or payload.get("description")
     if isinstance(text, str):
         inner = _json_object(text)
         text = inner.get("error", text)

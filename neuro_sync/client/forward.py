@@ -19,6 +19,7 @@ from neuro_sync.transport.websocket import WebSocket
 logger = logging.getLogger("neuro_sync")
 
 HOST = "127.0.0.1"
+LAST_PORT = 65535
 CLOSING_PATIENCE = 1.0
 """Seconds in which what was sent last may still leave."""
 
@@ -35,9 +36,11 @@ class PortForward:
         """Listen; `dial` prepares the websocket of a connection."""
         self._dial = dial
         self._what = what
+        if not 0 <= local_port <= LAST_PORT:
+            raise ConfigError(f"there is no port {local_port}; the last one is {LAST_PORT}")
         try:
             self._listener = socket.create_server((HOST, local_port), backlog=128)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise ConfigError(f"port {local_port} of {HOST} cannot be used: {error}") from error
         self.local_port: int = self._listener.getsockname()[1]
         """The port of this machine; a free one, if 0 was asked for."""
