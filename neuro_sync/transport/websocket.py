@@ -424,7 +424,7 @@ class WebSocket:
         finally:
             self._writing.release()
 
-    def _write(self, frame: bytearray, *, ending: bool = False) -> None:
+    def _write(self, frame: bytes, *, ending: bool = False) -> None:
         """Send a whole frame; the caller holds the lock for it."""
         left = memoryview(frame)
         while left:

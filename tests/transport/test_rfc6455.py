@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +27,7 @@ def test_a_foreign_server_reads_what_is_written(size: int) -> None:
     server.state = server.state.OPEN
     server.parser = server.parse()
     next(server.parser)
-    server.receive_data(bytes(write_frame(BINARY, data)))
+    server.receive_data(write_frame(BINARY, data))
     [read] = server.events_received()
     assert isinstance(read, ForeignFrame)
     assert (read.opcode, bytes(read.data)) == (Opcode.BINARY, data)
@@ -43,8 +46,25 @@ def test_frames_do_not_depend_on_how_the_bytes_were_cut(
     assert read == [Frame(opcode, True, payload) for opcode, payload in sent]
 
 
+@given(st.binary(), st.binary(min_size=4, max_size=4))
+def test_masking_in_python_is_what_the_standard_says(data: bytes, mask: bytes) -> None:
+    expected = bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
+    assert rfc6455.mask_by_tables(data, mask) == expected
+
+
+def test_without_the_library_of_the_server_masks_are_made_in_python() -> None:
+    code = (
+        "import sys; sys.modules['websockets.speedups'] = None\n"
+        "from neuro_sync.transport import rfc6455\n"
+        "frame = rfc6455.write_frame(2, b'hello')\n"
+        "print(rfc6455.mask_by_tables(frame[6:], frame[2:6]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert ended.stdout == b"b'hello'\n"
+
+
 def test_no_two_masks_are_the_same() -> None:
-    frames = {bytes(write_frame(BINARY, b"the same")) for _ in range(100)}
+    frames = {write_frame(BINARY, b"the same") for _ in range(100)}
     assert len(frames) == 100
 
 
