@@ -12,7 +12,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from neuro_sync.errors import ConfigError, NeuroError
+from neuro_sync.errors import ConfigError, NeuroError, StreamClosed
 from neuro_sync.transport.stream import PIECE
 from neuro_sync.transport.websocket import WebSocket
 
@@ -154,6 +154,8 @@ class _Tunnel:
             self._websocket.open()
             up.start()
             self._receive()
+        except StreamClosed:
+            logger.debug("%s: a connection was closed", self._what)
         except NeuroError as error:
             logger.warning("%s: a connection failed: %s", self._what, error)
         except OSError as error:

@@ -57,9 +57,14 @@ def interact(stream: StdStream) -> int | None:
 
     shower = threading.Thread(target=show, name="neuro-sync: output", daemon=True)
     try:
-        with stream, _raw(typing, enabled=stream.tty), _resizing(stream, screen):
+        with (
+            stream,
+            _waking() as woken,
+            _raw(typing, enabled=stream.tty),
+            _resizing(stream, screen),
+        ):
             shower.start()
-            detached = _pass_on(typing, over, stream)
+            detached = _pass_on(typing, over, woken, stream)
             return None if detached else stream.exit_code
     finally:
         if shower.ident is not None:
@@ -69,14 +74,18 @@ def interact(stream: StdStream) -> int | None:
         os.close(over)
 
 
-def _pass_on(typing: int, over: int, stream: StdStream) -> bool:
+def _pass_on(typing: int, over: int, woken: int, stream: StdStream) -> bool:
     """Send what is typed until the stream is over; return whether the user left before."""
     keys = DetachKeys()
-    sources = [typing, over]
+    sources = [typing, over, woken]
     while True:
         ready, _, _ = select.select(sources, [], [])
         if over in ready:
             return False
+        if woken in ready:  # the signal's handler has run by now
+            os.read(woken, PIECE)
+        if typing not in ready:
+            continue
         typed = os.read(typing, PIECE)
         data, detached = keys.feed(typed)
         try:
@@ -90,6 +99,26 @@ def _pass_on(typing: int, over: int, stream: StdStream) -> bool:
         except StreamClosed:  # it ends just now; `over` will tell
             if typing in sources:
                 sources.remove(typing)
+
+
+@contextmanager
+def _waking() -> Iterator[int]:
+    """Yield what becomes readable when a signal came.
+
+    One that comes just before `select` begins to wait would else be noticed at the next key.
+    """
+    woken, waker = os.pipe()
+    is_main = threading.current_thread() is threading.main_thread()
+    try:
+        if is_main:
+            os.set_blocking(waker, False)
+            before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        yield woken
+    finally:
+        if is_main:
+            signal.set_wakeup_fd(before)
+        os.close(waker)
+        os.close(woken)
 
 
 @contextmanager

@@ -124,22 +124,20 @@ class WebSocket:
             ConnectionFailed: It was not reached, or the connection broke.
             ProtocolError: It answered something that is no websocket.
         """
-        from websocket import (
-            WebSocket as Handshake,
-        )
+        # Here, since `import neuro_sync` is to stay quick.
         from websocket import (
             WebSocketBadStatusException,
             WebSocketException,
             WebSocketTimeoutException,
+            create_connection,
         )
 
-        handshake = Handshake()
         self._reading.acquire()
         try:
             self._socket = self._connect()
             if self._closed:
                 raise StreamClosed(f"{self._what} was closed while it was being opened")
-            handshake.connect(  # type: ignore[no-untyped-call]  # it has no types
+            handshake = create_connection(
                 "ws" + self._url.removeprefix("http"),
                 socket=self._socket,
                 header=self._header(),
@@ -157,7 +155,7 @@ class WebSocket:
         except (TimeoutError, WebSocketTimeoutException) as error:
             self._discard()
             raise RequestTimeout(f"no answer within the timeout: {self._what}") from error
-        except ConnectionRefusedError as error:
+        except (ConnectionRefusedError, socket.gaierror) as error:
             raise ConnectionFailed(f"nobody answers there: {self._what}") from error
         except (OSError, WebSocketException, ValueError, http.client.HTTPException) as error:
             self._discard()
@@ -389,8 +387,8 @@ class WebSocket:
         return piece
 
     def _notice_silence(self, since: float) -> None:
-        # A peer whose command does not read its input stops to read as well, our pings included;
-        # then silence means nothing, and the connection is left to the keepalive of TCP.
+        # A peer whose command does not read its input stops reading as well, our pings included;
+        # then silence means nothing, and it is left to TCP to give up on a peer that is gone.
         is_full = self._sent - self._taken > ALWAYS_TAKEN
         if not is_full and time.monotonic() - since >= 2 * self.heartbeat:
             raise StreamInterrupted(

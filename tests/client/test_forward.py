@@ -190,7 +190,9 @@ def test_a_program_here_that_reads_nothing_keeps_its_connection(
     transport.close()
 
 
-def test_closing_gives_up_a_connection_that_is_being_made() -> None:
+def test_closing_gives_up_a_connection_that_is_being_made(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     transport = HttpTransport("token")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"http://127.0.0.1:{mute.getsockname()[1]}"
@@ -202,4 +204,5 @@ def test_closing_gives_up_a_connection_that_is_being_made() -> None:
                 forward.close()
             assert connection.recv(1) == b""
     assert threads() == []
+    assert caplog.records == []
     transport.close()
