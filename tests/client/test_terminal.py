@@ -114,13 +114,14 @@ def test_what_is_typed_is_run_and_the_exit_code_is_told(open_terminal: Open) -> 
 
 def test_a_new_size_of_the_terminal_is_passed_on(open_terminal: Open) -> None:
     terminal = open_terminal(
-        "sh -c 'trap \"stty size; exit\" WINCH; echo on; while :; do sleep .02; done'"
+        "sh -c 'trap \"stty size\" WINCH; echo on; while :; do sleep .02; done'"
     )
     terminal.wait_for(b"on")
     terminal.resize(44, 123)
     terminal.program.send_signal(signal.SIGWINCH)
     terminal.wait_for(b"44 123")
-    terminal.wait_for(b"ENDED 0")
+    terminal.type(b"\x10\x11")
+    terminal.wait_for(b"ENDED None")
     assert terminal.wait() == 0
     assert terminal.is_restored
 
