@@ -121,10 +121,10 @@ class FaultProxy:
             for limit in (fault.cut_after, fault.hang_after, fault.garbage_after):
                 if limit is None or link.sent <= limit:
                     continue
+                fault.hit.set()
                 link.client.sendall(data[: limit - before])
                 if fault.garbage_after is not None:
                     link.client.sendall(b"\xff\x00 this is no protocol \r\n\r\n")
-                fault.hit.set()
                 if fault.hang_after is not None:
                     link.client.recv(1)  # until the client gives up
                 return

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from typing_extensions import Self
 
@@ -26,9 +26,12 @@ from neuro_sync.errors import (
 )
 from neuro_sync.models import frames
 from neuro_sync.models.jobs import ExecInspect, Message
-from neuro_sync.transport.stream import PIECE
-from neuro_sync.transport.websocket import WebSocket
 
+if TYPE_CHECKING:
+    from neuro_sync.transport.websocket import WebSocket
+
+INPUT_PIECE = 2**16
+"""How many bytes of input a message has at most."""
 KEPT = 2**24
 """How many bytes of output wait for their reader before the command is slowed down."""
 CLOSING_PATIENCE = 1.0
@@ -136,8 +139,8 @@ class StdStream(Iterator[Message]):
         if not self._stdin:
             raise StreamClosed(f"the input of {self._what} is not open; open it with stdin=True")
         view = memoryview(data)
-        for start in range(0, len(view), PIECE):
-            self._send(frames.stdin(view[start : start + PIECE].tobytes()))
+        for start in range(0, len(view), INPUT_PIECE):
+            self._send(frames.stdin(view[start : start + INPUT_PIECE].tobytes()))
 
     def close_stdin(self) -> None:
         """Tell the command that its input is over; with a terminal this types Ctrl-D.
@@ -407,7 +410,7 @@ class PreparedCommands:
         self._commands: dict[str, PreparedCommand] = {}
 
     def add(self, job_id: str, command: str, *, tty: bool) -> str:
-        exec_id = f"exec-{uuid.uuid4()}"
+        exec_id = f"exec-{os.urandom(16).hex()}"
         self._commands[exec_id] = PreparedCommand(exec_id, job_id, command, tty=tty)
         return exec_id
 

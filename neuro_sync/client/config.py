@@ -6,12 +6,15 @@ import base64
 import json
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from neuro_sync.errors import AuthenticationError, ConfigError
 from neuro_sync.models.config import ClusterConfig, PlatformConfig
-from neuro_sync.transport.http import HttpTransport
+
+if TYPE_CHECKING:
+    from neuro_sync.transport.http import HttpTransport
 
 URL_VARIABLE = "NEURO_SYNC_URL"
 TOKEN_VARIABLE = "NEURO_SYNC_TOKEN"  # noqa: S105  # the name of a variable

@@ -9,17 +9,21 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
 from neuro_sync.errors import ConfigError, NeuroError, StreamClosed
-from neuro_sync.transport.stream import PIECE
-from neuro_sync.transport.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from neuro_sync.transport.websocket import WebSocket
 
 logger = logging.getLogger("neuro_sync")
 
 HOST = "127.0.0.1"
 LAST_PORT = 65535
+PIECE = 2**16
+"""The most bytes of one message."""
 CLOSING_PATIENCE = 1.0
 """Seconds in which what was sent last may still leave."""
 

@@ -45,6 +45,8 @@ from .store import JobFilter, JobRow, Store
 logger = logging.getLogger(__name__)
 
 _LIFE = TypeAdapter(tuple[JobStatusItem, ...])
+LONGEST_END = 20.0
+"""Seconds that jobs may take to end with the platform; a process can be stuck in the kernel."""
 SAMPLE_PERIOD = 1.0
 KEEP_ALIVE = 10.0
 """Seconds of silence after which a stream shows that it is still there."""
@@ -93,10 +95,11 @@ class JobService:
         for job_id in running:
             self._on_event(job_id, reason)
             self._runtime.kill(job_id)
-        for job_id in running:
-            log = self._runtime.log(job_id)
-            while not log.ended:
-                await log.pulse.watch()
+        ends = [self._runtime.log(job_id).until_ended() for job_id in running]
+        try:
+            await asyncio.wait_for(asyncio.gather(*ends), LONGEST_END)
+        except asyncio.TimeoutError:
+            logger.warning("some jobs did not end; their supervisors are left to it")
         for timer in self._deadlines.values():
             timer.cancel()
         await self._runtime.close()
@@ -243,7 +246,8 @@ class JobService:
 
     def list(self, wanted: JobFilter) -> Iterator[str]:
         """Yield each job's answer, as `answer` gives it."""
-        return map(self.answer, self._store.list(wanted))
+        for job in self._store.answers(wanted):
+            yield job if isinstance(job, str) else self.answer(job)
 
     def answer(self, job: JobRow) -> str:
         """Return what the wire tells of a job now, as JSON without a newline."""
@@ -356,8 +360,7 @@ def _now() -> datetime:
 
 
 def _launch(job: JobRow) -> Launch:
-    container = Container.model_validate({**job.description["container"], "image": job.id})
-    return Launch(job.id, container)
+    return Launch(job.id, Container.model_validate(job.description["container"]))
 
 
 def _check_addresses(container: Container, cluster: str) -> None:

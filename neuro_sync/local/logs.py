@@ -59,6 +59,10 @@ class JobLog:
         self.ended = True
         self.pulse.beat()
 
+    async def until_ended(self) -> None:
+        while not self.ended:
+            await self.pulse.watch()
+
     async def follow(
         self, *, since: datetime | None = None, timestamps: bool = False
     ) -> AsyncIterator[bytes]:

@@ -30,6 +30,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.version import __version__
 
+from .chunks import POOLS
 from .clock import Clock
 from .stream import Stream
 
@@ -273,6 +274,7 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=socket_options(), **kwargs)
+        self.poolmanager.pool_classes_by_scheme = POOLS
 
 
 def socket_options() -> list[tuple[int, int, int]]:

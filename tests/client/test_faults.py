@@ -16,10 +16,18 @@ from neuro_sync import (
     StreamInterrupted,
 )
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.transport.clock import Clock
 from tests.fault_proxy import Fault, FaultProxy
 
 Start = Callable[[str], JobDescription]
 LOG = "GET /api/v1/monitoring/jobs/"
+
+
+class Impatient(Clock):
+    """A clock that does not pause between two tries."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(min(seconds, 0.001))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,8 @@ def proxy(platform: LocalPlatform) -> Iterator[FaultProxy]:
 @pytest.fixture
 def far(platform: LocalPlatform, proxy: FaultProxy) -> Iterator[Session]:
     """A session whose every byte goes through the proxy."""
-    with Session(f"http://127.0.0.1:{proxy.port}/api/v1", platform.token) as session:
+    url = f"http://127.0.0.1:{proxy.port}/api/v1"
+    with Session(url, platform.token, clock=Impatient()) as session:
         yield session
 
 

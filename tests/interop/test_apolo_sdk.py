@@ -535,7 +535,8 @@ def test_a_follower_may_leave_and_the_job_goes_on(drive: Drive) -> None:
 def test_each_line_of_a_log_can_have_its_time(drive: Drive, gate: Path) -> None:
     async def scenario(client: Client) -> None:
         job = await start(client, f"sh -c 'echo first; read line < {gate}; echo then $line'")
-        await running(client, job)
+        async with client.jobs.monitor(job.id) as pieces:
+            await anext(aiter(pieces))  # only now is the second line written
         await open_gate(gate)
         lines = (await log_of(client, job.id, timestamps=True)).decode().splitlines()
         stamps, texts = zip(*(line.split(" ", 1) for line in lines), strict=True)
@@ -552,7 +553,8 @@ def test_each_line_of_a_log_can_have_its_time(drive: Drive, gate: Path) -> None:
 def test_a_log_can_begin_at_a_time_which_is_included(drive: Drive, gate: Path) -> None:
     async def scenario(client: Client) -> None:
         job = await start(client, f"sh -c 'echo first; read line < {gate}; echo then $line'")
-        await running(client, job)
+        async with client.jobs.monitor(job.id) as pieces:
+            await anext(aiter(pieces))  # only now is the second line written
         await open_gate(gate)
         stamped = (await log_of(client, job.id, timestamps=True)).decode().splitlines()
         second = datetime.fromisoformat(stamped[1][:26] + "+00:00")

@@ -196,7 +196,7 @@ def test_ping_answers_anybody_with_nothing(wire: Wire, path: str) -> None:
         ("PUT", "/api/v1/jobs", 405, "405: Method Not Allowed"),
         ("PATCH", "/api/v1/jobs", 405, "405: Method Not Allowed"),
         ("POST", "/api/v1/jobs/x", 405, "405: Method Not Allowed"),
-        ("BREW", "/api/v1/config", 405, "405: Method Not Allowed"),
+        ("PATCH", "/api/v1/config", 405, "405: Method Not Allowed"),
         ("POST", "/api/v1/monitoring/jobs/x/log", 405, "405: Method Not Allowed"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,12 +14,14 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 import websocket
 
 from neuro_sync import JobStatus, Session
+from neuro_sync.local import server
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import running_platform
 from neuro_sync.models import frames
@@ -188,8 +191,12 @@ def test_a_client_that_does_not_read_holds_the_command_up(
     assert heard.statuses == [{"exit_code": 0}]
 
 
+FLOOD = 40
+"""Mebibytes; far more than all buffers hold between a client and a command."""
+
+
 def flood(channel: Channel) -> None:
-    for _ in range(200):
+    for _ in range(FLOOD):
         channel.send(frames.stdin(MEBIBYTE))
 
 
@@ -215,7 +222,7 @@ def test_a_client_that_leaves_ends_its_command(dial: Dial, run: Run) -> None:
     polite = dial(
         job,
         "exec",
-        cmd="sh -c 'trap \"echo bye >bye; exit\" HUP; echo $PWD; while :; do sleep 0.01; done'",
+        cmd="sh -c 'trap \"echo bye >bye; exit\" HUP; echo $PWD; sleep 600 & wait'",
     )
     folder = Path(polite.until(b"\n").decode().strip())
     polite.leave()
@@ -434,7 +441,7 @@ def test_the_terminal_of_a_job_is_one(dial: Dial, run: Run, session: Session) ->
 def test_an_attach_to_a_job_that_is_killed_ends_without_a_status(
     dial: Dial, run: Run, session: Session
 ) -> None:
-    job = run("sh -c 'trap \"echo bye; exit\" TERM; while :; do sleep 0.01; done'")
+    job = run("sh -c 'trap \"echo bye; exit\" TERM; sleep 600 & wait'")
     channel = dial(job, "attach")
     session.jobs.kill(job)
     heard = channel.rest()
@@ -498,6 +505,58 @@ def test_the_first_known_subprotocol_is_chosen(
     channel = dial(run(FOREVER), path, offer=offer, cmd="sleep 600")
     assert channel.websocket.getsubprotocol() == chosen
     assert channel.message() == b"\x01"
+
+
+def test_a_handshake_may_be_a_post(dial: Dial, run: Run) -> None:
+    address = urlsplit(dial.platform.url)
+    request = (
+        f"POST {address.path}/monitoring/jobs/{run(FOREVER).id}/exec?cmd=true HTTP/1.1\r\n"
+        f"Host: {address.netloc}\r\nAuthorization: Bearer {dial.platform.token}\r\n"
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(request.encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 101 ")
+
+
+def test_input_that_is_not_read_for_long_is_not_taken_for_a_dead_client(
+    dial: Dial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    waited: list[bool] = []
+    timeout = server._WebSockets.keepalive_timeout
+
+    def count(connection: server._WebSockets) -> None:
+        waited.append(connection.read_paused)
+        timeout(connection)
+
+    monkeypatch.setattr(server, "PING_INTERVAL", 0.2)
+    monkeypatch.setattr(server, "PONG_TIMEOUT", 1.0)
+    monkeypatch.setattr(server._WebSockets, "keepalive_timeout", count)
+    with (
+        LocalPlatform(tmp_path / "state", grace=0.5) as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        job = session.jobs.start(image="any", preset_name="cpu-small", command=FOREVER)
+        eventually(lambda: session.jobs.status(job).status.is_running, "the job runs")
+        command = f"sh -c 'read go < {gate}; wc -c'"
+        channel = dial.to(platform)(job, "exec", cmd=command, stdin="1")
+
+        def feed() -> None:
+            flood(channel)
+            channel.send(frames.end_of_input())
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        eventually(lambda: len(waited) > 1, "the answers to pings stay out")
+        gate.write_text("go\n")
+        heard = channel.rest()
+        feeder.join()
+    assert all(waited)
+    assert heard.stdout.strip() == str(FLOOD * len(MEBIBYTE)).encode()
+    assert heard.statuses == [{"exit_code": 0}]
 
 
 NO_STREAM: dict[str, Any] = {"stdin": "0", "stdout": "0", "stderr": "0"}
@@ -588,7 +647,7 @@ def kill(dial: Dial, job_id: str, query: str = "") -> requests.Response:
 
 
 def test_a_kill_without_a_signal_is_sigkill(dial: Dial, run: Run, session: Session) -> None:
-    job = run("sh -c 'trap \"\" TERM; while :; do sleep 0.01; done'")
+    job = run("sh -c 'trap \"\" TERM; sleep 600 & wait'")
     channel = dial(job, "attach")
     answer = kill(dial, job.id)
     assert (answer.status_code, answer.content) == (204, b"")
@@ -600,7 +659,7 @@ def test_a_kill_without_a_signal_is_sigkill(dial: Dial, run: Run, session: Sessi
 
 @pytest.mark.parametrize("name", ["10", "USR1", "SIGUSR1", "sigusr1"])
 def test_a_signal_may_be_named(dial: Dial, run: Run, session: Session, name: str) -> None:
-    job = run("sh -c 'trap \"exit 4\" USR1; echo ready; while :; do sleep 0.01; done'")
+    job = run("sh -c 'trap \"exit 4\" USR1; echo ready; sleep 600 & wait'")
     with session.jobs.logs(job) as lines:
         assert next(lines) == "ready"
     assert kill(dial, job.id, f"?signal={name}").status_code == 204

@@ -17,7 +17,7 @@ from neuro_sync.models.frames import BadFrame, EndOfInput, Exited, Input, Resize
 
 from .monitoring import Service
 from .values import signal_number, stream_flag
-from .websockets import not_upgraded, until_one_ends
+from .websockets import refuse_plain_requests, until_one_ends
 
 router = APIRouter(prefix="/monitoring/jobs")
 
@@ -25,8 +25,8 @@ EXEC_PROTOCOLS = (frames.CHANNELS_WITH_EOF, frames.CHANNELS)
 ATTACH_PROTOCOLS = (*EXEC_PROTOCOLS, "attach.apolo.us")
 UNSUPPORTED_DATA = 1003
 
-for path in ("exec", "attach"):
-    router.add_api_route(f"/{{id}}/{path}", not_upgraded, methods=["GET", "POST"], status_code=400)
+for path in ("/{id}/exec", "/{id}/attach"):
+    refuse_plain_requests(router, path)
 
 
 @dataclass(frozen=True)

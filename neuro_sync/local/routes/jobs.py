@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.local.answers import JSON, bad_request
 from neuro_sync.local.jobs import JobService
-from neuro_sync.local.store import PAGE, JobFilter
+from neuro_sync.local.store import JobFilter
 from neuro_sync.models.jobs import (
     NAME_PATTERN,
     TENANT_PATTERN,
@@ -30,6 +30,9 @@ from .values import flag, instant, name_of
 router = APIRouter(prefix="/jobs")
 
 OWNER_PATTERN = r"^[a-z0-9]+(?:[-/][a-z0-9]+)*$"
+FIRST_PAGE = 20
+"""Jobs that are sent first, so that the reader has something to do while the next are read."""
+PAGE = 200
 NDJSON = "application/x-ndjson"
 
 
@@ -158,9 +161,11 @@ async def list_jobs(
 
     async def lines() -> AsyncIterator[bytes]:
         page: list[str] = []
+        size = FIRST_PAGE
         for job in found:
             page.append(job)
-            if len(page) == PAGE:
+            if len(page) == size:
+                size = PAGE
                 yield "\n".join([*page, ""]).encode()
                 page.clear()
                 await asyncio.sleep(0)  # others get their turn

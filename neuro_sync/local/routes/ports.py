@@ -10,13 +10,11 @@ from fastapi import APIRouter, WebSocket
 from neuro_sync.errors import IllegalArgumentError
 
 from .monitoring import Service
-from .websockets import LARGEST, not_upgraded, until_one_ends
+from .websockets import LARGEST, refuse_plain_requests, until_one_ends
 
 router = APIRouter(prefix="/monitoring/jobs")
 
-router.add_api_route(
-    "/{id}/port_forward/{port}", not_upgraded, methods=["GET", "POST"], status_code=400
-)
+refuse_plain_requests(router, "/{id}/port_forward/{port}")
 
 
 class PortRefused(IllegalArgumentError):

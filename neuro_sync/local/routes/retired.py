@@ -19,16 +19,14 @@ from neuro_sync.models.jobs import ExecInspect
 
 from .channels import arguments, converse_raw
 from .monitoring import Service
-from .websockets import not_upgraded
+from .websockets import refuse_plain_requests
 
 router = APIRouter(prefix="/monitoring/jobs")
 
 REMEMBERED = 1000
 """Commands; of more the oldest are forgotten."""
 
-router.add_api_route(
-    "/{id}/{exec_id}/exec_start", not_upgraded, methods=["GET", "POST"], status_code=400
-)
+refuse_plain_requests(router, "/{id}/{exec_id}/exec_start")
 
 
 class ExecCreate(Model):

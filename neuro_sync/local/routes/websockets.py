@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from fastapi import Response
+from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from starlette.websockets import WebSocketDisconnect
 
@@ -34,7 +34,11 @@ async def until_one_ends(*activities: Coroutine[Any, Any, None]) -> None:
             raise result
 
 
-async def not_upgraded() -> Response:
-    """Refuse a plain request to what is only a websocket; nothing was done."""
+def refuse_plain_requests(router: APIRouter, path: str) -> None:
+    """Answer plain requests to what is only a websocket, without doing anything."""
+    router.add_api_route(path, _not_upgraded, methods=["GET", "POST"], include_in_schema=False)
+
+
+async def _not_upgraded() -> PlainTextResponse:
     text = 'No WebSocket UPGRADE hdr: None\n Can "Upgrade" only to "WebSocket".'
     return PlainTextResponse(text, status_code=400)

@@ -124,15 +124,12 @@ class ProcessRuntime:
 
     async def exec(self, job_id: str, arguments: Sequence[str], *, tty: bool) -> CommandChannel:
         connection = await self._connect(job_id, self._running(job_id))
-        if tty:
-            master, slave = os.openpty()
-            channel = CommandChannel(connection, Input(os.dup(master)), (master,))
-            theirs = (slave, slave, slave)
-        else:
-            (stdin, to_stdin), (of_stdout, stdout) = os.pipe(), os.pipe()
-            of_stderr, stderr = os.pipe()
-            channel = CommandChannel(connection, Input(to_stdin), (of_stdout, of_stderr))
-            theirs = (stdin, stdout, stderr)
+        try:
+            stdin, outputs, theirs = _open_terminal() if tty else _open_pipes()
+        except OSError:
+            connection.close()
+            raise
+        channel = CommandChannel(connection, Input(stdin), outputs)
         try:
             fields = (b"exec", b"%f" % self._grace, b"%d" % tty, *map(os.fsencode, arguments))
             await _request(connection, fields, theirs)
@@ -356,6 +353,37 @@ def _write_spec(path: Path, container: Container, scratch: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write("\0".join(parts).encode("utf-8", "surrogateescape"))
+
+
+Files = tuple[int, ...]
+
+
+def _open_pipes() -> tuple[int, Files, Files]:
+    """Return where input is written, where outputs are read, and a command's three streams.
+
+    All of them are opened or none.
+    """
+    pipes: list[tuple[int, int]] = []
+    try:
+        for _ in range(3):
+            pipes.append(os.pipe())  # noqa: PERF401  # those before a failure have to be known
+    except OSError:
+        for fd in chain(*pipes):
+            os.close(fd)
+        raise
+    (stdin, to_stdin), (of_stdout, stdout), (of_stderr, stderr) = pipes
+    return to_stdin, (of_stdout, of_stderr), (stdin, stdout, stderr)
+
+
+def _open_terminal() -> tuple[int, Files, Files]:
+    """Return the same for a terminal."""
+    master, slave = os.openpty()
+    try:
+        return os.dup(master), (master,), (slave, slave, slave)
+    except OSError:
+        os.close(master)
+        os.close(slave)
+        raise
 
 
 def _dial(folder: Path) -> socket.socket:

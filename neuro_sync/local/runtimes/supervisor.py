@@ -133,7 +133,8 @@ class Supervisor:
             self.record(b"failed %d %s" % (time.time_ns(), failure))
             return
         self.record(b"started %d %d" % (time.time_ns(), self.pid))
-        self.record(b"exited %d %d" % (time.time_ns(), exit_code(self.watch())))
+        code = exit_code(self.watch())
+        self.record(b"exited %d %d" % (time.time_ns(), code))
 
     def watch(self) -> int:
         """Copy output and obey commands until the job and all that it started are gone.
