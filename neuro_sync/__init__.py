@@ -1,5 +1,7 @@
 """Blocking Python SDK for Neu.ro / Apolo compute jobs."""
 
+from .client.channels import CommandResult, StdStream
+from .client.forward import PortForward
 from .client.session import Client, Session, get
 from .errors import (
     APIError,
@@ -8,6 +10,8 @@ from .errors import (
     AuthorizationError,
     BadGateway,
     ClientError,
+    CommandFailed,
+    CommandTimeout,
     ConfigError,
     Conflict,
     ConnectionFailed,
@@ -21,6 +25,7 @@ from .errors import (
     ResourceNotFound,
     ServerError,
     ServerNotAvailable,
+    StreamClosed,
     StreamInterrupted,
     WaitTimeout,
 )
@@ -53,6 +58,9 @@ __all__ = [
     "BadGateway",
     "Client",
     "ClientError",
+    "CommandFailed",
+    "CommandResult",
+    "CommandTimeout",
     "ConfigError",
     "Conflict",
     "ConnectionFailed",
@@ -73,6 +81,7 @@ __all__ = [
     "NDJSONError",
     "NeuroError",
     "NotSupported",
+    "PortForward",
     "Preset",
     "ProtocolError",
     "RemoteImage",
@@ -83,6 +92,8 @@ __all__ = [
     "ServerError",
     "ServerNotAvailable",
     "Session",
+    "StdStream",
+    "StreamClosed",
     "StreamInterrupted",
     "Volume",
     "WaitTimeout",

@@ -41,6 +41,32 @@ class StreamInterrupted(ConnectionFailed):
     """A stream was cut, and taking it up again failed. The job may well go on."""
 
 
+class StreamClosed(NeuroError, BrokenPipeError):
+    """The stream was over, or was closed here. What it received before stays readable."""
+
+
+class CommandFailed(NeuroError, RuntimeError):
+    """A command that was run with ``check=True`` did not end with 0."""
+
+    def __init__(
+        self, message: str, exit_code: int, stdout: bytes | str, stderr: bytes | str
+    ) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class CommandTimeout(NeuroError, TimeoutError):
+    """A command was not over in time. It may well go on inside the job."""
+
+    def __init__(self, message: str, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        super().__init__(message)
+        self.stdout = stdout
+        """What it had written until then, of what was not read otherwise."""
+        self.stderr = stderr
+
+
 class WaitTimeout(NeuroError, TimeoutError):
     """The deadline of a wait passed. The job was left alone."""
 
@@ -204,7 +230,8 @@ def error_from_answer(status: int, body: bytes | str, *, method: str, path: str)
     """
     raw = body.decode(errors="replace") if isinstance(body, bytes) else body
     payload = _json_object(raw)
-    text = payload.get("error") or payload.get("msg") or payload.get("description")
+    # Port forwarding says in words what failed, and adds its own error's repr as `error`.
+    text = payload.get("msg") or payload.get("error") or payload.get("description")
     if isinstance(text, str):
         inner = _json_object(text)
         text = inner.get("error", text)

@@ -88,6 +88,7 @@ class Config:
         self._org_name = org_name
         self._project_name = project_name
         self._platform: PlatformConfig | None = None
+        self._service_version = ""
         # So that threads that need it at the same time ask once.
         self._lock = threading.Lock()
 
@@ -107,9 +108,16 @@ class Config:
                 self._platform = self._fetch()
             return self._platform
 
+    @property
+    def is_local(self) -> bool:
+        """Whether this is the local platform, which can do what the hosted one cannot."""
+        return bool(self.platform) and self._service_version.startswith("neuro-local/")
+
     def _fetch(self) -> PlatformConfig:
         url = f"{self.api_url}/config"
-        platform = PlatformConfig.from_answer(self._transport.request("GET", url).content)
+        answer = self._transport.request("GET", url)
+        self._service_version = answer.headers.get("X-Service-Version", "")
+        platform = PlatformConfig.from_answer(answer.content)
         if not platform.authorized or not platform.clusters:
             why = "knows no cluster for you" if platform.authorized else "does not accept the token"
             raise AuthenticationError(f"{self.api_url} {why}", method="GET", path="/config")

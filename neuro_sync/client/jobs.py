@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, NoReturn, overload
@@ -13,20 +14,25 @@ from pydantic import TypeAdapter, ValidationError
 from yarl import URL
 
 from neuro_sync.errors import (
+    CommandFailed,
     ConnectionFailed,
     IllegalArgumentError,
     JobFailed,
     NDJSONError,
     NeuroError,
+    NotSupported,
     ProtocolError,
+    ResourceNotFound,
     ServerError,
     WaitTimeout,
 )
+from neuro_sync.models import frames
 from neuro_sync.models.base import explain
 from neuro_sync.models.images import RemoteImage
 from neuro_sync.models.jobs import (
     Container,
     DiskVolume,
+    ExecInspect,
     HTTPPort,
     JobDescription,
     JobOptions,
@@ -44,8 +50,11 @@ from neuro_sync.models.uris import complete
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport, segment
 from neuro_sync.transport.stream import Records, Stream, split_lines
+from neuro_sync.transport.websocket import WebSocket
 
+from .channels import CommandResult, PreparedCommands, StdStream
 from .config import Config
+from .forward import PortForward
 from .logs import LogLines, LogRequest
 
 NDJSON = "application/x-ndjson"
@@ -74,6 +83,7 @@ class Jobs:
         self._transport = transport
         self._config = config
         self._clock = clock
+        self._commands = PreparedCommands()
 
     def start(
         self,
@@ -414,6 +424,249 @@ class Jobs:
             self._clock,
         )
 
+    def attach(
+        self,
+        id: Job,
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        stdout: bool = False,
+        stderr: bool = False,
+        cluster_name: str | None = None,
+    ) -> StdStream:
+        """Connect with the input and output of a running job, from now on.
+
+        With neither `stdout` nor `stderr` both are received. A job that was started with a
+        terminal is attached with it, and one without is not, whatever `tty` says.
+
+        Raises:
+            ResourceNotFound: The job is not running.
+
+        Endpoint: GET {monitoring}/{id}/attach, a websocket
+        """
+        job = id if isinstance(id, JobDescription) else self.status(id)
+        tty = job.container.tty
+        query = _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+        websocket = self._open_channel(job, "attach", query, cluster_name)
+        return StdStream(websocket, f"attach to {job.id}", tty=tty, stdin=stdin)
+
+    def exec(
+        self,
+        id: Job,
+        cmd: str | Sequence[str],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        stdout: bool = False,
+        stderr: bool = False,
+        cluster_name: str | None = None,
+    ) -> StdStream:
+        """Run a command inside a running job, and return its input and output.
+
+        A string is split by shell rules and run by no shell; write ``sh -c '...'`` for pipes.
+        With neither `stdout` nor `stderr` both are received; with `tty` both come as `stdout`.
+
+        Raises:
+            ResourceNotFound: The job is not running.
+            IllegalArgumentError: There is no such job, or no command.
+            ConnectionFailed: The platform was not reached, or did not answer. The command is not
+                sent again, but it may have been carried out.
+
+        Endpoint: GET {monitoring}/{id}/exec, a websocket
+        """
+        command = cmd if isinstance(cmd, str) else shlex.join(cmd)
+        query = [("cmd", command)]
+        query += _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+        websocket = self._open_channel(id, "exec", query, cluster_name)
+        return StdStream(websocket, f"{command!r}", tty=tty, stdin=stdin)
+
+    def _open_channel(
+        self,
+        id: Job,
+        channel: str,
+        query: Sequence[tuple[str, str]] = (),
+        cluster_name: str | None = None,
+    ) -> WebSocket:
+        url = f"{self._monitoring_url(id, cluster_name)}/{channel}"
+        offered = (frames.CHANNELS_WITH_EOF, frames.CHANNELS)
+        return WebSocket(self._transport, url, query=query, subprotocols=offered).open()
+
+    def _monitoring_url(self, id: Job, cluster_name: str | None = None) -> str:
+        if cluster_name is None and isinstance(id, JobDescription):
+            cluster_name = id.cluster_name
+        return f"{self._config.cluster(cluster_name).monitoring_url}/{self._id_of(id)}"
+
+    @overload
+    def run_command(
+        self,
+        id: Job,
+        cmd: str | Sequence[str],
+        *,
+        input: bytes | str | None = None,
+        timeout: Duration | None = None,
+        check: bool = False,
+        text: Literal[False] = False,
+        cluster_name: str | None = None,
+    ) -> CommandResult[bytes]: ...
+
+    @overload
+    def run_command(
+        self,
+        id: Job,
+        cmd: str | Sequence[str],
+        *,
+        input: bytes | str | None = None,
+        timeout: Duration | None = None,
+        check: bool = False,
+        text: Literal[True],
+        cluster_name: str | None = None,
+    ) -> CommandResult[str]: ...
+
+    def run_command(
+        self,
+        id: Job,
+        cmd: str | Sequence[str],
+        *,
+        input: bytes | str | None = None,
+        timeout: Duration | None = None,
+        check: bool = False,
+        text: bool = False,
+        cluster_name: str | None = None,
+    ) -> CommandResult[bytes] | CommandResult[str]:
+        """Run a command inside a running job, and wait for its end, as ``subprocess.run`` does.
+
+        `input` is all that the command reads. With `text` its output is decoded as UTF-8.
+
+        Raises:
+            CommandFailed: With ``check=True``, when it did not end with 0.
+            CommandTimeout: It was not over within `timeout`; the error has its output so far. It
+                may go on inside the job.
+            StreamInterrupted: The connection ended before there was an exit code.
+            NotSupported: There is `input`, and the platform cannot tell a command where it ends.
+                The command was started without any.
+            ResourceNotFound: The job is not running.
+
+        Endpoint: GET {monitoring}/{id}/exec, a websocket
+        """
+        stream = self.exec(id, cmd, stdin=input is not None, cluster_name=cluster_name)
+        data = input.encode() if isinstance(input, str) else input
+        with stream:
+            result = stream.communicate(data, timeout=_seconds(timeout))
+        if check and result.exit_code != 0:
+            tail = (result.stderr or result.stdout).decode(errors="replace").strip()
+            why = stream.exit_message or tail[-2000:]
+            raise CommandFailed(
+                f"{cmd!r} ended with {result.exit_code}" + (f": {why}" if why else ""),
+                result.exit_code,
+                result.stdout.decode(errors="replace") if text else result.stdout,
+                result.stderr.decode(errors="replace") if text else result.stderr,
+            )
+        return result.decoded() if text else result
+
+    def exec_create(self, id: Job, cmd: str | Sequence[str], *, tty: bool = False) -> str:
+        """Prepare a command for `exec_start` and return an id for it; `exec` does both at once.
+
+        Platforms of 2020 kept such commands; now this object does. Nothing runs yet.
+
+        Raises:
+            IllegalArgumentError: There is no such job.
+        """
+        command = cmd if isinstance(cmd, str) else shlex.join(cmd)
+        return self._commands.add(self._id_of(id), command, tty=tty)
+
+    def exec_start(self, id: Job, exec_id: str) -> StdStream:
+        """Run a command that was prepared; raises as `exec` does.
+
+        Endpoint: GET {monitoring}/{id}/exec, a websocket
+        """
+        prepared = self._commands.get(self._id_of(id), exec_id)
+        return prepared.start(lambda: self.exec(id, prepared.command, tty=prepared.tty, stdin=True))
+
+    def exec_inspect(self, id: Job, exec_id: str) -> ExecInspect:
+        """Return whether a prepared command runs, or how it ended.
+
+        Raises:
+            ResourceNotFound: It was not prepared here.
+        """
+        return self._commands.get(self._id_of(id), exec_id).inspect()
+
+    def exec_resize(self, id: Job, exec_id: str, *, w: int, h: int) -> None:
+        """Tell a prepared command that runs the size of its terminal.
+
+        Raises:
+            StreamClosed: It does not run.
+        """
+        self._commands.get(self._id_of(id), exec_id).resize(h, w)
+
+    def resize(self, id: Job, *, w: int, h: int) -> None:
+        """Tell a job the size of its terminal.
+
+        Raises:
+            NotSupported: The platform has no such call any more; `StdStream.resize` does it.
+            ResourceNotFound: The job is not running.
+
+        Endpoint: POST {monitoring}/{id}/resize
+        """
+        url = f"{self._monitoring_url(id)}/resize"
+        try:
+            self._transport.request("POST", url, query=[("w", str(w)), ("h", str(h))])
+        except ResourceNotFound as error:
+            if error.payload is not None:  # the call is there, the job is not
+                raise
+            raise NotSupported(
+                "this platform cannot resize a job's terminal from outside; "
+                "call resize(h, w) of the stream that jobs.attach() returns"
+            ) from error
+
+    def send_signal(
+        self, id: Job, signal: str | int = "SIGKILL", *, cluster_name: str | None = None
+    ) -> None:
+        """Send a signal to the main process of a running job; `kill` is what ends a job.
+
+        Raises:
+            NotSupported: It is not SIGKILL, and the platform would send SIGKILL instead. Nothing
+                was sent.
+            ResourceNotFound: The job is not running.
+
+        Endpoint: POST {monitoring}/{id}/kill
+        """
+        is_kill = str(signal).upper() in ("9", "KILL", "SIGKILL")
+        if not is_kill and not self._config.is_local:
+            name = str(signal).upper().removeprefix("SIG")
+            raise NotSupported(
+                f"this platform would send SIGKILL instead of {signal}; "
+                f'use jobs.exec(id, "kill -{name} 1")'
+            )
+        url = f"{self._monitoring_url(id, cluster_name)}/kill"
+        self._transport.request("POST", url, query=[] if is_kill else [("signal", str(signal))])
+
+    def port_forward(
+        self,
+        id: Job,
+        local_port: int,
+        job_port: int,
+        *,
+        no_key_check: bool = False,  # noqa: ARG002  # of the days of SSH; old code gives it
+        cluster_name: str | None = None,
+    ) -> PortForward:
+        """Make a port of a job a port of this machine, until the object returned is closed.
+
+        `local_port` 0 picks a free one, `PortForward.local_port`. A job that is not running, or
+        does not listen, is known only when something connects; that is logged.
+
+        Raises:
+            ConfigError: The local port cannot be used.
+            IllegalArgumentError: There is no such job.
+
+        Endpoint: GET {monitoring}/{id}/port_forward/{port}, a websocket for each connection
+        """
+        url = f"{self._monitoring_url(id, cluster_name)}/port_forward/{job_port}"
+        return PortForward(
+            lambda: WebSocket(self._transport, url),
+            local_port,
+            f"port {job_port} of {self._id_of(id)}",
+        )
+
     def _open_log(
         self,
         id: Job,
@@ -499,6 +752,16 @@ def _read_jobs(stream: Stream) -> Iterator[JobDescription]:
             if isinstance(failure, dict) and "error" in failure:
                 raise NDJSONError(str(failure["error"])) from None
             raise
+
+
+def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tuple[str, str]]:
+    """Say which channels to open; without any output a stream would be over at once."""
+    if tty:  # then all output comes as stdout, and a platform refuses to be asked for both
+        stdout, stderr = True, False
+    elif not stdout and not stderr:
+        stdout = stderr = True
+    flags = {"tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
+    return [(name, str(int(flag))) for name, flag in flags.items()]
 
 
 class _Refused:

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -18,6 +19,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from requests.utils import select_proxy
 
 from neuro_sync.errors import (
     APIError,
@@ -49,6 +51,21 @@ BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, Valu
 ATTEMPTS = 4
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
+
+
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """What a connection needs that is not made by `HttpTransport`, to be of the same kind."""
+
+    headers: Mapping[str, str] = field(repr=False)
+    """Who asks; one of them holds the token."""
+    timeout: Timeout
+    proxy: str | None = field(repr=False)
+    """The address of the proxy to go through, which may hold a password."""
+    verify: bool | str
+    """The path of a CA bundle; True is the usual one, False trusts anybody."""
+    cert: str | tuple[str, str] | None
+    """The client's certificate, and its key if that is in another file."""
 
 
 class HttpTransport:
@@ -116,6 +133,18 @@ class HttpTransport:
         response = self._send("GET", url, query, None, accept, stream=True)
         return Stream(response, f"GET {urlsplit(url).path}")
 
+    def connection_settings(self, url: str) -> ConnectionSettings:
+        """Return how requests to an address are made, for one that is no plain request."""
+        self._check_open()
+        _, settings = self._pools(url)
+        return ConnectionSettings(
+            headers={name: self._headers[name] for name in ("User-Agent", "Authorization")},
+            timeout=self._timeout,
+            proxy=select_proxy(url, settings["proxies"]),
+            verify=settings["verify"],
+            cert=settings["cert"],
+        )
+
     def close(self) -> None:
         """Close all connections. Calls after this one raise."""
         self._closed = True
@@ -124,8 +153,7 @@ class HttpTransport:
     def _send(
         self, method: str, url: str, query: Query, body: object, accept: str | None, *, stream: bool
     ) -> requests.Response:
-        if self._closed:
-            raise NeuroError("this session is closed; make a new one")
+        self._check_open()
         request = self._prepare(method, url, query, body, accept)
         attempts = ATTEMPTS if method in REPEATABLE else 1
         for attempt in range(1, attempts + 1):
@@ -144,6 +172,10 @@ class HttpTransport:
             logger.info("%s; trying again in %.1f s", reason, delay)
             self._clock.sleep(delay)
         raise AssertionError("the last attempt returns or raises")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NeuroError("this session is closed; make a new one")
 
     def _prepare(
         self, method: str, url: str, query: Query, body: object, accept: str | None
@@ -241,15 +273,20 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_connections=8, pool_maxsize=64)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        options = [
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        ]
-        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-            if hasattr(socket, name):
-                options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-        super().init_poolmanager(*args, socket_options=options, **kwargs)
+        super().init_poolmanager(*args, socket_options=socket_options(), **kwargs)
         self.poolmanager.pool_classes_by_scheme = POOLS
+
+
+def socket_options() -> list[tuple[int, int, int]]:
+    """Return what each connection is set to: send at once, and notice a peer that is gone."""
+    options = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ]
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
 
 
 def _announces_end(response: requests.Response) -> bool:

@@ -1,0 +1,183 @@
+"""The user's own terminal, connected with a command inside a job."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from neuro_sync.errors import NeuroError, NotSupported, StreamClosed
+from neuro_sync.transport.stream import PIECE
+
+if TYPE_CHECKING:
+    from .channels import StdStream
+
+CTRL_P, CTRL_Q = b"\x10", b"\x11"
+
+
+class DetachKeys:
+    """Finds Ctrl-P Ctrl-Q in what is typed."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, typed: bytes) -> tuple[bytes, bool]:
+        """Return what to pass on, and whether the keys were found at its end.
+
+        A Ctrl-P is held back until the next key shows that it was meant for the command.
+        """
+        before, found, _ = (self._held + typed).partition(CTRL_P + CTRL_Q)
+        self._held = CTRL_P if not found and before.endswith(CTRL_P) else b""
+        return before.removesuffix(self._held), bool(found)
+
+
+def interact(stream: StdStream) -> int | None:
+    """Pass on between this process's input and output and `stream`, and close it at the end."""
+    try:
+        import termios  # noqa: F401
+    except ImportError as error:
+        raise NotSupported(
+            "interact() needs a terminal of Unix; use write_in and read_out"
+        ) from error
+    typing, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    over, tell_over = os.pipe()
+
+    def show() -> None:
+        # A failure of the stream is told by exit_code below; without a screen it is over.
+        with suppress(NeuroError, OSError):
+            for message in stream:
+                _write_all(screen if message.fileno == 1 else sys.stderr.fileno(), message.data)
+        os.close(tell_over)
+
+    shower = threading.Thread(target=show, name="neuro-sync: output", daemon=True)
+    try:
+        with (
+            stream,
+            _waking() as woken,
+            _raw(typing, enabled=stream.tty),
+            _resizing(stream, screen),
+        ):
+            shower.start()
+            detached = _pass_on(typing, over, woken, stream)
+            return None if detached else stream.exit_code
+    finally:
+        if shower.ident is not None:
+            shower.join()
+        else:
+            os.close(tell_over)
+        os.close(over)
+
+
+def _pass_on(typing: int, over: int, woken: int, stream: StdStream) -> bool:
+    """Send what is typed until the stream is over; return whether the user left before."""
+    keys = DetachKeys()
+    sources = [typing, over, woken]
+    while True:
+        ready, _, _ = select.select(sources, [], [])
+        if over in ready:
+            return False
+        if woken in ready:  # the signal's handler has run by now
+            os.read(woken, PIECE)
+        if typing not in ready:
+            continue
+        typed = os.read(typing, PIECE)
+        data, detached = keys.feed(typed)
+        try:
+            if data:
+                stream.write_in(data)
+            if detached:
+                return True
+            if not typed:
+                sources.remove(typing)
+                stream.close_stdin()
+        except StreamClosed:  # it ends just now; `over` will tell
+            if typing in sources:
+                sources.remove(typing)
+
+
+@contextmanager
+def _waking() -> Iterator[int]:
+    """Yield what becomes readable when a signal came.
+
+    One that comes just before `select` begins to wait would else be noticed at the next key.
+    """
+    woken, waker = os.pipe()
+    is_main = threading.current_thread() is threading.main_thread()
+    try:
+        if is_main:
+            os.set_blocking(waker, False)
+            before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        yield woken
+    finally:
+        if is_main:
+            signal.set_wakeup_fd(before)
+        os.close(waker)
+        os.close(woken)
+
+
+@contextmanager
+def _raw(terminal: int, *, enabled: bool) -> Iterator[None]:
+    """Let each key through as it is typed, and restore the terminal however this ends."""
+    import termios
+    import tty
+
+    if not enabled or not os.isatty(terminal):
+        yield
+        return
+    before = termios.tcgetattr(terminal)
+
+    def restore() -> None:
+        with suppress(termios.error):  # the terminal itself is gone
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+    def restore_and_die(number: int, _: FrameType | None) -> None:
+        # No `finally` runs when a process dies of a signal.
+        restore()
+        signal.signal(number, handlers[number])
+        os.kill(os.getpid(), number)
+
+    handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                handlers[number] = signal.signal(number, restore_and_die)
+        tty.setraw(terminal)
+        yield
+    finally:
+        restore()
+        for caught, handler in handlers.items():
+            signal.signal(caught, handler)
+
+
+@contextmanager
+def _resizing(stream: StdStream, screen: int) -> Iterator[None]:
+    """Tell the command the size of the screen, now and whenever it changes."""
+    if not stream.tty or not os.isatty(screen):
+        yield
+        return
+
+    def resize(*_: object) -> None:
+        size = os.get_terminal_size(screen)
+        with suppress(NeuroError):  # it is over; its reader is told
+            stream.resize(size.lines, size.columns)
+
+    resize()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGWINCH, resize)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,190 @@
+"""A real terminal around `interact`: what is typed and shown, and how the terminal is left."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from fcntl import ioctl
+from struct import pack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuro_sync import JobDescription, Session
+from neuro_sync.client.terminal import DetachKeys
+from neuro_sync.local.server import LocalPlatform
+
+PROGRAM = """
+import sys, threading, signal
+import neuro_sync
+url, token, job, command, extra = sys.argv[1:]
+with neuro_sync.Session(url, token) as session:
+    with session.jobs.exec(job, command, tty=True, stdin=True) as stream:
+        exec(extra)
+        try:
+            print("ENDED", stream.interact(), flush=True)
+        except BaseException as error:
+            print("RAISED", type(error).__name__, flush=True)
+            raise
+"""
+
+
+class Terminal:
+    """A pseudo terminal with the program at its other end."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._master, self.slave = pty.openpty()
+        self.resize(31, 99)
+        self.before = termios.tcgetattr(self.slave)
+        self.shown = b""
+        self.program = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PROGRAM, *arguments],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+        )
+
+    def resize(self, rows: int, columns: int) -> None:
+        ioctl(self.slave, termios.TIOCSWINSZ, pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: bytes) -> None:
+        os.write(self._master, text)
+
+    def wait_for(self, text: bytes) -> None:
+        deadline = time.monotonic() + 20
+        while text not in self.shown:
+            ready, _, _ = select.select([self._master], [], [], deadline - time.monotonic())
+            assert ready, self.shown
+            self.shown += os.read(self._master, 65536)
+
+    def wait(self) -> int:
+        return self.program.wait(20)
+
+    @property
+    def is_restored(self) -> bool:
+        return termios.tcgetattr(self.slave) == self.before
+
+    def close(self) -> None:
+        self.program.kill()
+        self.program.wait()
+        os.close(self._master)
+        os.close(self.slave)
+
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def open_terminal(
+    platform: LocalPlatform, session: Session, start: Callable[[str], JobDescription]
+) -> Iterator[Open]:
+    job = start("sh -c 'echo ready; exec sleep 60'")
+    with session.jobs.logs(job) as lines:
+        next(lines)
+    opened: list[Terminal] = []
+
+    def open_one(command: str = "sh", extra: str = "") -> Terminal:
+        opened.append(Terminal([platform.url, platform.token, job.id, command, extra]))
+        return opened[-1]
+
+    yield open_one
+    for terminal in opened:
+        terminal.close()
+    session.jobs.kill(job)
+
+
+def test_what_is_typed_is_run_and_the_exit_code_is_told(open_terminal: Open) -> None:
+    terminal = open_terminal()
+    terminal.wait_for(b"# ")
+    assert not terminal.is_restored  # each key goes through as it is typed
+    terminal.type(b"stty size; exit 7\r")
+    terminal.wait_for(b"ENDED 7")
+    assert b"31 99" in terminal.shown
+    assert terminal.wait() == 0
+    assert terminal.is_restored
+
+
+def test_a_new_size_of_the_terminal_is_passed_on(open_terminal: Open) -> None:
+    terminal = open_terminal(
+        "sh -c 'trap \"stty size\" WINCH; echo on; while :; do sleep .02; done'"
+    )
+    terminal.wait_for(b"on")
+    terminal.resize(44, 123)
+    terminal.program.send_signal(signal.SIGWINCH)
+    terminal.wait_for(b"44 123")
+    terminal.type(b"\x10\x11")
+    terminal.wait_for(b"ENDED None")
+    assert terminal.wait() == 0
+    assert terminal.is_restored
+
+
+def test_ctrl_p_ctrl_q_leaves_and_ctrl_c_is_for_the_command(open_terminal: Open) -> None:
+    terminal = open_terminal(
+        "sh -c 'trap \"echo got it\" INT; echo on; while :; do sleep .02; done'"
+    )
+    terminal.wait_for(b"on")
+    terminal.type(b"\x03")
+    terminal.wait_for(b"got it")
+    terminal.type(b"\x10\x11")
+    terminal.wait_for(b"ENDED None")
+    assert terminal.wait() == 0
+    assert terminal.is_restored
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_killed_restores_the_terminal(
+    open_terminal: Open, number: signal.Signals
+) -> None:
+    terminal = open_terminal()
+    terminal.wait_for(b"# ")
+    terminal.program.send_signal(number)
+    assert terminal.wait() == -number
+    assert terminal.is_restored
+
+
+@pytest.mark.parametrize(
+    ("extra", "raised"),
+    [
+        ("", b"KeyboardInterrupt"),
+        ("signal.signal(signal.SIGINT, lambda *_: 1 / 0)", b"ZeroDivisionError"),
+    ],
+)
+def test_an_exception_restores_the_terminal(open_terminal: Open, extra: str, raised: bytes) -> None:
+    terminal = open_terminal("sh", extra)
+    terminal.wait_for(b"# ")
+    terminal.program.send_signal(signal.SIGINT)
+    terminal.wait_for(b"RAISED " + raised)
+    assert terminal.wait() != 0
+    assert terminal.is_restored
+
+
+def test_a_connection_that_breaks_restores_the_terminal(open_terminal: Open) -> None:
+    extra = "threading.Timer(0.2, lambda: stream._websocket._shut()).start()"
+    terminal = open_terminal("sh", extra)
+    terminal.wait_for(b"RAISED StreamInterrupted")
+    assert terminal.wait() != 0
+    assert terminal.is_restored
+
+
+@given(st.lists(st.binary(max_size=6).map(lambda data: data.replace(b"\x11", b"q"))))
+def test_keys_that_do_not_detach_all_go_through(typed: list[bytes]) -> None:
+    keys = DetachKeys()
+    passed = [keys.feed(piece) for piece in [*typed, b"end"]]
+    assert not any(detached for _, detached in passed)
+    assert b"".join(data for data, _ in passed) == b"".join(typed) + b"end"
+
+
+@pytest.mark.parametrize("pieces", [[b"ab\x10\x11cd"], [b"ab", b"\x10", b"\x11"]])
+def test_the_keys_are_found_however_they_come(pieces: list[bytes]) -> None:
+    keys = DetachKeys()
+    passed = [keys.feed(piece) for piece in pieces]
+    assert b"".join(data for data, _ in passed) == b"ab"
+    assert passed[-1][1]
