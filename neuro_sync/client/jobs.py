@@ -18,10 +18,8 @@ from neuro_sync.errors import (
     ConnectionFailed,
     IllegalArgumentError,
     JobFailed,
-    NDJSONError,
     NeuroError,
     NotSupported,
-    ProtocolError,
     ResourceNotFound,
     ServerError,
     WaitTimeout,
@@ -41,6 +39,7 @@ from neuro_sync.models.jobs import (
     JobRun,
     JobStart,
     JobStatus,
+    JobTelemetry,
     LifeSpanChange,
     SecretFile,
     SharedMemory,
@@ -49,15 +48,15 @@ from neuro_sync.models.jobs import (
 from neuro_sync.models.uris import complete
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport, segment
-from neuro_sync.transport.stream import Records, Stream, split_lines
+from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 from neuro_sync.transport.websocket import WebSocket
 
 from .channels import CommandResult, PreparedCommands, StdStream
 from .config import Config
 from .forward import PortForward
 from .logs import LogLines, LogRequest
+from .telemetry import TelemetrySource
 
-NDJSON = "application/x-ndjson"
 JOB_ID = re.compile(r"job-[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}")
 
 FIRST_POLL = 0.05
@@ -84,6 +83,7 @@ class Jobs:
         self._config = config
         self._clock = clock
         self._commands = PreparedCommands()
+        self._telemetry = TelemetrySource(transport)
 
     def start(
         self,
@@ -280,6 +280,18 @@ class Jobs:
         for job in self.list(owners=[self._config.username], reverse=True):
             found.update(dict.fromkeys(job.tags))
         return tuple(found)
+
+    def top(self, id: Job, *, cluster_name: str | None = None) -> Records[JobTelemetry]:
+        """Return what a job uses, a sample each second from when it runs until it is over.
+
+        A job that is over already has none. It may be closed from another thread.
+
+        Endpoint: GET {monitoring}/{id}/top, as JSON lines or a websocket
+        """
+        if cluster_name is None and isinstance(id, JobDescription):
+            cluster_name = id.cluster_name
+        url = self._config.cluster(cluster_name).monitoring_url
+        return self._telemetry.open(url, self._id_of(id))
 
     def get_capacity(self, *, cluster_name: str | None = None) -> Mapping[str, int]:
         """Return how many jobs of each preset could be started now; roughly, and only for now.
@@ -738,20 +750,11 @@ class Jobs:
 
 
 def _read_jobs(stream: Stream) -> Iterator[JobDescription]:
-    if stream.content_type != NDJSON:  # a platform of 2020 answers with one document
-        for job in json.loads(b"".join(stream))["jobs"]:
-            yield JobDescription.from_answer(json.dumps(job))
-        return
-    for line in split_lines(stream):
-        if line.isspace() or not line:
-            continue
-        try:
-            yield JobDescription.from_answer(line)
-        except ProtocolError:
-            failure = json.loads(line)
-            if isinstance(failure, dict) and "error" in failure:
-                raise NDJSONError(str(failure["error"])) from None
-            raise
+    if stream.content_type == NDJSON:
+        return read_models(stream, JobDescription)
+    # A platform of 2020 answers with one document.
+    jobs = json.loads(b"".join(stream))["jobs"]
+    return (JobDescription.from_answer(json.dumps(job)) for job in jobs)
 
 
 def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tuple[str, str]]:

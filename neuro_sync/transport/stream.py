@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import requests
 import urllib3
 from typing_extensions import Self
 
-from neuro_sync.errors import StreamInterrupted
+from neuro_sync.errors import NDJSONError, ProtocolError, StreamInterrupted
+from neuro_sync.models.base import Model
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
+
+NDJSON = "application/x-ndjson"
 
 PIECE = 2**16
 """The most bytes of one read. Larger reads make the C library map fresh memory each time."""
@@ -129,10 +134,42 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield splitter.rest
 
 
-class Records(Iterator[T]):
-    """The items of a list, each read as it comes; it ends, cuts and closes as its `Stream`."""
+def read_models(stream: Stream, model: type[M]) -> Iterator[M]:
+    """Yield a model for each line of JSON; blank lines only keep the connection alive.
 
-    def __init__(self, stream: Stream, items: Iterator[T]) -> None:
+    Raises:
+        NDJSONError: The platform failed after it had begun, and said so in the last line.
+    """
+    for line in split_lines(stream):
+        if not line or line.isspace():
+            continue
+        try:
+            yield model.from_answer(line)
+        except ProtocolError:
+            failure = _json(line)
+            if isinstance(failure, dict) and "error" in failure:
+                raise NDJSONError(str(failure["error"])) from None
+            raise
+
+
+def _json(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+class Closable(Protocol):
+    """What a list is read from."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+class Records(Iterator[T]):
+    """The items of a list, each read as it comes; it ends, cuts and closes as what is below."""
+
+    def __init__(self, stream: Closable, items: Iterator[T]) -> None:
         self._stream = stream
         self._items = items
 
