@@ -1,0 +1,1 @@
+"""How fast this package is beside ``apolo-sdk``: ``python tests/bench [ROW ...]``."""

@@ -1,0 +1,49 @@
+"""Measure this package beside ``apolo-sdk``: ``python tests/bench [ROW ...]``.
+
+Both clients do the same work against the same server, in turns. Absolute times are this machine's,
+so only ratios have goals; the exit code is 1 when one of them is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from .rows import ROWS, Bench, Figure
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python tests/bench", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; else all")
+    wanted = parser.parse_args().rows or list(ROWS)
+    unknown = sorted(set(wanted) - set(ROWS))
+    if unknown:
+        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    print("| what | ours | peer | unit | ratio | goal | met |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    met = True
+    with TemporaryDirectory(prefix="bench-") as folder, ExitStack() as processes:
+        bench = Bench(Path(folder), processes)
+        for row in wanted:
+            for figure in ROWS[row](bench):
+                print(_line(figure), flush=True)
+                met &= figure.met is not False
+    return 0 if met else 1
+
+
+def _line(figure: Figure) -> str:
+    verdict = {None: "", True: "yes", False: "**no**"}[figure.met]
+    ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+    numbers = f"{_number(figure.ours)} | {_number(figure.peer)} | {figure.unit} | {ratio}"
+    return f"| {figure.name} | {numbers} | {figure.goal or ''} | {verdict} |"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

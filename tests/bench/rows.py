@@ -1,0 +1,278 @@
+"""What is measured: each row is a function that does its work on both sides, in turns."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from .canned import CHUNKS, LINES, LOGS
+from .children import Child
+
+SIDES = ("ours", "peer")
+JOBS = 10_000
+MIB = 2**20
+
+IMPORT = {"bare": "pass", "ours": "import neuro_sync", "peer": "import apolo_sdk"}
+FIRST_STATUS = {
+    "ours": """
+import sys, neuro_sync
+url, token, job_id = sys.argv[1:]
+with neuro_sync.get(url, token) as session:
+    print(session.jobs.status(job_id).status, flush=True)
+""",
+    "peer": """
+import sys, asyncio, apolo_sdk
+async def main():
+    async with apolo_sdk.get() as client:
+        print((await client.jobs.status(sys.argv[3])).status, flush=True)
+asyncio.run(main())
+""",
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is good enough: a bound of the ratio, or of our own figure where ratios say nothing."""
+
+    at_most: float = math.inf
+    at_least: float = 0.0
+    ours_at_most: float = math.inf
+
+    def is_met(self, figure: Figure) -> bool:
+        ratio = figure.ratio
+        in_ratio = ratio is None or self.at_least <= ratio <= self.at_most
+        return in_ratio and figure.ours <= self.ours_at_most
+
+    def __str__(self) -> str:
+        if self.ours_at_most < math.inf:
+            return f"ours <= {self.ours_at_most:g}"
+        return f">= {self.at_least:g}" if self.at_least else f"<= {self.at_most:g}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: a median of each side."""
+
+    name: str
+    unit: str
+    ours: float
+    peer: float
+    goal: Goal | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return self.ours / self.peer if self.peer else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; ``None`` where there is none."""
+        return None if self.goal is None else self.goal.is_met(self)
+
+
+@dataclass
+class Samples:
+    """What was measured in turns, by side."""
+
+    taken: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, side: str, *values: float) -> None:
+        self.taken.setdefault(side, []).extend(values)
+
+    def median(self, side: str) -> float:
+        return median(self.taken[side])
+
+    def figure(self, name: str, unit: str, factor: float = 1.0, goal: Goal | None = None) -> Figure:
+        """Return the medians, times what turns them into the unit."""
+        ours, peer = (self.median(side) * factor for side in SIDES)
+        return Figure(name, unit, ours, peer, goal)
+
+
+class Bench:
+    """The processes that rows need, started when the first of them asks for one."""
+
+    def __init__(self, folder: Path, processes: ExitStack) -> None:
+        self._folder = folder
+        self._processes = processes
+        self._servers: dict[str, Child] = {}
+        # Bytecode of its own, written in the first turn: what is installed has it from the start,
+        # sources that are worked on may not.
+        self._env = {**os.environ, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+        self._env.pop("PYTHONDONTWRITEBYTECODE", None)
+
+    def server(self, kind: str) -> Child:
+        """Return a running server: ``platform`` or ``canned``."""
+        if kind not in self._servers:
+            child = Child("servers", kind, folder=self._folder, env=self._env)
+            self._servers[kind] = self._processes.enter_context(child)
+        return self._servers[kind]
+
+    def client(self, side: str, server: Child) -> Child:
+        """Start a client of a server; it ends with its block."""
+        where = server.greeting
+        return Child(
+            "clients",
+            *(side, where["url"], where["token"]),
+            folder=self._folder,
+            env=self._login(server),
+        )
+
+    def _login(self, server: Child) -> dict[str, str]:
+        """Return an environment in which the peer's login for a server is saved."""
+        port = server.greeting["url"].split(":")[2].split("/")[0]
+        return {**self._env, "APOLO_CONFIG": str(self._folder / f"login-{port}")}
+
+    def time_script(self, script: str, server: Child | None = None) -> float:
+        """Return the seconds from the start of a new interpreter to its first line, or its end."""
+        arguments, env = [], self._env
+        if server is not None:
+            arguments = [server.greeting[key] for key in ("url", "token", "job_id")]
+            env = self._login(server)
+        started = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            stdout=subprocess.PIPE,
+            cwd=self._folder,
+            env=env,
+        ) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            seconds = time.perf_counter() - started
+        if process.returncode or bool(line) is not bool(server):
+            raise RuntimeError(f"ended with {process.returncode}: {script}")
+        return seconds
+
+
+def import_time(bench: Bench) -> Iterator[Figure]:
+    """Import each package in a new interpreter, less what the interpreter alone takes."""
+    samples = Samples()
+    for turn in range(-1, 11):  # the first one writes the bytecode
+        for side, script in IMPORT.items():
+            seconds = bench.time_script(script)
+            if turn >= 0:
+                samples.add(side, seconds)
+    bare = samples.median("bare")
+    for side in SIDES:
+        samples.taken[side] = [seconds - bare for seconds in samples.taken[side]]
+    yield samples.figure("import", "ms", 1e3, goal=Goal(at_most=0.4))
+
+
+def first_status(bench: Bench) -> Iterator[Figure]:
+    """Start a new interpreter that asks for one status; the peer has its login already."""
+    server = bench.server("platform")
+    with bench.client("peer", server):
+        pass
+    samples = Samples()
+    for turn in range(-1, 11):
+        for side, script in FIRST_STATUS.items():
+            seconds = bench.time_script(script, server)
+            if turn >= 0:
+                samples.add(side, seconds)
+    yield samples.figure("process start to first status", "ms", 1e3, goal=Goal(at_most=0.5))
+
+
+def status(bench: Bench) -> Iterator[Figure]:
+    """Ask for a status on a session that has asked before."""
+    yield _status(bench, "platform").figure("status", "µs", 1e6, goal=Goal(at_most=0.65))
+
+
+def status_canned(bench: Bench) -> Iterator[Figure]:
+    """Ask a server that has the answer in memory, so that the time is the client's."""
+    yield _status(bench, "canned").figure("status, from memory", "µs", 1e6, goal=Goal(at_most=0.65))
+
+
+def _status(bench: Bench, kind: str) -> Samples:
+    server = bench.server(kind)
+    samples = Samples()
+    for side, answer in _in_turns(bench, server, 30, "status", server.greeting["job_id"], 50):
+        samples.add(side, *answer["seconds"])
+    return samples
+
+
+def list_jobs(bench: Bench) -> Iterator[Figure]:
+    """List all jobs of the platform."""
+    yield from _list(bench, "platform", f"list {JOBS:,} jobs")
+
+
+def list_canned(bench: Bench) -> Iterator[Figure]:
+    """List the same jobs from a server that has the bytes in memory."""
+    yield from _list(bench, "canned", f"list {JOBS:,} jobs, from memory")
+
+
+def _list(bench: Bench, kind: str, name: str) -> Iterator[Figure]:
+    server = bench.server(kind)
+    speed, cpu, memory, first, server_cpu = (Samples() for _ in range(5))
+    for _ in range(5):
+        for side in SIDES:
+            # A new process each time: the peak of its memory can only rise.
+            with bench.client(side, server) as client:
+                client.ask("list", 100)
+                before = server.ask("cpu")["cpu"]
+                answer = client.ask("list", None)
+                server_cpu.add(side, (server.ask("cpu")["cpu"] - before) / answer["seconds"])
+            if answer["jobs"] != JOBS:
+                raise RuntimeError(f"{side} listed {answer['jobs']} jobs instead of {JOBS}")
+            speed.add(side, JOBS / answer["seconds"])
+            cpu.add(side, answer["cpu"])
+            memory.add(side, answer["memory"])
+            first.add(side, answer["first"])
+    yield speed.figure(name, "jobs/s", goal=Goal(at_least=8))
+    yield cpu.figure(f"{name}: CPU time", "ms", 1e3, goal=Goal(at_most=1 / 8))
+    yield memory.figure(f"{name}: growth of memory", "MiB", 1 / MIB, Goal(ours_at_most=4))
+    yield first.figure(
+        f"{name}: first job", "ms", 1e3, goal=Goal(at_most=1.5)
+    )  # both wait for the server
+    yield server_cpu.figure(f"{name}: the server's CPU", "% of a core", 100)
+
+
+def log_lines(bench: Bench) -> Iterator[Figure]:
+    """Read a log that comes a line at a time, as archived logs do."""
+    yield _log(bench, LINES).figure(
+        "log, one line per chunk", "MB/s", 1e-6, goal=Goal(at_least=1.3)
+    )
+
+
+def log_chunks(bench: Bench) -> Iterator[Figure]:
+    """Read a log that comes in pieces of 64 KiB."""
+    yield _log(bench, CHUNKS).figure("log, large chunks", "MB/s", 1e-6, goal=Goal(at_least=0.9))
+
+
+def _log(bench: Bench, job_id: str) -> Samples:
+    samples = Samples()
+    for side, answer in _in_turns(bench, bench.server("canned"), 11, "log", job_id):
+        if answer["bytes"] != LOGS[job_id].size:
+            raise RuntimeError(f"{side} read {answer['bytes']} bytes of {LOGS[job_id].size}")
+        samples.add(side, answer["bytes"] / answer["seconds"])
+    return samples
+
+
+def _in_turns(
+    bench: Bench, server: Child, turns: int, order: str, *arguments: object
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give both clients the same order in turns; the answers to the first one are left out."""
+    with bench.client("ours", server) as ours, bench.client("peer", server) as peer:
+        for turn in range(-1, turns):
+            for side, client in zip(SIDES, (ours, peer), strict=True):
+                answer = client.ask(order, *arguments)
+                if turn >= 0:
+                    yield side, answer
+
+
+ROWS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
+    "import": import_time,
+    "first-status": first_status,
+    "list": list_jobs,
+    "list-canned": list_canned,
+    "status": status,
+    "status-canned": status_canned,
+    "log-lines": log_lines,
+    "log-chunks": log_chunks,
+}
