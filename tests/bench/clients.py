@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
+import socket
 import sys
 import time
 from collections.abc import Coroutine
@@ -29,6 +31,18 @@ class Client(Protocol):
 
     def list(self, limit: int | None) -> dict[str, Any]:
         """List jobs; tell how many they were and what they took."""
+
+    def line_latency(self, job_id: str, pipe: str, lines: int) -> dict[str, Any]:
+        """Have a job write lines that it reads from a pipe; tell how long each took to arrive."""
+
+    def commands(self, job_id: str, count: int) -> dict[str, Any]:
+        """Run ``true`` in a job again and again; tell the seconds of each, to its exit code."""
+
+    def echo(self, job_id: str, count: int) -> dict[str, Any]:
+        """Send a byte to ``cat`` in a job again and again; tell how long each took to come back."""
+
+    def forward(self, job_id: str, port: int, size: int) -> dict[str, Any]:
+        """Send bytes to a job's port through a tunnel, and receive as many; tell the seconds."""
 
     def close(self) -> None: ...
 
@@ -55,6 +69,32 @@ class Usage:
 def _peak_memory() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def pass_bytes(port: int, size: int) -> dict[str, Any]:
+    """Talk to `SINK` through a port of this machine; tell the seconds up and down."""
+    seconds = []
+    for order in (b"u", b"d"):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            usage = Usage()
+            connection.sendall(order + size.to_bytes(8, "big"))
+            if order == b"u":
+                piece = bytes(2**18)
+                for _ in range(size // len(piece)):
+                    connection.sendall(piece)
+                connection.recv(1)  # it has all
+            else:
+                left = size
+                while left:
+                    left -= len(connection.recv(2**16))
+            seconds.append(usage.seconds)
+    return {"up": seconds[0], "down": seconds[1]}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 class Ours:
@@ -88,6 +128,46 @@ class Ours:
                 first = usage.seconds
             jobs += 1
         return {"jobs": jobs, "first": first, **usage.summary()}
+
+    def start(self, command: str) -> dict[str, Any]:
+        """Start a job, and wait for its first line."""
+        job = self._session.jobs.start(image="any", preset_name="cpu-small", command=command)
+        with self._session.jobs.logs(job) as lines:
+            return {"job_id": job.id, "line": next(lines)}
+
+    def line_latency(self, job_id: str, pipe: str, lines: int) -> dict[str, Any]:
+        seconds = []
+        with self._session.jobs.monitor(job_id) as pieces, open(pipe, "wb", buffering=0) as written:
+            next(pieces)
+            for _ in range(lines):
+                usage = Usage()
+                written.write(b"line\n")
+                next(pieces)
+                seconds.append(usage.seconds)
+        return {"seconds": seconds}
+
+    def commands(self, job_id: str, count: int) -> dict[str, Any]:
+        seconds = []
+        for _ in range(count):
+            usage = Usage()
+            with self._session.jobs.exec(job_id, "true", stdout=True, stderr=True) as stream:
+                assert stream.exit_code == 0
+            seconds.append(usage.seconds)
+        return {"seconds": seconds}
+
+    def echo(self, job_id: str, count: int) -> dict[str, Any]:
+        seconds = []
+        with self._session.jobs.exec(job_id, "cat", stdin=True, stdout=True) as stream:
+            for _ in range(count):
+                usage = Usage()
+                stream.write_in(b"x")
+                assert stream.read_out() is not None
+                seconds.append(usage.seconds)
+        return {"seconds": seconds}
+
+    def forward(self, job_id: str, port: int, size: int) -> dict[str, Any]:
+        with self._session.jobs.port_forward(job_id, 0, port) as tunnel:
+            return pass_bytes(tunnel.local_port, size)
 
     def close(self) -> None:
         self._session.close()
@@ -147,6 +227,67 @@ class Peer:
                     first = usage.seconds
                 jobs += 1
         return {"jobs": jobs, "first": first, **usage.summary()}
+
+    def line_latency(self, job_id: str, pipe: str, lines: int) -> dict[str, Any]:
+        return self._run(self._line_latency(job_id, pipe, lines))
+
+    async def _line_latency(self, job_id: str, pipe: str, lines: int) -> dict[str, Any]:
+        seconds = []
+        written = os.open(pipe, os.O_WRONLY)
+        async with self._client.jobs.monitor(job_id) as pieces:
+            iterator = aiter(pieces)
+            await anext(iterator)
+            for _ in range(lines):
+                usage = Usage()
+                os.write(written, b"line\n")
+                await anext(iterator)
+                seconds.append(usage.seconds)
+        os.close(written)
+        return {"seconds": seconds}
+
+    def commands(self, job_id: str, count: int) -> dict[str, Any]:
+        return self._run(self._commands(job_id, count))
+
+    async def _commands(self, job_id: str, count: int) -> dict[str, Any]:
+        from apolo_sdk import StdStreamError
+
+        seconds = []
+        for _ in range(count):
+            usage = Usage()
+            async with self._client.jobs.exec(job_id, "true", stdout=True, stderr=True) as stream:
+                try:
+                    while await stream.read_out() is not None:
+                        pass
+                except StdStreamError as end:
+                    if end.exit_code:
+                        raise
+            seconds.append(usage.seconds)
+        return {"seconds": seconds}
+
+    def echo(self, job_id: str, count: int) -> dict[str, Any]:
+        return self._run(self._echo(job_id, count))
+
+    async def _echo(self, job_id: str, count: int) -> dict[str, Any]:
+        seconds = []
+        async with self._client.jobs.exec(job_id, "cat", stdin=True, stdout=True) as stream:
+            await stream.write_in(b"x")
+            message = await stream.read_out()
+            while message is not None and not message.data:  # the empty one of the beginning
+                message = await stream.read_out()
+            for _ in range(count):
+                usage = Usage()
+                await stream.write_in(b"x")
+                assert await stream.read_out() is not None
+                seconds.append(usage.seconds)
+        return {"seconds": seconds}
+
+    def forward(self, job_id: str, port: int, size: int) -> dict[str, Any]:
+        return self._run(self._forward(job_id, port, size))
+
+    async def _forward(self, job_id: str, port: int, size: int) -> dict[str, Any]:
+        local_port = free_port()
+        async with self._client.jobs.port_forward(job_id, local_port, port):
+            return await asyncio.to_thread(pass_bytes, local_port, size)
 
     def close(self) -> None:
         self._run(self._client.close())

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +19,29 @@ from .canned import CHUNKS, LINES, LOGS
 from .children import Child
 
 SIDES = ("ours", "peer")
+
+SINK = """
+import socket, threading
+
+def serve(connection):
+    with connection:
+        head = connection.recv(9, socket.MSG_WAITALL)
+        left = int.from_bytes(head[1:], "big")
+        if head[:1] == b"d":
+            connection.sendall(bytes(left))
+        else:
+            while left and (data := connection.recv(65536)):
+                left -= len(data)
+            connection.sendall(b".")
+        connection.recv(1)
+
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1])
+while True:
+    threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+"""
+"""A server that takes or sends as many bytes as it is told."""
+
 JOBS = 10_000
 MIB = 2**20
 
@@ -100,7 +124,7 @@ class Bench:
     """The processes that rows need, started when the first of them asks for one."""
 
     def __init__(self, folder: Path, processes: ExitStack) -> None:
-        self._folder = folder
+        self.folder = folder
         self._processes = processes
         self._servers: dict[str, Child] = {}
         # Bytecode of its own, written in the first turn: what is installed has it from the start,
@@ -111,7 +135,7 @@ class Bench:
     def server(self, kind: str) -> Child:
         """Return a running server: ``platform`` or ``canned``."""
         if kind not in self._servers:
-            child = Child("servers", kind, folder=self._folder, env=self._env)
+            child = Child("servers", kind, folder=self.folder, env=self._env)
             self._servers[kind] = self._processes.enter_context(child)
         return self._servers[kind]
 
@@ -121,14 +145,26 @@ class Bench:
         return Child(
             "clients",
             *(side, where["url"], where["token"]),
-            folder=self._folder,
+            folder=self.folder,
             env=self._login(server),
         )
 
     def _login(self, server: Child) -> dict[str, str]:
         """Return an environment in which the peer's login for a server is saved."""
         port = server.greeting["url"].split(":")[2].split("/")[0]
-        return {**self._env, "APOLO_CONFIG": str(self._folder / f"login-{port}")}
+        return {**self._env, "APOLO_CONFIG": str(self.folder / f"login-{port}")}
+
+    def start_job(self, command: str) -> tuple[str, str]:
+        """Start a job on the platform; return its id and its first line."""
+        with self.client("ours", self.server("platform")) as client:
+            answer = client.ask("start", command)
+        return answer["job_id"], answer["line"]
+
+    def make_pipe(self) -> Path:
+        """Return a new named pipe."""
+        pipe = self.folder / f"pipe-{uuid.uuid4()}"
+        os.mkfifo(pipe)
+        return pipe
 
     def time_script(self, script: str, server: Child | None = None) -> float:
         """Return the seconds from the start of a new interpreter to its first line, or its end."""
@@ -140,7 +176,7 @@ class Bench:
         with subprocess.Popen(
             [sys.executable, "-c", script, *arguments],
             stdout=subprocess.PIPE,
-            cwd=self._folder,
+            cwd=self.folder,
             env=env,
         ) as process:
             assert process.stdout is not None
@@ -254,6 +290,53 @@ def _log(bench: Bench, job_id: str) -> Samples:
     return samples
 
 
+def line_latency(bench: Bench) -> Iterator[Figure]:
+    """Wait for a line from the moment at which the job is told to write it."""
+    samples = Samples()
+    server = bench.server("platform")
+    for side in SIDES * 4:
+        pipe = bench.make_pipe()
+        job_id, _ = bench.start_job(f"sh -c 'echo ready; exec cat {pipe}'")
+        with bench.client(side, server) as client:
+            samples.add(side, *client.ask("line_latency", job_id, str(pipe), 100)["seconds"])
+    yield samples.figure("one log line", "µs", 1e6, goal=Goal(at_most=1))
+
+
+def commands(bench: Bench) -> Iterator[Figure]:
+    """Run a command in a job, from the call to its exit code."""
+    job_id, _ = bench.start_job("sh -c 'echo ready; exec sleep 600'")
+    samples = Samples()
+    server = bench.server("platform")
+    for side, answer in _in_turns(bench, server, 8, "commands", job_id, 20):
+        samples.add(side, *answer["seconds"])
+    yield samples.figure("exec of true", "ms", 1e3, goal=Goal(at_most=1))
+
+
+def echo(bench: Bench) -> Iterator[Figure]:
+    """Send a byte to a command and receive it again."""
+    job_id, _ = bench.start_job("sh -c 'echo ready; exec sleep 600'")
+    samples = Samples()
+    server = bench.server("platform")
+    for side, answer in _in_turns(bench, server, 8, "echo", job_id, 200):
+        samples.add(side, *answer["seconds"])
+    yield samples.figure("exec, a byte and back", "µs", 1e6, goal=Goal(at_most=1))
+
+
+def forward(bench: Bench) -> Iterator[Figure]:
+    """Send bytes through a forwarded port, and receive as many."""
+    script = bench.folder / "sink.py"
+    script.write_text(SINK)
+    job_id, port = bench.start_job(f"python3 -u {script}")
+    up, down = Samples(), Samples()
+    size = 128 * MIB
+    server = bench.server("platform")
+    for side, answer in _in_turns(bench, server, 7, "forward", job_id, int(port), size):
+        up.add(side, size / answer["up"])
+        down.add(side, size / answer["down"])
+    yield up.figure("port forward, up", "MB/s", 1e-6, goal=Goal(at_least=1))
+    yield down.figure("port forward, down", "MB/s", 1e-6, goal=Goal(at_least=1))
+
+
 def _in_turns(
     bench: Bench, server: Child, turns: int, order: str, *arguments: object
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -275,4 +358,8 @@ ROWS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "status-canned": status_canned,
     "log-lines": log_lines,
     "log-chunks": log_chunks,
+    "line-latency": line_latency,
+    "exec": commands,
+    "echo": echo,
+    "forward": forward,
 }
