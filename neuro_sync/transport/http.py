@@ -294,6 +294,12 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, socket_options=socket_options(), **kwargs)
         self.poolmanager.pool_classes_by_scheme = POOLS
 
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, socket_options=socket_options(), **kwargs)
+        if not proxy.lower().startswith("socks"):  # whose pools make their own connections
+            manager.pool_classes_by_scheme = POOLS
+        return manager
+
 
 def socket_options() -> list[tuple[int, int, int]]:
     """Return what each connection is set to: send at once, and notice a peer that is gone."""

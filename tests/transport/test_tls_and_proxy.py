@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
+import threading
 import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -350,3 +352,68 @@ def test_a_proxy_that_is_not_there_is_blamed(
         pytest.raises(ConnectionFailed, match=r"the proxy does not let us through .*refused"),
     ):
         call(session, job_id)
+
+
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_a_silent_stream_through_a_proxy_notices_a_peer_that_is_gone(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    is_secure: bool,
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy.address)
+    kept_alive: list[socket.socket] = []
+    connect = socket.socket.connect
+
+    def remember(connection: socket.socket, address: tuple[str, int]) -> None:
+        if address[1] == proxy.port:
+            kept_alive.append(connection.dup())
+        connect(connection, address)
+
+    monkeypatch.setattr(socket.socket, "connect", remember)
+    address = secure.url if is_secure else platform.url
+    with Session(address, platform.token, verify=ca) as session:
+        follow(session, job_id)
+    assert kept_alive
+    for connection in kept_alive:
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.parametrize("through_proxy", [False, True])
+def test_closing_a_stream_frees_its_reader(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    through_proxy: bool,
+) -> None:
+    if through_proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.address)
+    with Session(secure.url, platform.token, verify=ca) as session:
+        stream = session.jobs.monitor(job_id)
+        assert next(stream).startswith(b"ready")
+        rest: list[bytes] = []
+        reader = threading.Thread(target=lambda: rest.extend(stream))
+        reader.start()
+        stream.close()
+        reader.join(5)
+        assert not reader.is_alive()
+        assert rest == []
+
+
+def test_a_job_that_no_proxy_let_through_was_not_started(
+    platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HttpProxy() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.address)
+        session = Session(platform.url, platform.token)
+        assert session.presets
+    with session, pytest.raises(ConnectionFailed, match="the proxy does not") as caught:
+        session.jobs.start(image="any", preset_name="cpu-small", command="true")
+    assert "may have been carried out" not in str(caught.value)
