@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
@@ -45,8 +45,14 @@ REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be gone a moment later."""
 
+PROXY_WANTS_LOGIN = 407
+
 BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
 """What the libraries below raise when there is no answer; the last one for one that is nonsense."""
+
+LASTING = ("CERTIFICATE_VERIFY_FAILED", ": 407 ")
+"""What no second attempt changes: whom we trust, and the login of a proxy, which more attempts may
+lock out. The libraries below wrap these too deep to ask for a class."""
 
 ATTEMPTS = 4
 FIRST_DELAY = 0.1
@@ -62,6 +68,8 @@ class ConnectionSettings:
     timeout: Timeout
     proxy: str | None = field(repr=False)
     """The address of the proxy to go through, which may hold a password."""
+    proxy_headers: Mapping[str, str] = field(repr=False)
+    """What the proxy alone is told: the login in its address."""
     verify: bool | str
     """The path of a CA bundle; True is the usual one, False trusts anybody."""
     cert: str | tuple[str, str] | None
@@ -136,11 +144,14 @@ class HttpTransport:
     def connection_settings(self, url: str) -> ConnectionSettings:
         """Return how requests to an address are made, for one that is no plain request."""
         self._check_open()
-        _, settings = self._pools(url)
+        session, settings = self._pools(url)
+        proxy = select_proxy(url, settings["proxies"])
+        adapter = cast("HTTPAdapter", session.get_adapter(url))
         return ConnectionSettings(
             headers={name: self._headers[name] for name in ("User-Agent", "Authorization")},
             timeout=self._timeout,
-            proxy=select_proxy(url, settings["proxies"]),
+            proxy=proxy,
+            proxy_headers=adapter.proxy_headers(proxy) if proxy else {},
             verify=settings["verify"],
             cert=settings["cert"],
         )
@@ -160,7 +171,7 @@ class HttpTransport:
             try:
                 return self._send_once(request, stream=stream)
             except ConnectionFailed as error:
-                if attempt == attempts:
+                if attempt == attempts or any(text in str(error) for text in LASTING):
                     raise
                 reason: NeuroError = error
                 delay = FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311
@@ -218,6 +229,8 @@ class HttpTransport:
         if not _announces_end(response):
             response.close()
             raise _connection_error(ConnectionError("within the headers"), method, url)
+        if response.status_code == PROXY_WANTS_LOGIN:
+            raise proxy_error(f"it answered: 407 {response.reason}", _where(method, url))
         if response.status_code >= 300:
             raise self._refusal(response, method, url)
         return response
@@ -237,7 +250,12 @@ class HttpTransport:
         settings = self._settings.get(host)
         if settings is None:
             merged = self._session.merge_environment_settings(host, {}, True, self._verify, None)
-            settings = {key: merged[key] for key in ("proxies", "verify", "cert")}
+            settings = {key: merged[key] for key in ("verify", "cert")}
+            settings["proxies"] = {
+                # Without a scheme, as many write it, it is an HTTP proxy.
+                kind: proxy if "://" in proxy else f"http://{proxy}"
+                for kind, proxy in merged["proxies"].items()
+            }
             self._settings[host] = settings
         return self._session, settings
 
@@ -276,6 +294,12 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, socket_options=socket_options(), **kwargs)
         self.poolmanager.pool_classes_by_scheme = POOLS
 
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, socket_options=socket_options(), **kwargs)
+        if not proxy.lower().startswith("socks"):  # whose pools make their own connections
+            manager.pool_classes_by_scheme = POOLS
+        return manager
+
 
 def socket_options() -> list[tuple[int, int, int]]:
     """Return what each connection is set to: send at once, and notice a peer that is gone."""
@@ -311,8 +335,11 @@ def segment(text: str) -> str:
 
 
 def _connection_error(error: Exception, method: str, url: str) -> ConnectionFailed:
-    parts = urlsplit(url)
-    where = f"{method} {parts.path} at {parts.scheme}://{parts.netloc}"
+    where = _where(method, url)
+    if isinstance(error, requests.exceptions.ProxyError):
+        # It is raised only until there is a way to the platform, so nothing was sent to it.
+        reason = getattr(error.args[0], "reason", error)
+        return proxy_error(getattr(reason, "original_error", reason), where)
     if isinstance(error, requests.ConnectTimeout):
         return RequestTimeout(f"no connection within the timeout: {where}")
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
@@ -321,6 +348,19 @@ def _connection_error(error: Exception, method: str, url: str) -> ConnectionFail
     doubt = "" if never_sent or method in REPEATABLE else "; it may have been carried out"
     cause = "nobody answers there" if never_sent else f"the connection broke ({error})"
     return ConnectionFailed(f"{cause}: {where}{doubt}")
+
+
+def proxy_error(reason: object, where: str) -> ConnectionFailed:
+    """Tell that it was the proxy which failed, not the platform."""
+    text = f"the proxy does not let us through ({reason}): {where}"
+    if ": 407 " in text:
+        text += "; give its login in its address, as in http://USER:PASSWORD@HOST:PORT"
+    return ConnectionFailed(text)
+
+
+def _where(method: str, url: str) -> str:
+    parts = urlsplit(url)
+    return f"{method} {parts.path} at {parts.scheme}://{parts.netloc}"
 
 
 def _reached_nobody(error: BaseException | None) -> bool:

@@ -61,7 +61,8 @@ class Stream(Iterator[bytes]):
                     raise StopIteration from None
                 self._closed = True
                 raise StreamInterrupted(f"{self._what} was cut: {error}") from error
-            if piece:
+            # Once it is closed, what came may be encrypted still: shutdown() strips TLS first.
+            if piece and not self._closed:
                 return piece
             self._closed = True
             self._response.close()
@@ -70,7 +71,8 @@ class Stream(Iterator[bytes]):
     def close(self) -> None:
         """Give the connection back, and end a reader that is blocked in another thread."""
         self._closed = True
-        with suppress(RuntimeError, ValueError):  # it has gone back to its pool already
+        # It has gone back to its pool already, or the peer has cut it.
+        with suppress(RuntimeError, ValueError, OSError):
             self._raw.shutdown()
         if self._reading.acquire(blocking=False):
             try:

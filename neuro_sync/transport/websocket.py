@@ -14,12 +14,11 @@ import socket
 import ssl
 import threading
 import time
-from base64 import b64encode
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from typing_extensions import Self
@@ -35,7 +34,7 @@ from neuro_sync.errors import (
     error_from_answer,
 )
 
-from .http import ConnectionSettings, HttpTransport, Query, socket_options
+from .http import ConnectionSettings, HttpTransport, Query, proxy_error, socket_options
 from .rfc6455 import (
     BINARY,
     CLOSE,
@@ -152,6 +151,8 @@ class WebSocket:
         except WebSocketBadStatusException as error:
             self._discard()
             raise self._refusal(error.status_code, error.resp_headers, error.resp_body) from error
+        except ConnectionFailed:  # the proxy's
+            raise
         except (TimeoutError, WebSocketTimeoutException) as error:
             self._discard()
             raise RequestTimeout(f"no answer within the timeout: {self._what}") from error
@@ -181,7 +182,7 @@ class WebSocket:
         is_secure = parts.scheme == "https"
         host, port = str(parts.hostname), parts.port or (443 if is_secure else 80)
         proxy = urlsplit(self._settings.proxy) if self._settings.proxy else None
-        if proxy and proxy.scheme not in ("http", ""):
+        if proxy and proxy.scheme != "http":
             raise ConfigError(f"exec, attach and port_forward know no {proxy.scheme} proxies")
         where = (str(proxy.hostname), proxy.port or 80) if proxy else (host, port)
         connection = (
@@ -190,10 +191,15 @@ class WebSocket:
             else http.client.HTTPConnection(*where, timeout=connect)
         )
         if proxy:
-            login = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}"
-            basic = {"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"}
-            connection.set_tunnel(host, port, headers=basic if proxy.username else {})
-        connection.connect()
+            connection.set_tunnel(host, port, headers=dict(self._settings.proxy_headers))
+        try:
+            connection.connect()
+        except (TimeoutError, ssl.SSLError):
+            raise
+        except OSError as error:
+            if proxy:
+                raise proxy_error(error, self._what) from error
+            raise
         connected: socket.socket = connection.sock
         for option in socket_options():
             connected.setsockopt(*option)

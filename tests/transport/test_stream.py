@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,6 +123,23 @@ def test_closing_twice_and_after_the_end_does_nothing(transport: HttpTransport) 
         assert list(stream) == [b"x"]
         stream.close()
         stream.close()
+
+
+def test_closing_what_the_peer_has_reset_does_nothing(transport: HttpTransport) -> None:
+    was_read, was_reset = threading.Event(), threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(CHUNKED + chunk(b"one"))
+        was_read.wait(5)
+        at_once = struct.pack("ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        connection.close()
+        was_reset.set()
+
+    with served(talk) as url, transport.stream(url) as stream:
+        assert next(stream) == b"one"
+        was_read.set()
+        assert was_reset.wait(5)
 
 
 @given(st.binary(), st.lists(st.integers(0, 50)))

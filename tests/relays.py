@@ -1,0 +1,179 @@
+"""What may stand between a client and a platform: a front door that speaks TLS, an HTTP proxy."""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import socketserver
+import ssl
+import threading
+from base64 import b64encode
+from contextlib import suppress
+from types import TracebackType
+
+from typing_extensions import Self
+
+LOOPBACK = "127.0.0.1"
+
+
+class _Listener:
+    """A server on the loopback address with a thread for each connection, while a block lasts."""
+
+    def __init__(self) -> None:
+        talk = self._talk
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with suppress(OSError):  # either side may leave when it likes
+                    talk(self.request)
+
+        self._listener = socketserver.ThreadingTCPServer((LOOPBACK, 0), Handler)
+        self._listener.daemon_threads = True
+        self.port: int = self._listener.server_address[1]
+
+    def __enter__(self) -> Self:
+        options = {"poll_interval": 0.01}
+        threading.Thread(target=self._listener.serve_forever, kwargs=options, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._listener.shutdown()
+        self._listener.server_close()
+
+    def _talk(self, client: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class FrontDoor(_Listener):
+    """Hands each request on to a local platform, as a load balancer before a hosted one does.
+
+    The platform checks its own port in the ``Host`` header and tells its address in ``/config``,
+    so both are rewritten. Each connection is of one request, which makes that easy.
+    """
+
+    def __init__(
+        self, target: int, context: ssl.SSLContext | None = None, *, services: str | None = None
+    ) -> None:
+        """Stand before the platform on a port; with a `context`, speak TLS.
+
+        `services` is the address that ``/config`` tells for all services, if not this one.
+        """
+        super().__init__()
+        self._target = target
+        self._context = context
+        self.address = f"{'https' if context else 'http'}://{LOOPBACK}:{self.port}"
+        self._services = services or self.address
+
+    @property
+    def url(self) -> str:
+        """Of the API."""
+        return f"{self.address}/api/v1"
+
+    def _talk(self, client: socket.socket) -> None:
+        if self._context:
+            with self._context.wrap_socket(client, server_side=True) as secure:
+                self._hand_on(secure)
+        else:
+            self._hand_on(client)
+
+    def _hand_on(self, client: socket.socket) -> None:
+        head, rest = _read_head(client)
+        head = head.replace(b":%d" % self.port, b":%d" % self._target)
+        if b"upgrade: websocket" not in head.lower():
+            head = head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+        with socket.create_connection((LOOPBACK, self._target)) as server:
+            server.sendall(head + rest)
+            if head.startswith(b"GET /api/v1/config "):
+                client.sendall(self._at_services(_read_all(server)))
+            else:
+                _pump(client, server)
+
+    def _at_services(self, answer: bytes) -> bytes:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        body = body.replace(b"http://%s:%d" % (LOOPBACK.encode(), self._target), b"%s")
+        body = body.replace(b"%s", self._services.encode())
+        length = b"content-length: %d" % len(body)
+        return re.sub(rb"(?i)content-length: \d+", length, head) + b"\r\n\r\n" + body
+
+
+class HttpProxy(_Listener):
+    """An HTTP proxy; it remembers what it was asked for, and may want a login."""
+
+    def __init__(self, login: str | None = None) -> None:
+        """Let everybody through, or only who has a `login` such as ``user:password``."""
+        super().__init__()
+        self._login = b64encode(login.encode()).decode() if login else None
+        self.requests: list[str] = []
+        """The method and the target of each request, in the order in which they came."""
+        self.logins: list[str | None] = []
+        """The value of ``Proxy-Authorization`` of each request."""
+
+    @property
+    def address(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def _talk(self, client: socket.socket) -> None:
+        head, rest = _read_head(client)
+        method, target, _ = head.decode("latin-1").split(" ", 2)
+        found = re.search(rb"(?i)\r\nproxy-authorization: ([^\r]*)\r\n", head)
+        login = found[1].decode() if found else None
+        self.requests.append(f"{method} {target}")
+        self.logins.append(login)
+        if self._login and login != f"Basic {self._login}":
+            client.sendall(
+                b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n"
+                b"Content-Length: 6\r\nConnection: close\r\n\r\nlogin!"
+            )
+            return
+        place = target if method == "CONNECT" else target.split("/")[2]
+        host, _, port = place.rpartition(":")
+        with socket.create_connection((host, int(port))) as server:
+            if method == "CONNECT":
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                head = head.replace(f"http://{place}".encode(), b"", 1)
+                server.sendall(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + rest)
+            _pump(client, server)
+
+
+def _read_head(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Return a request up to its empty line, and what came with it."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionError("it left in the middle of a request")
+        data += piece
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return head + end, rest
+
+
+def _read_all(connection: socket.socket) -> bytes:
+    data = b""
+    while piece := connection.recv(65536):
+        data += piece
+    return data
+
+
+def _pump(one: socket.socket, other: socket.socket) -> None:
+    """Hand on what comes from either side until one of them ends.
+
+    In one thread: OpenSSL allows one call at a time on a connection, in either direction.
+    """
+    while True:
+        waiting = [side for side in (one, other) if _has_decrypted(side)]
+        for side in waiting or select.select([one, other], [], [])[0]:
+            data = side.recv(65536)
+            if not data:
+                return
+            (other if side is one else one).sendall(data)
+
+
+def _has_decrypted(connection: socket.socket) -> bool:
+    return isinstance(connection, ssl.SSLSocket) and connection.pending() > 0

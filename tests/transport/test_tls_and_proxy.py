@@ -1,0 +1,419 @@
+"""Private authorities and proxies: the same for requests, streams and websockets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from neuro_sync import ConnectionFailed, Session
+from neuro_sync.local.server import LocalPlatform
+from neuro_sync.transport.clock import Clock
+from tests.relays import FrontDoor, HttpProxy
+
+VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+PASSWORD = "sw:rd/f@sh"
+QUOTED_PASSWORD = "sw%3Ard%2Ff%40sh"
+
+Call = Callable[[Session, str], None]
+
+
+def ask(session: Session, job_id: str) -> None:
+    assert session.jobs.status(job_id).id == job_id
+
+
+def follow(session: Session, job_id: str) -> None:
+    with session.jobs.monitor(job_id) as pieces:
+        assert next(pieces).startswith(b"ready")
+
+
+def run(session: Session, job_id: str) -> None:
+    assert session.jobs.run_command(job_id, "echo hello").stdout == b"hello\n"
+
+
+class NoTime(Clock):
+    def sleep(self, seconds: float) -> None:
+        pass
+
+
+each_call = pytest.mark.parametrize("call", [ask, follow, run])
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*VARIABLES, *BUNDLES):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an authority that nobody else trusts, and of a server it vouches for."""
+    folder = tmp_path_factory.mktemp("authority")
+    (folder / "names").write_text(
+        "subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n"
+    )
+    new_key = "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    authority_itself = "-x509 -days 2 -subj /CN=authority -addext keyUsage=critical,keyCertSign"
+    signed = "-CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile names"
+    for command in (
+        f"{new_key} {authority_itself} -keyout ca-key.pem -out ca.pem",
+        f"{new_key} -subj /CN=localhost -keyout key.pem -out request.pem",
+        f"x509 -req -in request.pem {signed} -out cert.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ca(authority: Path) -> str:
+    return str(authority / "ca.pem")
+
+
+@pytest.fixture(scope="module")
+def secure(platform: LocalPlatform, authority: Path) -> Iterator[FrontDoor]:
+    """The platform as ``https://``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    with FrontDoor(port_of(platform.url), context) as door:
+        yield door
+
+
+@pytest.fixture(scope="module")
+def half_secure(platform: LocalPlatform, secure: FrontDoor) -> Iterator[FrontDoor]:
+    """The platform as ``http://``, which says that its services are at ``https://``."""
+    with FrontDoor(port_of(platform.url), services=secure.address) as door:
+        yield door
+
+
+@pytest.fixture(scope="module")
+def half_named(platform: LocalPlatform) -> Iterator[FrontDoor]:
+    """The platform as 127.0.0.1, which says that its services are at ``localhost``."""
+    port = port_of(platform.url)
+    with FrontDoor(port, services=f"http://localhost:{port}") as door:
+        yield door
+
+
+@pytest.fixture(scope="module")
+def job_id(platform: LocalPlatform) -> Iterator[str]:
+    """A job that runs, and has written a line."""
+    with Session(platform.url, platform.token) as session:
+        job = session.jobs.start(
+            image="any", preset_name="cpu-small", command="sh -c 'echo ready; exec sleep 120'"
+        )
+        follow(session, job.id)
+        yield job.id
+        session.jobs.kill(job.id)
+
+
+@pytest.fixture
+def proxy() -> Iterator[HttpProxy]:
+    with HttpProxy() as running:
+        yield running
+
+
+@pytest.fixture
+def strict_proxy() -> Iterator[HttpProxy]:
+    """One that wants a login."""
+    with HttpProxy(f"user:{PASSWORD}") as running:
+        yield running
+
+
+def port_of(url: str) -> int:
+    return urlsplit(url).port or 0
+
+
+def door_of(call: Call, secure: FrontDoor, half_secure: FrontDoor) -> str:
+    """Return where to go so that this call, and nothing that comes before it, is secure."""
+    return secure.url if call is ask else half_secure.url
+
+
+@pytest.fixture(params=["secure", "plain"])
+def proxied(
+    request: pytest.FixtureRequest,
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    half_secure: FrontDoor,
+    half_named: FrontDoor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Call, str], str]:
+    """Set a proxy so that a call, and nothing that comes before it, goes through; its address."""
+
+    def use(call: Call, proxy: str) -> str:
+        if request.param == "secure":
+            monkeypatch.setenv("HTTPS_PROXY", proxy)
+            return door_of(call, secure, half_secure)
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        by_name = platform.url.replace("127.0.0.1", "localhost")
+        return by_name if call is ask else half_named.url
+
+    return use
+
+
+@each_call
+def test_an_authority_is_given_once(
+    platform: LocalPlatform, secure: FrontDoor, ca: str, job_id: str, call: Call
+) -> None:
+    with Session(secure.url, platform.token, verify=ca) as session:
+        call(session, job_id)
+
+
+@each_call
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_an_authority_is_found_in_the_environment(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    call: Call,
+) -> None:
+    monkeypatch.setenv(variable, ca)
+    with Session(secure.url, platform.token) as session:
+        call(session, job_id)
+
+
+@each_call
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_stranger_is_not_trusted(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    half_secure: FrontDoor,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+    elsewhere: bool,
+) -> None:
+    verify: bool | str = True
+    if elsewhere:  # what is given wins over a variable that would let it pass
+        import certifi
+
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", ca)
+        verify = certifi.where()
+    address = door_of(call, secure, half_secure)
+    with (
+        Session(address, platform.token, verify=verify, clock=NoTime()) as session,
+        pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        call(session, job_id)
+
+
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+@each_call
+@pytest.mark.parametrize("anybody", [False, True])
+def test_what_is_given_wins_over_the_environment(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+    anybody: bool,
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    with Session(secure.url, platform.token, verify=False if anybody else ca) as session:
+        call(session, job_id)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+@each_call
+def test_a_plain_platform_is_reached_through_the_proxy(
+    platform: LocalPlatform,
+    proxy: HttpProxy,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    scheme: str,
+    call: Call,
+) -> None:
+    monkeypatch.setenv(variable, proxy.address.replace("http://", scheme))
+    with Session(platform.url, platform.token) as session:
+        call(session, job_id)
+    expected: dict[Call, str] = {
+        ask: f"GET {platform.url}/jobs/{job_id}",
+        follow: f"GET {platform.url}/monitoring/jobs/{job_id}/log",
+        run: f"CONNECT 127.0.0.1:{port_of(platform.url)}",
+    }
+    assert proxy.requests[-1].startswith(expected[call])
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+@each_call
+def test_a_secure_platform_is_reached_through_the_proxy(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    half_secure: FrontDoor,
+    proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    call: Call,
+) -> None:
+    monkeypatch.setenv(variable, proxy.address)
+    address = door_of(call, secure, half_secure)
+    with Session(address, platform.token, verify=ca) as session:
+        call(session, job_id)
+    assert proxy.requests == [f"CONNECT 127.0.0.1:{secure.port}"]
+
+
+@each_call
+@pytest.mark.parametrize("exception", ["127.0.0.1", "10.0.0.0/8, 127.0.0.0/8", "*"])
+def test_an_exception_is_reached_without_the_proxy(
+    platform: LocalPlatform,
+    half_secure: FrontDoor,
+    proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    exception: str,
+    call: Call,
+) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, proxy.address)
+    monkeypatch.setenv("NO_PROXY", exception)
+    with Session(half_secure.url, platform.token, verify=ca) as session:
+        call(session, job_id)
+    assert proxy.requests == []
+
+
+@each_call
+@pytest.mark.parametrize("is_secure", [False, True])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_the_proxy_is_told_the_login_in_its_address(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    strict_proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+    is_secure: bool,
+    scheme: str,
+) -> None:
+    login = f"user:{QUOTED_PASSWORD}@127.0.0.1:{strict_proxy.port}"
+    monkeypatch.setenv("ALL_PROXY", scheme + login)
+    address = secure.url if is_secure else platform.url
+    with Session(address, platform.token, verify=ca) as session:
+        call(session, job_id)
+    basic = b64encode(f"user:{PASSWORD}".encode()).decode()
+    assert set(strict_proxy.logins) == {f"Basic {basic}"}
+
+
+@each_call
+def test_a_proxy_that_refuses_learns_the_password_and_no_reader_of_the_error_does(
+    platform: LocalPlatform,
+    proxied: Callable[[Call, str], str],
+    strict_proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    call: Call,
+) -> None:
+    login = f"stranger:{QUOTED_PASSWORD}"
+    address = proxied(call, f"http://{login}@127.0.0.1:{strict_proxy.port}")
+    with (
+        Session(address, platform.token, verify=ca, clock=NoTime()) as session,
+        pytest.raises(ConnectionFailed, match=r"the proxy .*407") as caught,
+    ):
+        call(session, job_id)
+    basic = b64encode(f"stranger:{PASSWORD}".encode()).decode()
+    # Once: again and again would lock the user out.
+    assert strict_proxy.logins == [f"Basic {basic}"]
+    told = "".join(traceback.format_exception(caught.value))
+    assert not any(secret in told for secret in (PASSWORD, QUOTED_PASSWORD, basic))
+
+
+@each_call
+def test_a_proxy_that_is_not_there_is_blamed(
+    platform: LocalPlatform,
+    proxied: Callable[[Call, str], str],
+    ca: str,
+    job_id: str,
+    call: Call,
+) -> None:
+    with HttpProxy() as gone:
+        address = proxied(call, gone.address)
+    with (
+        Session(address, platform.token, verify=ca, clock=NoTime()) as session,
+        pytest.raises(ConnectionFailed, match=r"the proxy does not let us through .*refused"),
+    ):
+        call(session, job_id)
+
+
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_a_silent_stream_through_a_proxy_notices_a_peer_that_is_gone(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    is_secure: bool,
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy.address)
+    kept_alive: list[socket.socket] = []
+    connect = socket.socket.connect
+
+    def remember(connection: socket.socket, address: tuple[str, int]) -> None:
+        if address[1] == proxy.port:
+            kept_alive.append(connection.dup())
+        connect(connection, address)
+
+    monkeypatch.setattr(socket.socket, "connect", remember)
+    address = secure.url if is_secure else platform.url
+    with Session(address, platform.token, verify=ca) as session:
+        follow(session, job_id)
+    assert kept_alive
+    for connection in kept_alive:
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.parametrize("through_proxy", [False, True])
+def test_closing_a_stream_frees_its_reader(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    through_proxy: bool,
+) -> None:
+    if through_proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.address)
+    with Session(secure.url, platform.token, verify=ca) as session:
+        stream = session.jobs.monitor(job_id)
+        assert next(stream).startswith(b"ready")
+        rest: list[bytes] = []
+        reader = threading.Thread(target=lambda: rest.extend(stream))
+        reader.start()
+        stream.close()
+        reader.join(5)
+        assert not reader.is_alive()
+        assert rest == []
+
+
+def test_a_job_that_no_proxy_let_through_was_not_started(
+    platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HttpProxy() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.address)
+        session = Session(platform.url, platform.token)
+        assert session.presets
+    with session, pytest.raises(ConnectionFailed, match="the proxy does not") as caught:
+        session.jobs.start(image="any", preset_name="cpu-small", command="true")
+    assert "may have been carried out" not in str(caught.value)
