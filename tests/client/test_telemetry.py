@@ -20,11 +20,11 @@ def test_a_running_job_tells_what_it_uses_until_it_is_over(session: Session, sta
     job = start(BUSY)
     with session.jobs.top(job) as samples:
         first = next(samples)
-        assert first.memory > 0.1
+        assert first.memory > 0
         assert first.gpu_memory is None
         second = next(samples)
         assert second.timestamp > first.timestamp
-        assert 0.05 < second.cpu < 2
+        assert 0 < second.cpu < 2.5
         session.jobs.kill(job)
         assert len(list(samples)) <= 1
 

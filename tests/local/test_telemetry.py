@@ -26,9 +26,9 @@ def test_a_running_job_is_measured(platform: LocalPlatform, session: Session, st
         url, header=headers(platform), suppress_origin=True, subprotocols=["top.apolo.us"]
     )
     samples = [json.loads(websocket.recv()) for _ in range(2)]
-    assert samples[0]["memory_bytes"] > 100_000
+    assert samples[1]["memory_bytes"] > 100_000
     assert samples[0]["memory"] == samples[0]["memory_bytes"] // 2**20
-    assert 0.1 < samples[1]["cpu"] < 1.5
+    assert 0.01 < samples[1]["cpu"] < 2.5
     assert samples[1]["timestamp"] > samples[0]["timestamp"]
     session.jobs.kill(job)
     code, reason = 0, b""
