@@ -111,7 +111,7 @@ class _Follower:
         self._present_read = False
         self._position = _Position(wanted.since or "", with_stamp=wanted.timestamps)
         stream = open_stream(wanted.since)  # before anything is returned: a missing job raises
-        self._opened_at = stream.date
+        self._opened_before = stream.opened_before
         self._pump = _Pump(stream)
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ class _Follower:
                 silent = 0.0
                 yield from self._unseen(splitter.feed(piece))
             if not self._present_read and (
-                silent >= PRESENT_ENDS or self._position.last[0] > self._opened_at
+                silent >= PRESENT_ENDS or self._position.last[0] >= self._opened_before
             ):
                 self._present_read = True
                 yield None

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from neuro_sync.errors import NeuroError, NotSupported, StreamClosed
-from neuro_sync.transport.stream import PIECE
+from neuro_sync.transport.chunks import PIECE
 
 if TYPE_CHECKING:
     from .channels import StdStream

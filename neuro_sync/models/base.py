@@ -37,6 +37,8 @@ class Model(BaseModel):
         # Built when first used: a program that asks for one status builds one model, not thirty.
         # For the same reason the texts under the fields are not read at run time.
         defer_build=True,
+        # The values of a listing differ; looking each up in a cache costs more than it saves.
+        cache_strings="keys",
     )
 
     @classmethod

@@ -279,9 +279,9 @@ class Workload(Model):
     """Replaces that of the image; split by shell rules, run by no shell."""
     working_dir: Annotated[str, written(_absolute)] | None = None
     http: HTTPPort | None = None
-    env: Mapping[NonBlank, str] = {}
+    env: Mapping[NonBlank, str] = Field(default_factory=dict)
     volumes: tuple[Volume, ...] = ()
-    secret_env: Mapping[str, SecretURI] = {}
+    secret_env: Mapping[str, SecretURI] = Field(default_factory=dict)
     secret_files: Annotated[tuple[SecretFile, ...], Field(alias="secret_volumes")] = ()
     disk_volumes: tuple[DiskVolume, ...] = ()
     tty: Flag = False

@@ -13,7 +13,8 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-PIECE = 2**16
+PIECE = 2**17 - 2**12
+"""The most bytes of one read. From 128 KiB on the C library maps fresh memory for each."""
 LONGEST_SIZE_LINE = 2**12
 """Bytes; a line that is longer is no chunk's size."""
 

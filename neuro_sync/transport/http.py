@@ -18,8 +18,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
+from urllib3.connectionpool import ConnectionPool
 
 from neuro_sync.errors import (
     APIError,
@@ -96,15 +96,13 @@ class HttpTransport:
         self._timeout = timeout
         self._verify = verify
         self._clock = clock or Clock()
-        self._headers = CaseInsensitiveDict(
-            {
-                "User-Agent": f"neuro-sync/{__version__} ({sys.platform}) "
-                f"Python/{platform.python_version()}",
-                "Accept-Encoding": "identity",
-                "Accept": "*/*",
-                "Authorization": f"Bearer {token}",
-            }
-        )
+        self._headers = {
+            "User-Agent": f"neuro-sync/{__version__} ({sys.platform}) "
+            f"Python/{platform.python_version()}",
+            "Accept-Encoding": "identity",
+            "Accept": "*/*",
+            "Authorization": f"Bearer {token}",
+        }
         # Guards the pools against two threads that both notice a fork.
         self._lock = threading.Lock()
         self._closed = False
@@ -201,7 +199,8 @@ class HttpTransport:
         request.method = method
         request.url = f"{url}?{parameters}" if parameters else url
         request.hooks = {"response": []}
-        request.headers = headers = self._headers.copy()
+        headers = self._headers.copy()
+        request.headers = headers  # type: ignore[assignment]  # written by us, so no case to ignore
         if accept:
             headers["Accept"] = accept
         if body is not None:
@@ -288,7 +287,9 @@ class _Adapter(HTTPAdapter):
     """Connections that notice a peer that is gone, even while they are silent."""
 
     def __init__(self) -> None:
-        super().__init__(pool_connections=8, pool_maxsize=64)
+        # More pools than anybody has hosts: one that is known here is never thrown out there.
+        super().__init__(pool_connections=1024, pool_maxsize=64)
+        self._known: dict[str, ConnectionPool] = {}
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=socket_options(), **kwargs)
@@ -299,6 +300,45 @@ class _Adapter(HTTPAdapter):
         if not proxy.lower().startswith("socks"):  # whose pools make their own connections
             manager.pool_classes_by_scheme = POOLS
         return manager
+
+    # What follows does once for each host what `requests` does for each request.
+
+    def get_connection_with_tls_context(
+        self,
+        request: requests.PreparedRequest,
+        verify: bool | str | None,
+        proxies: Mapping[str, str] | None = None,
+        cert: Any = None,
+    ) -> ConnectionPool:
+        url = str(request.url)
+        host = "/".join(url.split("/", 3)[:3])
+        pool = self._known.get(host)
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            super().cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
+            self._known[host] = pool
+        return pool
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        pass
+
+    def request_url(
+        self, request: requests.PreparedRequest, proxies: Mapping[str, str] | None
+    ) -> str:
+        return super().request_url(request, proxies) if proxies else request.path_url
+
+    def build_response(
+        self, req: requests.PreparedRequest, resp: urllib3.BaseHTTPResponse
+    ) -> requests.Response:
+        """Wrap the answer; nobody here wants its cookies, history or encoding."""
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = resp.headers  # type: ignore[assignment]  # ignores case as well
+        response.raw = resp
+        response.reason = resp.reason or ""
+        response.url = str(req.url)
+        response.request = req
+        return response
 
 
 def socket_options() -> list[tuple[int, int, int]]:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -17,13 +18,12 @@ from typing_extensions import Self
 from neuro_sync.errors import NDJSONError, ProtocolError, StreamInterrupted
 from neuro_sync.models.base import Model
 
+from .chunks import PIECE
+
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 
 NDJSON = "application/x-ndjson"
-
-PIECE = 2**16
-"""The most bytes of one read. Larger reads make the C library map fresh memory each time."""
 
 
 class Stream(Iterator[bytes]):
@@ -35,11 +35,13 @@ class Stream(Iterator[bytes]):
 
     def __init__(self, response: requests.Response, what: str) -> None:
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0]
-        self.date = _instant(response.headers.get("Date", ""))
-        """When it was opened by the platform's clock, as a log writes times; whole seconds."""
+        self.opened_before = _end_of_second(response.headers.get("Date", ""))
+        """A moment after it was opened, by the platform's clock, as a log writes times."""
         self._response = response
         self._raw: urllib3.HTTPResponse = response.raw
         self._what = what
+        # Undoing an encoding that is not there copies every byte twice.
+        self._encoded = "Content-Encoding" in response.headers
         self._closed = False
         # Held while a read is under way: only who holds it may take the response apart, since
         # closing it under a reader crashes that reader.
@@ -54,7 +56,7 @@ class Stream(Iterator[bytes]):
                 self._response.close()
                 raise StopIteration
             try:
-                piece = self._raw.read1(PIECE, decode_content=True)
+                piece = self._raw.read1(PIECE, decode_content=self._encoded)
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 self._response.close()
                 if self._closed:
@@ -95,10 +97,10 @@ class Stream(Iterator[bytes]):
         return f"<Stream of {self._what}{', closed' if self._closed else ''}>"
 
 
-def _instant(date: str) -> str:
-    """Write an HTTP date as ISO time; without one, as a time that never comes."""
+def _end_of_second(date: str) -> str:
+    """Return when the second of an HTTP date is over; without a date, a time that never comes."""
     try:
-        return parsedate_to_datetime(date).isoformat()
+        return (parsedate_to_datetime(date) + timedelta(seconds=1)).isoformat()
     except ValueError:
         return "9"
 

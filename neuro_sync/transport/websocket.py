@@ -34,6 +34,7 @@ from neuro_sync.errors import (
     error_from_answer,
 )
 
+from .chunks import PIECE
 from .http import ConnectionSettings, HttpTransport, Query, proxy_error, socket_options
 from .rfc6455 import (
     BINARY,
@@ -49,7 +50,6 @@ from .rfc6455 import (
     close_reason,
     write_frame,
 )
-from .stream import PIECE
 
 logger = logging.getLogger("neuro_sync")
 

@@ -109,7 +109,7 @@ def test_another_thread_may_close_a_log(session: Session, start: Start) -> None:
 class FakeStream:
     """Pieces of a log, then its end, or a cut."""
 
-    date = "9"
+    opened_before = "9"
 
     def __init__(self, data: bytes, *, cut: bool) -> None:
         self._pieces = iter([data] if data else [])
@@ -178,6 +178,25 @@ def test_the_end_of_a_log_can_be_asked_for(session: Session, start: Start) -> No
     assert len(list(session.jobs.logs(job, tail=1000))) == 100
     with pytest.raises(IllegalArgumentError, match="tail = -1"):
         session.jobs.logs(job, tail=-1)
+
+
+def test_lines_of_the_second_of_the_call_are_there_already() -> None:
+    class Slowly(FakeStream):
+        opened_before = "2026-01-01T00:00:04+00:00"
+
+        def __iter__(self) -> Iterator[bytes]:
+            for number in range(50):
+                yield stamped(3, f"line {number}").encode()
+            for number in range(50, 60):
+                yield stamped(4, f"line {number}").encode()
+
+    def last(tail: int, *, follow: bool) -> list[str]:
+        stream = Slowly(b"", cut=False)
+        wanted = LogRequest(tail=tail, follow=follow)
+        return list(LogLines(lambda _: stream, lambda: True, wanted, NoTime()))  # type: ignore[arg-type,return-value]
+
+    assert last(2, follow=False) == ["line 49", "line 50"]
+    assert last(2, follow=True) == [f"line {number}" for number in range(49, 60)]
 
 
 def test_a_tail_goes_on_with_what_comes(session: Session, start: Start, tmp_path: Path) -> None:

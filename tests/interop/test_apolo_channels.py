@@ -243,3 +243,29 @@ def test_a_port_where_the_job_does_not_listen_is_closed(drive: Drive) -> None:
         await client.jobs.kill(job)
 
     drive(scenario)
+
+
+def test_it_sees_what_a_job_uses_until_the_job_is_over(drive: Drive) -> None:
+    async def scenario(client: Client) -> None:
+        job_id = await running(client, "sh -c 'while :; do :; done'")
+        async with client.jobs.top(job_id) as samples:
+            seen = [await anext(samples) for _ in range(2)]
+            assert seen[1].timestamp > seen[0].timestamp
+            assert seen[1].memory_bytes > 0
+            assert seen[1].cpu > 0
+            await client.jobs.kill(job_id)
+            async for _ in samples:
+                pass
+
+    drive(scenario)
+
+
+def test_it_learns_how_much_is_free_and_lengthens_a_life(drive: Drive) -> None:
+    async def scenario(client: Client) -> None:
+        assert set(await client.jobs.get_capacity()) >= {"cpu-small", "cpu-large"}
+        job_id = await running(client, FOREVER, life_span=120)
+        await client.jobs.bump_life_span(job_id, 60)
+        assert (await client.jobs.status(job_id)).life_span == 180
+        await client.jobs.kill(job_id)
+
+    drive(scenario)
