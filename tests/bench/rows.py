@@ -254,7 +254,7 @@ def _list(bench: Bench, kind: str, name: str) -> Iterator[Figure]:
                 before = server.ask("cpu")["cpu"]
                 answer = client.ask("list", None)
                 server_cpu.add(side, (server.ask("cpu")["cpu"] - before) / answer["seconds"])
-            if answer["jobs"] != JOBS:
+            if answer["jobs"] < JOBS:  # other rows may have added some
                 raise RuntimeError(f"{side} listed {answer['jobs']} jobs instead of {JOBS}")
             speed.add(side, JOBS / answer["seconds"])
             cpu.add(side, answer["cpu"])
