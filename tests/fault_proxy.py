@@ -24,6 +24,8 @@ class Fault:
     """Hand nothing on after so many bytes of the answer, and leave the connection open."""
     garbage_after: int | None = None
     """Send nonsense after so many bytes of the answer, and close."""
+    delay: float = 0.0
+    """Hold the answer back for so many seconds."""
     answer: bytes | None = None
     """Answer this instead of asking the platform."""
     hit: threading.Event = field(default_factory=threading.Event)
@@ -116,6 +118,9 @@ class FaultProxy:
         ours, theirs = b":%d" % self.port, b":%d" % self._target
         while data := link.server.recv(65536):
             data = data.replace(theirs, ours)
+            if link.fault.delay and not link.sent:
+                link.fault.hit.set()
+                threading.Event().wait(link.fault.delay)
             fault, before = link.fault, link.sent
             link.sent += len(data)
             for limit in (fault.cut_after, fault.hang_after, fault.garbage_after):

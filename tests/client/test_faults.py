@@ -134,6 +134,25 @@ def test_a_platform_that_is_busy_is_asked_later(
         far.jobs.start(image="any", preset_name="cpu-small", command="true")
 
 
+def test_an_answer_that_comes_late_is_waited_for(
+    proxy: FaultProxy, far: Session, finished: JobDescription
+) -> None:
+    late = Fault(delay=0.3)
+    proxy.plan("GET /api/v1/jobs/", late)
+    assert far.jobs.status(finished).id == finished.id
+    assert late.hit.is_set()
+
+
+def test_an_upgrade_that_is_refused_says_why(
+    proxy: FaultProxy, far: Session, finished: JobDescription
+) -> None:
+    reason = b'{"error": "too many terminals are open"}'
+    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nX-Error: "
+    proxy.plan("GET /api/v1/monitoring/jobs/", Fault(answer=head + reason + b"\r\n\r\n"))
+    with pytest.raises(ServerNotAvailable, match="too many terminals are open"):
+        far.jobs.exec(finished, "true")
+
+
 def test_a_list_that_is_cut_raises_instead_of_ending(
     proxy: FaultProxy, far: Session, finished: JobDescription
 ) -> None:
