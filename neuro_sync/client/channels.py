@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from typing_extensions import Self
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     CommandTimeout,
     NeuroError,
@@ -58,7 +58,7 @@ class CommandResult(Generic[Output]):
         return CommandResult(self.exit_code, stdout, stderr)
 
 
-class StdStream(Iterator[Message]):
+class StdStream(Closing, Iterator[Message]):
     """The input and output of a command inside a job, or of the job itself.
 
     Iterate over it, or call `read_out`, for the output; any number of threads may read, write
@@ -290,17 +290,6 @@ class StdStream(Iterator[Message]):
         from .terminal import interact
 
         return interact(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = f", exited {self._exited.exit_code}" if self._exited else ""

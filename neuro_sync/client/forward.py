@@ -8,11 +8,9 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from typing_extensions import Self
-
+from neuro_sync.closing import Closing
 from neuro_sync.errors import ConfigError, NeuroError, StreamClosed
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ CLOSING_PATIENCE = 1.0
 """Seconds in which what was sent last may still leave."""
 
 
-class PortForward:
+class PortForward(Closing):
     """Listens on a port of this machine; each connection to it is one to a port of the job.
 
     It works from the moment it is made until `close` or the end of a ``with`` block. A connection
@@ -69,17 +67,6 @@ class PortForward:
         self._thread.join()
         for tunnel in tunnels:
             tunnel.thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<PortForward {HOST}:{self.local_port} to {self._what}>"

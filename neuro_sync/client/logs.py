@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import NoReturn
 
 from typing_extensions import Self
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import APIError, ConnectionFailed, NeuroError, ServerError, StreamInterrupted
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.stream import LineSplitter, Stream
@@ -44,7 +44,7 @@ class LogRequest:
     follow: bool = True
 
 
-class LogLines(Iterator[str]):
+class LogLines(Closing, Iterator[str]):
     """The lines of a log, each once and in order, until the job is over.
 
     A connection that ends while the job goes on is opened again where it ended. A line that stays
@@ -80,17 +80,6 @@ class LogLines(Iterator[str]):
     def close(self) -> None:
         """End the iteration and give the connection back; any thread may call it."""
         self._stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Follower:

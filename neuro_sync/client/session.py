@@ -5,12 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 from yarl import URL
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import Preset
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from neuro_sync.transport.http import Timeout
 
 
-class Session:
+class Session(Closing):
     """A user's view of one platform. Any number of threads may share it.
 
     Without arguments the platform is found in the environment. Making a session contacts nobody
@@ -139,17 +139,6 @@ class Session:
         self._transport.close()
         if self._stop_platform is not None:
             self._stop_platform()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Session {self.username!r} at {self._config.api_url}>"

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from types import TracebackType
 from typing import Protocol, TypeVar
 
 import requests
 import urllib3
 from typing_extensions import Self
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import NDJSONError, ProtocolError, StreamInterrupted
 from neuro_sync.models.base import Model
 
@@ -26,7 +26,7 @@ M = TypeVar("M", bound=Model)
 NDJSON = "application/x-ndjson"
 
 
-class Stream(Iterator[bytes]):
+class Stream(Closing, Iterator[bytes]):
     """The bytes of an answer as they come, in pieces of whatever size.
 
     An end is an end, and a cut raises. The connection goes back at the end, at `close` from any
@@ -81,17 +81,6 @@ class Stream(Iterator[bytes]):
                 self._response.close()
             finally:
                 self._reading.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Stream of {self._what}{', closed' if self._closed else ''}>"
@@ -170,7 +159,7 @@ class Closable(Protocol):
         """Give the connection back."""
 
 
-class Records(Iterator[T]):
+class Records(Closing, Iterator[T]):
     """The items of a list, each read as it comes; it ends, cuts and closes as what is below."""
 
     def __init__(self, stream: Closable, items: Iterator[T]) -> None:
@@ -186,14 +175,3 @@ class Records(Iterator[T]):
     def close(self) -> None:
         """Give the connection back before the last item was read."""
         self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

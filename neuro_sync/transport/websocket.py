@@ -17,12 +17,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from types import TracebackType
 from urllib.parse import urlencode, urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from typing_extensions import Self
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     ConfigError,
     ConnectionFailed,
@@ -64,7 +64,7 @@ FINE_ENDS = (NORMAL_END, None)
 """How a server's last frame says that all went well; any other code tells of a failure."""
 
 
-class WebSocket:
+class WebSocket(Closing):
     """Binary messages to and from one address; `send` and `close` may come from any thread.
 
     One thread reads, and while it does, the heartbeat goes on. A thread that has to stop reading
@@ -298,17 +298,6 @@ class WebSocket:
                 self._discard()
             finally:
                 self._reading.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<{self._what}{', closed' if self._closed else ''}>"
