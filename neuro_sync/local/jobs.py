@@ -360,7 +360,8 @@ def _now() -> datetime:
 
 
 def _launch(job: JobRow) -> Launch:
-    return Launch(job.id, Container.model_validate(job.description["container"]))
+    container = Container.model_validate(job.description["container"])
+    return Launch(job.id, container, environment=container.env)
 
 
 def _check_addresses(container: Container, cluster: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -18,11 +18,25 @@ Report = Callable[[str, Event], None]
 
 
 @dataclass(frozen=True)
+class Mount:
+    """A folder or a file of this machine, seen inside a job."""
+
+    source: Path
+    target: str
+    """Where the job sees it: an absolute path."""
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
 class Launch:
-    """What a runtime needs to run a job."""
+    """What a runtime needs to run a job; nothing in it has to be looked up any more."""
 
     job_id: str
     container: Container
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The job's own variables, those with the values of secrets among them."""
+    mounts: tuple[Mount, ...] = ()
+    """Its volumes, disks and files of secrets."""
 
 
 class Meter(Protocol):

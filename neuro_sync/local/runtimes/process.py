@@ -91,7 +91,7 @@ class ProcessRuntime:
         job.log.create()
         if not (folder / "control").exists():
             os.mkfifo(folder / "control", 0o600)
-        _write_spec(folder / "spec", launch.container, scratch)
+        _write_spec(folder / "spec", launch, scratch)
         job.process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(self._supervisor), str(folder)],
             stdin=subprocess.DEVNULL,
@@ -333,7 +333,8 @@ class _Supervised:
             self.process.returncode = self.process.returncode or 0
 
 
-def _write_spec(path: Path, container: Container, scratch: Path) -> None:
+def _write_spec(path: Path, launch: Launch, scratch: Path) -> None:
+    container = launch.container
     arguments = shlex.split(container.entrypoint or "") + shlex.split(container.command or "")
     # Nothing of the platform's own environment; `python` is the one that runs the platform.
     environment = {
@@ -341,7 +342,7 @@ def _write_spec(path: Path, container: Container, scratch: Path) -> None:
         "HOME": str(scratch),
         "LANG": "C.UTF-8",
         **({"TERM": "xterm-256color"} if container.tty else {}),
-        **container.env,
+        **launch.environment,
     }
     parts = [
         container.working_dir or str(scratch),
