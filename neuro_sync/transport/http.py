@@ -10,9 +10,10 @@ import random
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, Protocol, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
@@ -39,9 +40,10 @@ logger = logging.getLogger("neuro_sync")
 Timeout = tuple[float, float]
 """Seconds to connect, and seconds of silence while an answer is read."""
 
-Query = Iterable[tuple[str, str]]
+Query = Iterable[tuple[str, str | bytes]]
 
-REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+# The only PATCH of the platform writes bytes at an offset, which may be done twice.
+REPEATABLE = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
 PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be gone a moment later."""
 
@@ -57,6 +59,15 @@ lock out. The libraries below wrap these too deep to ask for a class."""
 ATTEMPTS = 4
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
+
+
+class Content(Protocol):
+    """A body of bytes, which can be read again for each attempt to send it."""
+
+    size: int
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Begin to read it; a piece is sent before the next one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,8 @@ class HttpTransport:
     """Requests to one platform, from any number of threads.
 
     `timeout` holds for every request but streams, which may be silent for as long as they like.
-    GET, HEAD, PUT and DELETE are tried up to four times when the connection fails or the platform
-    is unavailable for the moment; anything else is sent once.
+    GET, HEAD, PUT, PATCH and DELETE are tried up to four times when the connection fails or the
+    platform is unavailable for the moment; anything else is sent once.
     """
 
     def __init__(
@@ -122,22 +133,48 @@ class HttpTransport:
         *,
         query: Query = (),
         body: object = None,
+        content: bytes | Content | None = None,
         accept: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
+
+        `body` is sent as JSON, `content` as it is.
 
         Raises:
             APIError: The platform said no.
             ConnectionFailed: It did not say anything.
         """
-        response = self._send(method, url, query, body, accept, stream=False)
+        request = self._prepare(method, url, query, body, accept)
+        request.headers.update(headers)
+        if content is not None:
+            _put_content(request, content)
+        response = self._send(request, timeout=self._timeout)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
-    def stream(self, url: str, *, query: Query = (), accept: str | None = None) -> Stream:
-        """Return the answer to a GET while it is still being sent; raises as `request` does."""
-        response = self._send("GET", url, query, None, accept, stream=True)
-        return Stream(response, f"GET {urlsplit(url).path}")
+    def stream(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        query: Query = (),
+        accept: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        is_silent: bool = True,
+        attempts: int | None = None,
+    ) -> Stream:
+        """Return an answer while it is still being sent; raises as `request` does.
+
+        What is not expected to be silent for long is cut by the session's timeout.
+        """
+        request = self._prepare(method, url, query, None, accept)
+        request.headers.update(headers)
+        connect, read = self._timeout
+        # Where silence is no sign of trouble, keepalive notices a dead peer.
+        timeout = (connect, None) if is_silent else (connect, read)
+        response = self._send(request, timeout=timeout, stream=True, attempts=attempts)
+        return Stream(response, f"{method} {urlsplit(url).path}")
 
     def connection_settings(self, url: str) -> ConnectionSettings:
         """Return how requests to an address are made, for one that is no plain request."""
@@ -160,14 +197,18 @@ class HttpTransport:
         self._session.close()
 
     def _send(
-        self, method: str, url: str, query: Query, body: object, accept: str | None, *, stream: bool
+        self,
+        request: requests.PreparedRequest,
+        *,
+        timeout: Timeout | tuple[float, None],
+        stream: bool = False,
+        attempts: int | None = None,
     ) -> requests.Response:
         self._check_open()
-        request = self._prepare(method, url, query, body, accept)
-        attempts = ATTEMPTS if method in REPEATABLE else 1
+        attempts = attempts or (ATTEMPTS if request.method in REPEATABLE else 1)
         for attempt in range(1, attempts + 1):
             try:
-                return self._send_once(request, stream=stream)
+                return self._send_once(request, timeout, stream=stream)
             except ConnectionFailed as error:
                 if attempt == attempts or any(text in str(error) for text in LASTING):
                     raise
@@ -211,12 +252,15 @@ class HttpTransport:
             headers["Content-Length"] = "0"
         return request
 
-    def _send_once(self, request: requests.PreparedRequest, *, stream: bool) -> requests.Response:
+    def _send_once(
+        self,
+        request: requests.PreparedRequest,
+        timeout: Timeout | tuple[float, None],
+        *,
+        stream: bool,
+    ) -> requests.Response:
         method, url = str(request.method), str(request.url)
-        connect, read = self._timeout
         session, settings = self._pools(url)
-        # A stream may be silent for as long as it likes; keepalive notices a dead peer.
-        timeout = (connect, None) if stream else (connect, read)
         try:
             response = session.get_adapter(url).send(
                 request, stream=True, timeout=timeout, **settings
@@ -272,6 +316,14 @@ class HttpTransport:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}{', closed' if self._closed else ''}>"
+
+
+def _put_content(request: requests.PreparedRequest, content: bytes | Content) -> None:
+    # The libraries below send what they can iterate over piece by piece, as soon as the headers
+    # tell its length; they begin anew for each attempt.
+    request.body = content  # type: ignore[assignment]  # the stub knows no iterables
+    size = len(content) if isinstance(content, bytes) else content.size
+    request.headers["Content-Length"] = str(size)
 
 
 class _Passing(Exception):
