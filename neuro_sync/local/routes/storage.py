@@ -173,24 +173,36 @@ async def open_file(call: Call) -> Response:
     if getattr(call.request.state, "is_head", False):
         entry = await asyncio.to_thread(call.storage.status, call.parts)
         return Response(headers=_file_headers(entry, entry.length))
-    file = await asyncio.to_thread(call.storage.read, call.parts)
+    header = call.request.headers.get("range")
+    begun = await asyncio.to_thread(_begin, call.storage, call.parts, header)
+    file, wanted, pieces = begun
+    if wanted is None:
+        text = "416: Requested Range Not Satisfiable"
+        headers = {"content-range": f"bytes */{file.entry.length}"}
+        return PlainTextResponse(text, status_code=416, headers=headers)
+    headers = _file_headers(file.entry, wanted.length)
+    if header is not None:
+        headers["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{file.entry.length}"
+    status = 200 if header is None else 206
+    if wanted.length == sum(map(len, pieces)):
+        return Response(b"".join(pieces), status, headers, OCTETS)
+    return StreamingResponse(_content(file, wanted, pieces), status, headers, OCTETS)
+
+
+def _begin(
+    storage: StorageFolder, parts: Parts, header: str | None
+) -> tuple[OpenedFile, ByteRange | None, list[bytes]]:
+    """Open a file, and read the first pieces of a range; it is closed if that is all."""
+    file = storage.read(parts)
     try:
-        entry = file.entry
-        wanted = ByteRange.from_header(call.request.headers.get("range"), entry.length)
+        wanted = ByteRange.from_header(header, file.entry.length)
     except ValueError:
         file.close()
-        text = "416: Requested Range Not Satisfiable"
-        headers = {"content-range": f"bytes */{entry.length}"}
-        return PlainTextResponse(text, status_code=416, headers=headers)
-    headers = _file_headers(entry, wanted.length)
-    if call.request.headers.get("range") is not None:
-        headers["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{entry.length}"
-    return StreamingResponse(
-        _content(file, wanted),
-        status_code=206 if "content-range" in headers else 200,
-        headers=headers,
-        media_type=OCTETS,
-    )
+        return file, None, []
+    pieces = file.read(wanted.start, _sizes(wanted.start, wanted.stop))
+    if sum(map(len, pieces)) == wanted.length:
+        file.close()
+    return file, wanted, pieces
 
 
 def _file_headers(entry: Entry, length: int) -> dict[str, str]:
@@ -205,25 +217,28 @@ def _file_headers(entry: Entry, length: int) -> dict[str, str]:
     return headers
 
 
-async def _content(file: OpenedFile, wanted: ByteRange) -> AsyncIterator[bytes]:
-    """Yield a range, reading the next pieces while these are sent."""
+async def _content(
+    file: OpenedFile, wanted: ByteRange, pieces: list[bytes]
+) -> AsyncIterator[bytes]:
+    """Yield a range of which the first pieces are there, reading the next while these are sent."""
     with file:
         offset = wanted.start
-        reading = asyncio.ensure_future(_read(file, offset, wanted.stop))
-        while pieces := await reading:
+        while pieces:
             offset += sum(map(len, pieces))
-            reading = asyncio.ensure_future(_read(file, offset, wanted.stop))
+            sizes = _sizes(offset, wanted.stop)
+            reading = asyncio.ensure_future(asyncio.to_thread(file.read, offset, sizes))
             for piece in pieces:
                 yield piece
+            pieces = await reading
         if offset < wanted.stop:
             # The connection is cut, so that nobody takes it for whole.
             raise EOFError(f"{file.entry.name!r} has become shorter while it was sent")
 
 
-async def _read(file: OpenedFile, offset: int, stop: int) -> list[bytes]:
+def _sizes(offset: int, stop: int) -> list[int]:
+    """Return the sizes of the next pieces, as many as one trip brings."""
     left = min(stop - offset, BATCH * PIECE)
-    sizes = [min(PIECE, left - done) for done in range(0, left, PIECE)]
-    return await asyncio.to_thread(file.read, offset, sizes) if sizes else []
+    return [min(PIECE, left - done) for done in range(0, left, PIECE)]
 
 
 async def list_status(call: Call) -> Response:
