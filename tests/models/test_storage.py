@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -14,11 +15,11 @@ from neuro_sync.models.storage import ByteRange, ListedFile, child
 from neuro_sync.models.uris import parse_address, path_of
 
 FILE = {"path": "a", "length": 3, "type": "FILE", "modificationTime": 5, "permission": "write"}
-NAMES = st.text(
-    st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"])
-    | st.integers(0xDC80, 0xDCFF).map(chr),
-    min_size=1,
-).filter(lambda name: name not in (".", ".."))
+NAMES = (
+    (st.binary(min_size=1) | st.text(min_size=1).map(lambda text: text.encode(errors="ignore")))
+    .map(os.fsdecode)
+    .filter(lambda name: name not in ("", ".", "..") and not set(name) & set("/\0"))
+)
 
 
 @given(st.binary(max_size=40), st.integers(0, 50), st.integers(0, 50))

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import ClientDisconnect
 
 from neuro_sync.errors import (
     APIError,
@@ -123,7 +124,7 @@ async def storage(request: Request) -> Response:
     _, _, path = unquote_to_bytes(request.scope["raw_path"]).partition(b"/storage/")
     parts = parts_of(path.decode("utf-8", "surrogateescape"))
     call = Call(request, request.app.state.storage, parts)
-    with refusals():
+    with refusals(), suppress(ClientDisconnect):
         handle = HANDLERS.get(_operation(request))
         if handle is None:
             raise NotSupported(
@@ -131,6 +132,7 @@ async def storage(request: Request) -> Response:
                 "OPEN, CREATE and WRITE do the same"
             )
         return await handle(call)
+    return Response(status_code=400)  # nobody is there to read it
 
 
 def _operation(request: Request) -> str:
