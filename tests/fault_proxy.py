@@ -101,6 +101,7 @@ class FaultProxy:
 
     def _requests(self, link: _Link) -> None:
         while data := link.client.recv(65536):
+            data = data.replace(b":%d" % self.port, b":%d" % self._target)
             if data.startswith(METHODS):  # and not the body, which may come by itself
                 link.fault, link.sent, link.asked = self._fault_of(data), 0, 0
             limit, before = link.fault.cut_request_after, link.asked
@@ -113,7 +114,7 @@ class FaultProxy:
                 link.fault.hit.set()
                 link.client.sendall(link.fault.answer)
                 continue
-            link.server.sendall(data.replace(b":%d" % self.port, b":%d" % self._target))
+            link.server.sendall(data)
 
     def _fault_of(self, data: bytes) -> Fault:
         with self._lock:

@@ -111,6 +111,10 @@ class Call(NamedTuple):
         cluster: str = self.request.app.state.home.cluster
         return Resource("storage", cluster, *parts)
 
+    def action_on(self, parts: Parts) -> Action:
+        """Return the most that the caller may do."""
+        return self.caller.grants.action_on(self.resource(parts))
+
     def require(self, action: Action, parts: Parts | None = None) -> None:
         """Refuse what the caller may not do; this service does not tell it from what is missing."""
         if not self.caller.may(action, self.resource(self.parts if parts is None else parts)):
@@ -253,13 +257,14 @@ async def list_status(call: Call) -> Response:
         if call.wants_lines:
             raise StorageNotFound("Not found", payload={"errno": "ENOENT"}) from error
         raise
+    describe = _describer(call)
     if call.wants_lines:
         # Not media_type: the protocol wants it without a charset.
-        lines = _lines(first, entries, lambda entry: {"FileStatus": _status(call, entry)})
+        lines = _lines(first, entries, lambda entry: {"FileStatus": describe(entry)})
         return StreamingResponse(lines, headers={"content-type": NDJSON})
-    statuses = [_status(call, entry) for entry in first]
+    statuses = [describe(entry) for entry in first]
     while page := await asyncio.to_thread(_take, entries, ENTRIES):
-        statuses += [_status(call, entry) for entry in page]
+        statuses += [describe(entry) for entry in page]
     return _json({"FileStatuses": {"FileStatus": statuses}})
 
 
@@ -275,21 +280,30 @@ def _visible(call: Call) -> Iterator[Entry]:
     )
 
 
-def _status(call: Call, entry: Entry, path: str | None = None) -> dict[str, object]:
-    parts = call.parts if path is not None else (*call.parts, entry.name)
+def _describer(call: Call) -> Callable[[Entry], dict[str, object]]:
+    """Return what describes the things in a folder."""
+    permission = call.action_on(call.parts)
+    # Nothing below can be more, so it need not be looked up for each.
+    if permission is Action.MANAGE:
+        return lambda entry: _status(entry.name, entry, permission)
+    return lambda entry: _status(entry.name, entry, call.action_on((*call.parts, entry.name)))
+
+
+def _status(path: str, entry: Entry, permission: Action) -> dict[str, object]:
     return {
-        "path": entry.name if path is None else path,
+        "path": path,
         "type": entry.kind,
         "length": entry.length,
         "modificationTime": entry.modified,
-        "permission": call.caller.grants.action_on(call.resource(parts)).value,
+        "permission": permission.value,
     }
 
 
 async def get_file_status(call: Call) -> Response:
     call.require(Action.LIST)
     entry = await asyncio.to_thread(call.storage.status, call.parts)
-    return _json({"FileStatus": _status(call, entry, "/" + "/".join(call.parts))})
+    path = "/" + "/".join(call.parts)
+    return _json({"FileStatus": _status(path, entry, call.action_on(call.parts))})
 
 
 async def get_disk_usage(call: Call) -> Response:
