@@ -333,13 +333,18 @@ def test_who_may_read_a_job_sees_it_and_changes_nothing(
     assert shared.id in {job.id for job in jobs.list(owners=[OPHELIA])}
     assert shared.id not in {job.id for job in jobs.list(owners=[MALLORY])}
     assert list(jobs.logs(shared.id, follow=False)) == []
-    assert next(iter(jobs.top(shared.id))).memory >= 0
     for refused in (jobs.kill, lambda id: jobs.exec(id, "true"), jobs.attach):
         with pytest.raises(AuthorizationError) as error:
             refused(shared.id)
         assert {item["action"] for item in error.value.missing} == {"write"}
     with pytest.raises(AuthorizationError, match="manage"):
         stage.mallory.users.share(OPHELIA, Permission(uri=str(shared.uri), action=Action.READ))
+
+
+def test_who_may_read_a_job_sees_what_it_uses(stage: Stage, shared: JobDescription) -> None:
+    stage.ophelia.users.share(MALLORY, Permission(uri=str(shared.uri), action=Action.READ))
+    with stage.mallory.jobs.top(shared.id) as samples:
+        assert next(samples).memory >= 0
 
 
 def test_a_permission_on_a_name_is_none_on_other_jobs(stage: Stage, shared: JobDescription) -> None:
