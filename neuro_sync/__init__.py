@@ -68,6 +68,7 @@ from .models.storage import (
     StorageProgressStart,
     StorageProgressStep,
 )
+from .models.users import Action, Permission, Quota, Share
 from .version import __version__
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "AbstractDeleteProgress",
     "AbstractFileProgress",
     "AbstractRecursiveFileProgress",
+    "Action",
     "AuthError",
     "AuthenticationError",
     "AuthorizationError",
@@ -107,9 +109,11 @@ __all__ = [
     "NDJSONError",
     "NeuroError",
     "NotSupported",
+    "Permission",
     "PortForward",
     "Preset",
     "ProtocolError",
+    "Quota",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
@@ -118,6 +122,7 @@ __all__ = [
     "ServerError",
     "ServerNotAvailable",
     "Session",
+    "Share",
     "StdStream",
     "StorageError",
     "StorageExists",

@@ -135,8 +135,17 @@ async def storage(request: Request) -> Response:
                 "this local platform's storage is not spoken to by websocket; "
                 "OPEN, CREATE and WRITE do the same"
             )
+        await _make_project(call)
         return await handle(call)
     return Response(status_code=400)  # nobody is there to read it
+
+
+async def _make_project(call: Call) -> None:
+    """Make the folder of a project of the caller's, which is there from its beginning on."""
+    state = call.request.app.state
+    if len(call.parts) == 2 and call.parts[0] == state.home.org:
+        if call.parts[1] in state.users.projects_of(call.caller.name):
+            await asyncio.to_thread(call.storage.make, call.parts)
 
 
 def _operation(request: Request) -> str:
