@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from neuro_sync import Session
+from neuro_sync import Action, Permission, Session, StorageNotFound
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.storage import Entry, Parts, StorageFolder, parts_of
 
@@ -563,6 +563,43 @@ def test_a_failure_within_a_listing_is_its_last_line(
     monkeypatch.setattr(StorageFolder, "entries", entries)
     lines = wire("GET", op="LISTSTATUS", headers=NDJSON).content.split(b"\r\n")
     assert json.loads(lines[-1]) == {"error": "Input/output error", "errno": "EIO"}
+
+
+# Users
+
+
+def test_of_anothers_files_one_sees_what_was_shared(platform: LocalPlatform) -> None:
+    names = [f"{name}{uuid4().hex[:6]}" for name in ("owner", "guest")]
+    owner, guest = (Session(platform.url, platform.add_user(name)) for name in names)
+    with owner, guest:
+        assert list(guest.storage.list()) == []  # one's own project is there from the start
+        for name in ("shared/file", "hidden/file"):
+            owner.storage.mkdir(f"storage:{name.split('/')[0]}")
+            owner.storage.create(f"storage:{name}", b"content")
+        theirs = f"storage:/{names[0]}"
+        for uri in (theirs, f"{theirs}/shared", f"{theirs}/shared/file", f"{theirs}/no"):
+            with pytest.raises(StorageNotFound):
+                guest.storage.stat(uri)
+            with pytest.raises(StorageNotFound):
+                guest.storage.create(uri, b"evil")
+        shared = owner.storage.stat("storage:shared").uri
+        owner.users.share(names[1], Permission(uri=shared, action=Action.READ))
+        assert [status.name for status in guest.storage.list(theirs)] == ["shared"]
+        (found,) = guest.storage.list(shared)
+        assert found.permission is Action.READ
+        assert b"".join(guest.storage.open(found.uri)) == b"content"
+        for refused in (
+            lambda: guest.storage.rm(found.uri),
+            lambda: guest.storage.mv(found.uri, "storage:mine"),
+            lambda: guest.storage.mv("storage:mine", found.uri),
+            lambda: guest.storage.create(found.uri, b"evil"),
+            lambda: guest.storage.write(found.uri, b"evil", 0),
+            lambda: guest.storage.list(f"{theirs}/hidden"),
+            lambda: guest.storage.open(f"{theirs}/hidden/file"),
+        ):
+            with pytest.raises(StorageNotFound):
+                refused()
+        assert b"".join(owner.storage.open("storage:shared/file")) == b"content"
 
 
 # For jobs

@@ -143,9 +143,9 @@ async def storage(request: Request) -> Response:
 async def _make_project(call: Call) -> None:
     """Make the folder of a project of the caller's, which is there from its beginning on."""
     state = call.request.app.state
-    if len(call.parts) == 2 and call.parts[0] == state.home.org:
-        if call.parts[1] in state.users.projects_of(call.caller.name):
-            await asyncio.to_thread(call.storage.make, call.parts)
+    projects = state.users.projects_of(call.caller.name)
+    if call.parts in {(state.home.org, project) for project in projects}:
+        await asyncio.to_thread(call.storage.make, call.parts)
 
 
 def _operation(request: Request) -> str:
@@ -426,12 +426,12 @@ async def delete(call: Call) -> Response:
 
 async def rename(call: Call) -> Response:
     """Move to a place that is absolute, or relative to the folder of what is moved."""
+    call.require(Action.WRITE)
     destination = _destination(call.request)
     if destination is None:
         raise IllegalArgumentError("No destination")
     above = "" if destination.startswith("/") else "/".join(call.parts[:-1])
     target = parts_of(f"{above}/{destination}")
-    call.require(Action.WRITE)
     call.require(Action.WRITE, target)
     await asyncio.to_thread(call.storage.rename, call.parts, target)
     return Response(status_code=204)
