@@ -147,7 +147,7 @@ jobs = st.builds(
         description={},
         transitions="[]",
     ),
-    st.integers(1, 6),
+    st.integers(1, 3),
     st.none() | cells,
     st.tuples(cells, cells, cells),
 )
@@ -159,7 +159,7 @@ job_paths = st.builds(
 job_grants = st.lists(st.tuples(job_paths, st.sampled_from([Action.LIST, Action.READ])), max_size=5)
 
 
-@given(st.lists(jobs, max_size=6, unique_by=lambda job: job.id), job_grants)
+@given(st.lists(jobs, max_size=3, unique_by=lambda job: job.id), job_grants)
 def test_the_jobs_that_are_listed_are_those_that_may_be_read(
     known: list[JobRow], granted: list[tuple[Resource, Action]]
 ) -> None:
