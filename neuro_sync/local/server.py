@@ -22,6 +22,7 @@ from .app import API, create_app
 from .jobs import JobService, Tenant
 from .machine import presets
 from .runtimes.process import ProcessRuntime
+from .sites import Sites
 from .state import Address, StateFolder, local_user, running_platform
 from .store import Store
 
@@ -157,10 +158,12 @@ class LocalPlatform:
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = ProcessRuntime(grace=self._grace)
         self._store = Store(self.folder / "platform.db")
-        self._service = JobService(self._store, runtime, offered, home)
+        users = Users({self._token: user})
+        sites = Sites(runtime.dial, users.of_token, lambda *_: True)
+        self._service = JobService(self._store, runtime, sites, offered, home)
         app = create_app(
             service=self._service,
-            users=Users({self._token: user}),
+            users=users,
             home=home,
             presets=offered,
             port=self._port,
