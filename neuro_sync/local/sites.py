@@ -413,7 +413,8 @@ async def _say(
         "Content-Length": str(len(body)),
         "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
         "form-action 'self'; frame-ancestors 'none'",
-        "Referrer-Policy": "no-referrer",
+        # Not "no-referrer": then browsers would hide where the login form was sent from.
+        "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
         "Connection": "close",

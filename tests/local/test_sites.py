@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 import websocket
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
 
 from neuro_sync import Container, HTTPPort, JobDescription, JobStatus, Resources, Session
 from neuro_sync.local import sites
@@ -232,6 +236,77 @@ def test_websockets_pass(serve: Serve, bearer: dict[str, str]) -> None:
     for refused, origin in (({}, None), (bearer, "http://evil.example")):
         with pytest.raises(websocket.WebSocketBadStatusException):
             websocket.create_connection(url, header=refused, origin=origin, timeout=20)
+
+
+NOTEBOOK = """
+import sys
+from http import HTTPStatus
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+from websockets.sync.server import serve
+
+PAGE = b'''<!doctype html><title>closed</title><script>
+const socket = new WebSocket("ws://" + location.host + "/kernel")
+socket.onopen = () => socket.send("6 * 7")
+socket.onmessage = (event) => document.title = "answered: " + event.data
+</script>'''
+
+def answer(connection, request):
+    if request.path != "/kernel":
+        headers = Headers({"Content-Type": "text/html", "Content-Length": str(len(PAGE))})
+        return Response(HTTPStatus.OK, "OK", headers, PAGE)
+
+def echo(connection):
+    for message in connection:
+        connection.send(message)
+
+with serve(echo, "127.0.0.1", int(sys.argv[1]), process_request=answer) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """A real one, without a window."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        reason = "no browser here: apt-get install chromium chromium-driver"
+        if os.environ.get("NEURO_REQUIRE_ENGINE"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(f"--{argument}")
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        yield opened
+    finally:
+        opened.quit()
+
+
+def test_a_browser_signs_in_and_its_page_speaks_with_the_job(
+    serve: Serve, platform: LocalPlatform, browser: webdriver.Chrome
+) -> None:
+    browser.get(url_of(serve(NOTEBOOK)))
+    assert browser.title == "Sign in"
+    browser.find_element("name", "token").send_keys(platform.token)
+    browser.find_element("tag name", "button").click()
+    WebDriverWait(browser, 20).until(lambda found: found.title == "answered: 6 * 7")
+    # The same login is good for every job.
+    browser.get(url_of(serve(NOTEBOOK)))
+    WebDriverWait(browser, 20).until(lambda found: found.title == "answered: 6 * 7")
 
 
 def test_the_address_ends_with_the_job(
