@@ -120,6 +120,11 @@ class LocalPlatform:
         return f"http://{HOST}:{self._port}{API}"
 
     @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        return self._port
+
+    @property
     def token(self) -> str:
         return self._token
 

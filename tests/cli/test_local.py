@@ -123,7 +123,7 @@ def test_down_never_signals_a_process_that_got_the_number_later(tmp_path: Path) 
             announced = tmp_path / "address.json"
             told = json.loads(announced.read_text())
             announced.write_text(json.dumps({**told, "pid": bystander.pid}))
-            with pytest.raises(ConfigError, match="has not ended after 0.1 s"):
+            with pytest.raises(ConfigError, match="has not ended"):
                 stop_platform(tmp_path, timeout=0.1)
             assert bystander.poll() is None
             assert process.poll() is None
