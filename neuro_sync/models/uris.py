@@ -110,9 +110,9 @@ def parse_address(text: str, scheme: str) -> URL:
         raise ValueError(f"{text!r} has a user or a password, which such an address never has")
     if ":" in host:
         raise ValueError(f"{text!r} has a port, which such an address never has")
+    path = _unquote(path)  # build() quotes it again
     if ".." in path.split("/"):
         raise ValueError(f"Invalid path: {path!r} leads upwards, with '..'")
-    path = _unquote(path)  # build() quotes it again
     # Not URL(text): it takes the digits of "storage:5" for a port.
     return build(scheme, host, (path or "/") if host else path)
 

@@ -44,8 +44,8 @@ from neuro_sync import (
 from neuro_sync.client.transfers import ClockSkew, Mode
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.storage import Entry, Parts, StorageFolder
+from neuro_sync.testing import Fault, FaultProxy
 from neuro_sync.transport.clock import Clock
-from tests.fault_proxy import Fault, FaultProxy
 
 STORAGE = "/api/v1/storage"
 LONG_AGO = (1_000_000_000, 1_000_000_000)
@@ -100,7 +100,7 @@ def folder(platform: LocalPlatform, session: Session, root: str) -> Path:
 
 @pytest.fixture(scope="module")
 def proxy(platform: LocalPlatform) -> Iterator[FaultProxy]:
-    with FaultProxy(int(platform.url.split(":")[2].split("/")[0])) as running:
+    with FaultProxy(platform.port) as running:
         yield running
 
 
@@ -177,7 +177,7 @@ def test_addresses_may_be_short_of_another_project_or_full(session: Session, roo
         URL(f"storage://local/local/{project}/{name}"),
     ):
         assert session.storage.stat(address).size == 1
-    for wrong in ("data", "disk:data", "storage:a?b", "storage:../a"):
+    for wrong in ("data", "disk:data", "storage:a?b", "storage:../a", "storage:%2e%2E/a"):
         with pytest.raises(IllegalArgumentError):
             session.storage.stat(wrong)
 
