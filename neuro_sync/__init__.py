@@ -30,7 +30,7 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import Preset
-from .models.images import RemoteImage
+from .models.images import LocalImage, RemoteImage, TagOption
 from .models.jobs import (
     Container,
     DiskVolume,
@@ -48,6 +48,7 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
+from .models.parse import EnvParseResult, VolumeParseResult
 from .version import __version__
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "ConnectionFailed",
     "Container",
     "DiskVolume",
+    "EnvParseResult",
     "ExecInspect",
     "HTTPPort",
     "IllegalArgumentError",
@@ -77,6 +79,7 @@ __all__ = [
     "JobStatusHistory",
     "JobStatusItem",
     "JobTelemetry",
+    "LocalImage",
     "Message",
     "NDJSONError",
     "NeuroError",
@@ -95,7 +98,9 @@ __all__ = [
     "StdStream",
     "StreamClosed",
     "StreamInterrupted",
+    "TagOption",
     "Volume",
+    "VolumeParseResult",
     "WaitTimeout",
     "__version__",
     "get",
