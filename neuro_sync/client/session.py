@@ -55,6 +55,7 @@ class Session(Closing):
 
         from .jobs import Jobs
         from .parse import Parser
+        from .users import Users
 
         api_url, found_token = find_platform(url, token)
         clock = clock or RealClock()
@@ -69,6 +70,7 @@ class Session(Closing):
         )
         self.jobs = Jobs(self._transport, self._config, clock)
         self.parse = Parser(self._config)
+        self.users = Users(self._transport, self._config)
         self._stop_platform: weakref.finalize[[], Session] | None = None
 
     @classmethod

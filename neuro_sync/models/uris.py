@@ -10,18 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 from yarl import URL
+
+from .base import ANSWER
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
 
-CLUSTER_SCHEMES = frozenset({"storage", "image", "job", "secret", "disk", "blob", "flow"})
-"""The schemes of what lies on a cluster; an address of another one has to be whole."""
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+UNQUOTED = "/@:!$&'()*+,;=~"
+"""What yarl does not quote in a path, besides letters, digits, ``-``, ``.`` and ``_``."""
 
 
 class _Address:
@@ -53,6 +55,42 @@ SecretURI = Annotated[URL, _Address("secret")]
 DiskURI = Annotated[URL, _Address("disk")]
 
 
+class _AnyAddress(_Address):
+    """Reads an address of any scheme; from a platform's answer whatever it says."""
+
+    def __init__(self) -> None:
+        super().__init__("job")
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self._read_any, serialization=core_schema.to_string_ser_schema()
+        )
+
+    def _read_any(self, value: object, info: ValidationInfo) -> URL:
+        if info.context is ANSWER:
+            return URL(str(value), encoded=True)
+        return parse_resource(str(value))
+
+
+ResourceURI = Annotated[URL, _AnyAddress()]
+"""What a permission may be about."""
+
+TENANT_SCHEMES = ("storage", "image", "job", "blob", "secret", "disk", "flow")
+"""Of what lies in a project, so that short addresses have a meaning."""
+OTHER_SCHEMES = ("role", "user", "cluster", "token")
+
+
+def parse_resource(text: str) -> URL:
+    """Check the address of anything that a permission may be about, short or full."""
+    scheme, colon, _ = text.partition(":")
+    if not colon or scheme.lower() not in TENANT_SCHEMES + OTHER_SCHEMES:
+        known = ", ".join(f"{name}:" for name in TENANT_SCHEMES + OTHER_SCHEMES)
+        raise ValueError(f"{text!r} should begin with one of {known}")
+    return parse_address(text, scheme.lower())
+
+
 def parse_address(text: str, scheme: str) -> URL:
     """Check an address of what a job is given, short or full; it may not lead upwards."""
     given, colon, rest = text.partition(":")
@@ -60,7 +98,7 @@ def parse_address(text: str, scheme: str) -> URL:
         raise ValueError(f"{text!r} has no scheme; write '{scheme}:{text}'")
     if given.lower() != scheme:
         raise ValueError(f"Invalid URI scheme: {given!r} != {scheme!r} in {text!r}")
-    if ".." in unquote(rest).split("/"):
+    if ".." in _unquote(rest).split("/"):
         raise ValueError(f"Invalid path: {rest!r} leads upwards, with '..'")
     return parse_uri(text)
 
@@ -94,14 +132,37 @@ def parse_uri(text: str, allowed_schemes: Collection[str] = ()) -> URL:
     host, colon, port = host.partition(":")
     if colon:
         raise ValueError(f"{text!r} has a port, {port!r}, which such an address never has")
-    if not host and scheme not in CLUSTER_SCHEMES:
+    if not host and scheme not in TENANT_SCHEMES:
         raise ValueError(f"{text!r} is no whole address; write '{scheme}://{path.lstrip('/')}'")
     try:
-        # Not URL(text): it takes the digits of "storage:5" for a port. What is unquoted here is
-        # quoted again.
-        return URL.build(scheme=scheme, host=host, path=unquote(path))
+        # Not URL(text): it takes the digits of "storage:5" for a port. What is unquoted here,
+        # build() quotes again.
+        return build(scheme, host, _unquote(path))
     except ValueError as error:
         raise ValueError(f"{text!r} is no address: {error}") from error
+
+
+def build(scheme: str, host: str, path: str) -> URL:
+    """Return an address of a path as it is, with any character that a file's name may have.
+
+    Bytes that are no UTF-8 stand in it as Python's file functions return them.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # yarl would leave them out, without a word
+        quoted = quote(path, safe=UNQUOTED, errors="surrogateescape")
+        uri = URL.build(scheme=scheme, host=host, path=quoted, encoded=True)
+        return URL(str(uri)) if host else uri  # which collapses dots, as the one below does
+    return URL.build(scheme=scheme, host=host, path=path)
+
+
+def path_of(uri: URL) -> str:
+    """Return the path of an address as `build` was given it; ``uri.path`` keeps ``%FF`` quoted."""
+    return _unquote(uri.raw_path)
+
+
+def _unquote(text: str) -> str:
+    return unquote(text, errors="surrogateescape")
 
 
 def complete(uri: URL, *, cluster: str, org: str | None, project: str) -> URL:
@@ -113,25 +174,24 @@ def complete(uri: URL, *, cluster: str, org: str | None, project: str) -> URL:
     if uri.host:
         return uri
     tenant = [org] if org else []
-    if uri.path.startswith("/"):
-        path = uri.path[1:]
-        parts = [*tenant, path]
+    path = path_of(uri)
+    if path.startswith("/"):
+        parts = [*tenant, path[1:]]
     else:
-        path = uri.path
         parts = [*tenant, project, *([path] if path else ())]
-    return URL.build(scheme=uri.scheme, host=cluster, path="/" + "/".join(parts))
+    return build(uri.scheme, cluster, "/" + "/".join(parts))
 
 
 def shorten(uri: URL, *, cluster: str, org: str | None, project: str) -> URL:
     """Return the short form of a full address where it has one, without slashes at the end."""
     home = complete(URL.build(scheme=uri.scheme), cluster=cluster, org=org, project=project)
-    path = uri.path.rstrip("/")
+    path = path_of(uri).rstrip("/")
     if uri.host == cluster and f"{path}/".startswith(f"{home.path}/"):
         rest = path[len(home.path) + 1 :]
         # These two mean something else at the beginning of a short address.
         if not rest.startswith(("/", "~")):
-            return URL.build(scheme=uri.scheme, path=rest)
-    return URL.build(scheme=uri.scheme, host=uri.host or "", path=path)
+            return build(uri.scheme, "", rest)
+    return build(uri.scheme, uri.host or "", path)
 
 
 def _split(rest: str) -> tuple[str, str]:
