@@ -15,6 +15,7 @@ from .errors import (
     ConfigError,
     Conflict,
     ConnectionFailed,
+    EngineFailed,
     IllegalArgumentError,
     JobFailed,
     NDJSONError,
@@ -30,7 +31,16 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import Preset
-from .models.images import LocalImage, RemoteImage, TagOption
+from .models.images import (
+    AbstractDockerImageProgress,
+    ImageProgressPull,
+    ImageProgressPush,
+    ImageProgressStep,
+    LocalImage,
+    RemoteImage,
+    Tag,
+    TagOption,
+)
 from .models.jobs import (
     Container,
     DiskVolume,
@@ -54,6 +64,7 @@ from .version import __version__
 
 __all__ = [
     "APIError",
+    "AbstractDockerImageProgress",
     "Action",
     "AuthError",
     "AuthenticationError",
@@ -69,10 +80,14 @@ __all__ = [
     "ConnectionFailed",
     "Container",
     "DiskVolume",
+    "EngineFailed",
     "EnvParseResult",
     "ExecInspect",
     "HTTPPort",
     "IllegalArgumentError",
+    "ImageProgressPull",
+    "ImageProgressPush",
+    "ImageProgressStep",
     "JobDescription",
     "JobFailed",
     "JobPriority",
@@ -103,6 +118,7 @@ __all__ = [
     "StdStream",
     "StreamClosed",
     "StreamInterrupted",
+    "Tag",
     "TagOption",
     "Volume",
     "VolumeParseResult",

@@ -50,7 +50,8 @@ class Parser:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._registries: dict[str, ClusterConfig] = {}
-        self._own_image = lru_cache(maxsize=1024)(self._find_own_image)
+        # Thousands of jobs share a handful of images.
+        self.own_image = lru_cache(maxsize=1024)(self._own_image)
 
     def str_to_uri(
         self,
@@ -308,13 +309,13 @@ class Parser:
     def recognize(self, job: JobDescription) -> JobDescription:
         """Tell a new job's image as the platform's own, where its registry is one."""
         image = job.container.image
-        own = self._own_image(image.name, image.tag) if "/" in image.name else None
+        own = self.own_image(image.name, image.tag) if "/" in image.name else None
         if own:
             # In place: nobody else has the job yet, and a listing has thousands of them.
             job.container.__dict__["image"] = own
         return job
 
-    def _find_own_image(self, reference: str, tag: str | None) -> RemoteImage | None:
+    def _own_image(self, reference: str, tag: str | None = None) -> RemoteImage | None:
         """Return the platform's image that a reference without its tag names, if it does."""
         host, path = split_registry(reference)
         cluster = self._cluster_of(host) if host else None

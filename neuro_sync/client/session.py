@@ -53,6 +53,7 @@ class Session(Closing):
         from neuro_sync.transport.clock import Clock as RealClock
         from neuro_sync.transport.http import HttpTransport
 
+        from .images import Images
         from .jobs import Jobs
         from .parse import Parser
         from .users import Users
@@ -69,6 +70,7 @@ class Session(Closing):
             project_name=project_name,
         )
         self.jobs = Jobs(self._transport, self._config, clock)
+        self.images = Images(self._transport, self._config, found_token)
         self.parse = Parser(self._config)
         self.users = Users(self._transport, self._config)
         self._stop_platform: weakref.finalize[[], Session] | None = None

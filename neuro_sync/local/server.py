@@ -21,6 +21,7 @@ from .accounts import Accounts
 from .app import API, create_app
 from .jobs import JobService, Tenant
 from .machine import presets
+from .registry import Registry
 from .runtimes.process import ProcessRuntime
 from .state import Address, StateFolder, local_user, running_platform
 from .store import Store
@@ -159,11 +160,13 @@ class LocalPlatform:
         runtime = ProcessRuntime(grace=self._grace)
         self._store = Store(self.folder / "platform.db")
         self._service = JobService(self._store, runtime, offered, home)
+        self._registry = Registry(self.folder)
         app = create_app(
             service=self._service,
             users=Users(Accounts(self._store.database), home, self._token),
             home=home,
             presets=offered,
+            registry=self._registry,
             port=self._port,
         )
         settings = uvicorn.Config(
@@ -221,6 +224,7 @@ class LocalPlatform:
         if thread.is_alive():
             # Jobs first: the server waits for its connections, and followers wait for the jobs.
             asyncio.run_coroutine_threadsafe(self._service.close(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._registry.close(), self._loop).result()
             self._loop.call_soon_threadsafe(self._uvicorn.stop.set)
             thread.join()
         self._clean_up()

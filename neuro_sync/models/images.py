@@ -7,7 +7,13 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, model_validator
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import Self
 
@@ -130,6 +136,110 @@ class RemoteImage(Model):
         owners = (self.cluster_name, self.org_name, self.project_name)
         path = "/".join(part for part in (*owners, self.name) if part)
         return f"image://{path}:{self.tag}" if self.tag else f"image://{path}"
+
+
+class Tag(Model):
+    """A tag of one of the platform's images."""
+
+    name: str
+    size: int | None = None
+    """Bytes of its layers, as they are stored; ``None`` where the platform does not tell."""
+
+
+class ImageProgressPush(Model):
+    """A push begins."""
+
+    src: LocalImage
+    dst: RemoteImage
+
+
+class ImageProgressPull(Model):
+    """A pull begins."""
+
+    src: RemoteImage
+    dst: LocalImage
+
+
+class ImageProgressStep(Model):
+    """What happens to one layer."""
+
+    message: str
+    """For people: the layer, its status, and a bar where there is one."""
+    layer_id: str
+    status: str
+    """In the engine's words, such as ``Pushing`` or ``Download complete``."""
+    current: float | None = None
+    """Bytes done; ``None`` where the engine does not tell."""
+    total: float | None = None
+
+
+class AbstractDockerImageProgress:
+    """Is told how a push or a pull goes; make a class of it that overrides what you want."""
+
+    def push(self, data: ImageProgressPush) -> None:
+        """A push begins."""
+
+    def pull(self, data: ImageProgressPull) -> None:
+        """A pull begins."""
+
+    def step(self, data: ImageProgressStep) -> None:
+        """Something happened to a layer."""
+
+
+class Catalog(Model):
+    """The repositories of a registry, or a page of them."""
+
+    repositories: tuple[str, ...] | None = None
+
+
+class TagList(Model):
+    """The tags of a repository, or a page of them."""
+
+    tags: tuple[str, ...] | None = None
+
+
+class Layer(Model):
+    """A layer of an image, as a manifest lists it."""
+
+    size: int
+
+
+class Platform(Model):
+    """The machine that an image is for."""
+
+    os: str = ""
+    architecture: str = ""
+
+
+class ManifestReference(Model):
+    """A manifest in a list of manifests."""
+
+    digest: str
+    platform: Platform = Field(default_factory=Platform)
+
+
+class Manifest(Model):
+    """What an image consists of: its layers, or the images for several kinds of machine."""
+
+    layers: tuple[Layer, ...] | None = None
+    manifests: tuple[ManifestReference, ...] = ()
+
+    def for_machine(self) -> ManifestReference | None:
+        """Return the image for the machines of a platform, which are Linux on amd64."""
+        usable = [one for one in self.manifests if one.platform.os != "unknown"]
+        for one in usable:
+            if one.platform.os == "linux" and one.platform.architecture == "amd64":
+                return one
+        return usable[0] if usable else None
+
+
+MANIFEST_TYPES = (
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+)
+"""A registry answers 404 for a manifest of a kind that was not asked for."""
 
 
 def split_tag(text: str) -> tuple[str, str | None]:
