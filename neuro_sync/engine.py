@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import docker
 from docker.context import ContextAPI
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
@@ -94,12 +95,26 @@ def _usual_sockets(environment: Mapping[str, str]) -> list[Path]:
     ]
 
 
-def why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
-    """Say why an engine was not reached, and what to do.
+def connect(endpoint: Endpoint, timeout: int) -> docker.APIClient:
+    """Return the engine's own client; `timeout` is seconds without a word from it.
 
-    The SDK's own errors bury the reason, so it is asked for once more.
+    Raises:
+        ConfigError: Nobody listens there, or we are not let in.
     """
-    match _probe(endpoint) or error:
+    # First, since the client leaves its socket open when it cannot connect.
+    error: Exception | None = _probe(endpoint)
+    try:
+        if error is None:
+            return docker.APIClient(
+                base_url=endpoint.url, tls=endpoint.tls or False, version="auto", timeout=timeout
+            )
+    except docker.errors.DockerException as failure:
+        error = failure
+    raise ConfigError(_why_unreachable(endpoint, error)) from error
+
+
+def _why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
+    match error:
         case PermissionError():
             return (
                 f"the container engine at {endpoint} does not let this user in; "

@@ -21,7 +21,7 @@ from neuro_sync.models.images import LATEST, ImageProgressStep, LocalImage, Remo
 try:
     import docker
 
-    from neuro_sync.engine import find_endpoint, why_unreachable
+    from neuro_sync.engine import connect, find_endpoint
 except ImportError as error:
     raise ConfigError(
         f"pushing and pulling images takes {error.name}: pip install 'neuro-sync[docker]'"
@@ -41,13 +41,7 @@ class Engine(Closing):
             ConfigError: There is none, or it does not answer.
         """
         self._login = {"username": "token", "password": token, "serveraddress": registry}
-        endpoint = find_endpoint()
-        try:
-            self._api = docker.APIClient(
-                base_url=endpoint.url, tls=endpoint.tls or False, version="auto", timeout=SILENCE
-            )
-        except docker.errors.DockerException as error:
-            raise ConfigError(why_unreachable(endpoint, error)) from error
+        self._api = connect(find_endpoint(), timeout=SILENCE)
 
     def push(self, source: LocalImage, target: RemoteImage) -> Iterator[ImageProgressStep]:
         """Yield what happens to the layers, until all of them are in the registry."""

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 PROGRAM = "docker-registry"
 START_TIMEOUT = 20.0
+PIPE_TIMEOUT = 3.0
 END_TIMEOUT = 10.0
 SILENCE = 60.0
 """Seconds that the registry may take to begin an answer; the end of a large push takes some."""
@@ -37,9 +38,10 @@ NOT_OURS = frozenset({b"host", b"authorization", b"connection", b"cookie", b"exp
 """What of a request is for the platform alone; the registry asks for no token."""
 NOT_THEIRS = frozenset({b"connection", b"date", b"transfer-encoding", b"keep-alive"})
 
-# Its parent: it takes the registry down when the platform closes the pipe, or is killed, and then
-# removes the socket. Arguments: program, configuration, folder of the socket.
+# Its parent: it takes the registry down when the platform closes the pipe, is killed, or says so by
+# SIGTERM, and then removes the socket. Arguments: program, configuration, folder of the socket.
 GUARD = """
+trap : TERM
 "$0" serve "$1" & registry=$!
 read -r end
 kill "$registry" 2>/dev/null
@@ -177,7 +179,10 @@ class Registry:
             return
         assert guard.stdin is not None  # noqa: S101  # it was asked for
         guard.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(guard.wait, PIPE_TIMEOUT)
         try:
+            guard.terminate()  # if the pipe is still open, in a child of a fork
             await asyncio.to_thread(guard.wait, END_TIMEOUT)
         except subprocess.TimeoutExpired:
             logger.warning("the registry did not end; it is ended by force")

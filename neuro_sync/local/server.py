@@ -42,8 +42,12 @@ LARGEST_MESSAGE = 4 * 2**20 - 1
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Pass over what uvicorn logs as an error after each handshake that was refused properly."""
-    return "without completing handshake" not in str(record.msg)
+    """Pass over what uvicorn logs of daily events.
+
+    These are handshakes that were refused properly, and container engines, which try TLS first.
+    """
+    text = str(record.msg)
+    return "without completing handshake" not in text and "Invalid HTTP request" not in text
 
 
 class _Server(uvicorn.Server):
