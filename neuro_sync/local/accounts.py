@@ -77,10 +77,13 @@ class Accounts:
         self._database = database
         database.executescript(SCHEMA)
         self._writes = 0
+        # Asked with each request; without the names of columns that is faster.
+        self._versions = database.cursor()
+        self._versions.row_factory = None
 
     def version(self) -> tuple[int, int]:
         """Return what is another value after each change, whoever made it."""
-        (others,) = self._database.execute("PRAGMA data_version").fetchone()
+        (others,) = self._versions.execute("PRAGMA data_version").fetchone()
         return self._writes, others
 
     # Users, roles and their tokens.

@@ -13,6 +13,7 @@ import pytest
 import requests
 from fastapi import FastAPI
 from starlette.routing import WebSocketRoute
+from websocket import WebSocketBadStatusException
 
 from neuro_sync import (
     Action,
@@ -53,7 +54,9 @@ class Stage:
         """Have Mallory send a request, to a path from the root."""
         root = self.platform.url.removesuffix("/api/v1")
         headers = {"Authorization": f"Bearer {self.token}"}
-        return requests.request(method, root + path, json=body, headers=headers, timeout=10)
+        return requests.request(
+            method, root + path, json=body, headers=headers, timeout=10, stream=True
+        )
 
     def dial(self) -> Dial:
         return Dial(self, [])  # type: ignore[arg-type]  # it has a url and a token
@@ -74,8 +77,9 @@ def stage() -> Iterator[Stage]:
 
 
 def start(session: Session, **options: Any) -> JobDescription:
+    command = "sh -c 'echo alas; sleep 600'"
     job = session.jobs.start(
-        image="any", preset_name="cpu-small", command="sleep 600", tags=["elsinore"], **options
+        image="any", preset_name="cpu-small", command=command, tags=["elsinore"], **options
     )
     return session.jobs.wait(job, until="running")
 
@@ -296,10 +300,16 @@ def answer(
     path = path.format(**{"cluster": "local", "org": "local", **names})
     if method == "WS":
         job, _, rest = path.removeprefix(f"{API}/monitoring/jobs/").partition("/")
-        status, refusal = stage.dial().refused(job, rest)
-        return status, json.dumps(refusal)
+        try:
+            stage.dial()(job, rest, offer=()).leave()
+        except WebSocketBadStatusException as refusal:
+            return refusal.status_code, (refusal.resp_headers or {})["x-error"]
+        return 101, ""
     response = stage.ask(method, path, body)
-    return response.status_code, response.text
+    with response:
+        # Of a stream that has no end, what comes first is enough.
+        text = next(response.iter_content(2**16), b"") if response.ok else response.content
+    return response.status_code, text.decode()
 
 
 # Sharing
@@ -313,6 +323,27 @@ def shared(stage: Stage) -> Iterator[JobDescription]:
     stage.ophelia.jobs.kill(job)
     with accounts_of(stage.platform.folder) as accounts:
         accounts.replace(MALLORY, [])
+
+
+JOB_CALLS = [case for case in calls(Refused) if case.values[2].resources == JOB]
+
+
+@pytest.mark.parametrize("granted", [Action.READ, Action.WRITE])
+@pytest.mark.parametrize(("method", "path", "call"), JOB_CALLS)
+def test_each_call_takes_no_more_and_no_less_than_its_permission(
+    stage: Stage, shared: JobDescription, method: str, path: str, call: Refused, granted: Action
+) -> None:
+    command = stage.ophelia.jobs.exec_create(shared, "true")
+    stage.ophelia.users.share(MALLORY, Permission(uri=str(shared.uri), action=granted))
+    names = {"id": shared.id, "exec_id": command, "port": "80"}
+    status, body = answer(stage, method, call.path or path, names, call.body)
+    if Action(call.action).power <= granted.power:
+        # What the call itself has to say, a port that nobody listens on for one.
+        assert status != 403
+        assert "no such job" not in body
+    else:
+        assert status == 403
+        assert {item["action"] for item in json.loads(body)["missing"]} == {call.action}
 
 
 def addresses(job: JobDescription) -> list[str]:
@@ -332,7 +363,8 @@ def test_who_may_read_a_job_sees_it_and_changes_nothing(
     assert listed == {shared.id}
     assert shared.id in {job.id for job in jobs.list(owners=[OPHELIA])}
     assert shared.id not in {job.id for job in jobs.list(owners=[MALLORY])}
-    assert list(jobs.logs(shared.id, follow=False)) == []
+    with jobs.logs(shared.id) as lines:
+        assert next(lines) == "alas"
     for refused in (jobs.kill, lambda id: jobs.exec(id, "true"), jobs.attach):
         with pytest.raises(AuthorizationError) as error:
             refused(shared.id)
