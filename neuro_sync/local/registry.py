@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
@@ -33,7 +34,6 @@ END_TIMEOUT = 10.0
 SILENCE = 60.0
 """Seconds that the registry may take to begin an answer; the end of a large push takes some."""
 PIECE = 2**18
-BUFFER = 2**20
 NOT_OURS = frozenset({b"host", b"authorization", b"connection", b"cookie", b"expect"})
 """What of a request is for the platform alone; the registry asks for no token."""
 NOT_THEIRS = frozenset({b"connection", b"date", b"transfer-encoding", b"keep-alive"})
@@ -68,7 +68,7 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "registry"
         self._guard: subprocess.Popen[bytes] | None = None
-        self._socket = ""
+        self._path = ""
         self._closed = False
         # So that requests that come at the same time start one.
         self._starting = asyncio.Lock()
@@ -93,8 +93,7 @@ class Registry:
             ServerNotAvailable: It does not start.
             BadGateway: It broke off.
         """
-        reader, writer = await self._connect()
-        exchange = _Exchange(reader, writer)
+        exchange = _Exchange(await self._connect())
         try:
             return await exchange.run(method, target, headers, body)
         except (OSError, EOFError, h11.ProtocolError, asyncio.TimeoutError) as error:
@@ -104,17 +103,17 @@ class Registry:
             exchange.close()
             raise
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self) -> socket.socket:
         async with self._starting:
             if self._guard is not None:
                 with suppress(OSError):
-                    return await asyncio.open_unix_connection(self._socket, limit=BUFFER)
+                    return await _dial(self._path)
                 await self._end()  # it has died
             if self._closed:
                 raise ServerNotAvailable("this local platform is being stopped")
             return await self._start()
 
-    async def _start(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _start(self) -> socket.socket:
         program = shutil.which(PROGRAM)
         if program is None:
             raise NotSupported(
@@ -125,7 +124,7 @@ class Registry:
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT
         while asyncio.get_running_loop().time() < deadline:
             with suppress(OSError):
-                return await asyncio.open_unix_connection(self._socket, limit=BUFFER)
+                return await _dial(self._path)
             await asyncio.sleep(0.01)
         await self._end()
         raise ServerNotAvailable(
@@ -135,7 +134,7 @@ class Registry:
     def _launch(self, program: str) -> subprocess.Popen[bytes]:
         # Not in the state folder: the path of a socket may have no more than 107 bytes.
         place = tempfile.mkdtemp(prefix="neuro-registry-")
-        self._socket = f"{place}/socket"
+        self._path = f"{place}/socket"
         self._folder.mkdir(mode=0o700, exist_ok=True)
         configuration = self._folder / "config.yml"
         configuration.write_text(json.dumps(self._configuration()))  # JSON is YAML
@@ -161,7 +160,7 @@ class Registry:
             },
             "http": {
                 "net": "unix",
-                "addr": self._socket,
+                "addr": self._path,
                 "relativeurls": True,
                 "secret": secrets.token_hex(32),
             },
@@ -188,16 +187,31 @@ class Registry:
             logger.warning("the registry did not end; it is ended by force")
             os.killpg(guard.pid, signal.SIGKILL)
             await asyncio.to_thread(guard.wait)
-            shutil.rmtree(Path(self._socket).parent, ignore_errors=True)
+            shutil.rmtree(Path(self._path).parent, ignore_errors=True)
+
+
+async def _dial(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class _Exchange:
-    """One request and its answer, on a connection of their own."""
+    """One request and its answer, on a connection of their own.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    It is a plain socket, not a stream of asyncio's: that forgets what it has received as soon as
+    sending fails, and a registry that refuses a body closes before it has read it.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
         self._protocol = h11.Connection(h11.CLIENT)
+        self._loop = asyncio.get_running_loop()
 
     async def run(
         self, method: str, target: str, headers: Headers, body: AsyncIterable[bytes] | None
@@ -205,18 +219,36 @@ class _Exchange:
         passed = [(name, value) for name, value in headers if name.lower() not in NOT_OURS]
         ours = [(b"host", b"registry"), (b"connection", b"close")]
         request = h11.Request(method=method, target=target, headers=[*ours, *passed])
-        self._writer.write(self._protocol.send(request) or b"")
-        async for piece in body or _nothing():
-            self._writer.write(self._protocol.send(h11.Data(data=piece)) or b"")
-            await self._writer.drain()
-        self._writer.write(self._protocol.send(h11.EndOfMessage()) or b"")
-        await self._writer.drain()
-        response = await asyncio.wait_for(self._event(), SILENCE)
-        while isinstance(response, h11.InformationalResponse):
-            response = await asyncio.wait_for(self._event(), SILENCE)
-        assert isinstance(response, h11.Response)  # noqa: S101  # nothing else can come first
+        await self._send(request)
+        answering = asyncio.create_task(self._response())
+        try:
+            with suppress(ConnectionError):  # then there is an answer, or none will come
+                await self._send_body(body or _nothing(), answering)
+            response = await asyncio.wait_for(answering, SILENCE)
+        finally:
+            answering.cancel()
+            await asyncio.wait({answering})
         answered = [(name, value) for name, value in response.headers if name not in NOT_THEIRS]
         return Answer(response.status_code, answered, self._pieces())
+
+    async def _send(self, event: h11.Event) -> None:
+        await self._loop.sock_sendall(self._connection, self._protocol.send(event) or b"")
+
+    async def _send_body(
+        self, body: AsyncIterable[bytes], answering: asyncio.Task[h11.Response]
+    ) -> None:
+        async for piece in body:
+            if answering.done():
+                return
+            await self._send(h11.Data(data=piece))
+        await self._send(h11.EndOfMessage())
+
+    async def _response(self) -> h11.Response:
+        event = await self._event()
+        while isinstance(event, h11.InformationalResponse):
+            event = await self._event()
+        assert isinstance(event, h11.Response)  # noqa: S101  # nothing else can come first
+        return event
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         try:
@@ -230,10 +262,10 @@ class _Exchange:
             event = self._protocol.next_event()
             if event is not h11.NEED_DATA:
                 return event  # type: ignore[return-value]  # PAUSED comes to servers only
-            self._protocol.receive_data(await self._reader.read(PIECE))
+            self._protocol.receive_data(await self._loop.sock_recv(self._connection, PIECE))
 
     def close(self) -> None:
-        self._writer.close()
+        self._connection.close()
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

@@ -175,6 +175,13 @@ def test_the_catalog_can_be_read_in_pages(repository: Repository) -> None:
         assert repository.ask("GET", f"{base}/v2/_catalog?{wrong}").status_code == 400
 
 
+def test_a_refusal_comes_through_before_the_body_was_read(repository: Repository) -> None:
+    pieces = (bytes(2**20) for _ in range(32))
+    answer = repository.ask("PATCH", f"blobs/uploads/{uuid4()}", data=pieces)
+    assert answer.status_code == 404
+    assert answer.json()["errors"][0]["code"].startswith("BLOB_UPLOAD")
+
+
 def test_large_blobs_pass_in_flat_memory(repository: Repository) -> None:
     piece, count = os.urandom(2**20), 96
     digest = hashlib.sha256()
