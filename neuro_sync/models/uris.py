@@ -133,7 +133,7 @@ def parse_uri(text: str, allowed_schemes: Collection[str] = ()) -> URL:
     if colon:
         raise ValueError(f"{text!r} has a port, {port!r}, which such an address never has")
     if not host and scheme not in TENANT_SCHEMES:
-        raise ValueError(f"{text!r} is no whole address; write '{scheme}://{path.lstrip('/')}'")
+        raise ValueError(f"{text!r} should be absolute; write '{scheme}://{path.lstrip('/')}'")
     try:
         # Not URL(text): it takes the digits of "storage:5" for a port. What is unquoted here,
         # build() quotes again.

@@ -129,7 +129,7 @@ def test_what_is_no_address_is_refused_with_the_remedy(
     ("text", "allowed", "message"),
     [
         ("a", (), "'a' has no scheme; write 'storage:' before it"),
-        ("role:a", (), "'role:a' is no whole address; write 'role://a'"),
+        ("role:a", (), "'role:a' should be absolute; write 'role://a'"),
         ("disk:a", ("job",), "Invalid scheme 'disk:' in 'disk:a'; only 'job:' is allowed"),
         ("file:///a", ("job",), "Invalid scheme 'file:' in 'file:///a'; only 'job:' is allowed"),
         ("storage://a b/c", (), "'storage://a b/c' is no address: Host 'a b' cannot contain ' '"),

@@ -84,7 +84,7 @@ async def _repositories(registry: Registry) -> list[str]:
     return sorted(names)
 
 
-@router.api_route("/v2/{path:path}", methods=METHODS)
+@router.api_route("/v2/{path:path}", methods=METHODS, include_in_schema=False)
 async def within(path: str, request: Request, caller: Asking) -> Response:
     """Pass a request on to the registry, and its answer back, both while they come."""
     found = WITHIN.fullmatch(path)
