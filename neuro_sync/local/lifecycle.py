@@ -39,6 +39,15 @@ class CouldNotRun:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """The platform could not start the job, or had to end it."""
+
+    at: datetime
+    reason: str
+    description: str
+
+
+@dataclass(frozen=True)
 class Vanished:
     """Whoever watched the job's process is gone, and left no word of how it ended."""
 
@@ -54,7 +63,7 @@ class Cancelled:
     description: str | None = None
 
 
-Event = Started | Exited | CouldNotRun | Vanished | Cancelled
+Event = Started | Exited | CouldNotRun | Failed | Vanished | Cancelled
 Transitions = tuple[JobStatusItem, ...]
 
 
@@ -96,6 +105,13 @@ def _step(event: Event) -> JobStatusItem:
                 reason="ContainerCannotRun",
                 description=why,
                 exit_code=exit_code,
+            )
+        case Failed(at, reason, description):
+            return JobStatusItem(
+                status=JobStatus.FAILED,
+                transition_time=at,
+                reason=reason,
+                description=description,
             )
         case Vanished(at):
             return JobStatusItem(

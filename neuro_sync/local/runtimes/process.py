@@ -19,14 +19,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from neuro_sync.errors import IllegalArgumentError, NotSupported, ResourceNotFound
-from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Started, Vanished
+from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.logs import JobLog
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
@@ -35,9 +37,12 @@ from . import supervisor
 from .base import Launch, Report
 from .channels import CommandChannel, Input, JobChannel, until_readable
 from .ports import addresses
+from .sandbox import check_target, find_bubblewrap, view_arguments
 
 logger = logging.getLogger(__name__)
 
+LOG_LIMIT = 10 * 2**30
+"""Bytes of output after which a job is ended, so that it does not fill the disk."""
 TAIL_BYTES = 2000
 """How much of a failed job's output becomes its description."""
 
@@ -47,8 +52,10 @@ class ProcessRuntime:
 
     name = "process"
 
-    def __init__(self, *, grace: float = 3.0) -> None:
+    def __init__(self, *, grace: float = 3.0, log_limit: int | None = LOG_LIMIT) -> None:
+        """Say how many seconds a killed job may take, and how many bytes of output it may write."""
         self._grace = grace
+        self._log_limit = log_limit
         self._jobs: dict[str, _Supervised] = {}
 
     async def open(self, folder: Path, report: Report) -> None:
@@ -62,19 +69,21 @@ class ProcessRuntime:
             os.mkfifo(wake, 0o600)
         self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._wake, self._on_wake)
+        self._bubblewrap, self._lacking = await asyncio.to_thread(find_bubblewrap, self._supervisor)
+        if not self._bubblewrap:
+            logger.info("jobs run without bubblewrap: %s", self._lacking)
+        await asyncio.to_thread(_clean_up_after_crashes, folder / "jobs")
 
     def check(self, container: Container) -> None:
-        for mounts, word in (
-            (container.volumes, "volumes"),
-            (container.secret_files, "secret files"),
-            (container.disk_volumes, "disk volumes"),
-            (container.secret_env, "secret variables"),
-        ):
-            if mounts:
-                raise NotSupported(
-                    f"the process runtime of this local platform gives jobs no {word}; "
-                    "start the job without them"
-                )
+        mounts = (*container.volumes, *container.disk_volumes, *container.secret_files)
+        if mounts and not self._bubblewrap:
+            raise NotSupported(
+                "volumes, disks and files of secrets need bubblewrap where jobs run as processes, "
+                f"and {self._lacking}; install it (apt-get install bubblewrap) and restart the "
+                "platform, or start the job without them"
+            )
+        for mount in mounts:
+            check_target(mount.container_path)
         if not container.command and not container.entrypoint:
             raise IllegalArgumentError(
                 "the process runtime runs no image, so a job needs a command or an entrypoint"
@@ -91,15 +100,19 @@ class ProcessRuntime:
         job.log.create()
         if not (folder / "control").exists():
             os.mkfifo(folder / "control", 0o600)
-        _write_spec(folder / "spec", launch, scratch)
-        job.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(self._supervisor), str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            start_new_session=True,
-        )
+        box: list[str] = []
+        if self._bubblewrap:
+            view = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
+            box = [self._bubblewrap, *view]
+        with _spec(launch, scratch, box, self._log_limit) as spec:
+            job.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(self._supervisor), str(folder)],
+                stdin=spec,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                start_new_session=True,
+            )
         self._watch(launch.job_id, job, job.process.pid)
 
     def adopt(self, launch: Launch) -> None:
@@ -286,7 +299,8 @@ class ProcessRuntime:
         if not job.ended:
             job.log.end()
             self._report(job_id, Vanished(datetime.now(timezone.utc)))
-        shutil.rmtree(job.folder / "scratch", ignore_errors=True)
+        # It may hold a million files, and others want their turn.
+        asyncio.get_running_loop().run_in_executor(None, _remove, job.folder / "scratch")
 
 
 class _Supervised:
@@ -333,7 +347,11 @@ class _Supervised:
             self.process.returncode = self.process.returncode or 0
 
 
-def _write_spec(path: Path, launch: Launch, scratch: Path) -> None:
+def _spec(launch: Launch, scratch: Path, box: list[str], log_limit: int | None) -> BinaryIO:
+    """Return what the supervisor reads, in a file without a name: no secret comes to lie on disk.
+
+    The format is told there.
+    """
     container = launch.container
     arguments = shlex.split(container.entrypoint or "") + shlex.split(container.command or "")
     # Nothing of the platform's own environment; `python` is the one that runs the platform.
@@ -344,16 +362,43 @@ def _write_spec(path: Path, launch: Launch, scratch: Path) -> None:
         **({"TERM": "xterm-256color"} if container.tty else {}),
         **launch.environment,
     }
-    parts = [
+    settings = [
         container.working_dir or str(scratch),
         "1" if container.tty else "0",
-        str(len(arguments)),
-        *arguments,
-        *(f"{name}={value}" for name, value in environment.items()),
+        "" if log_limit is None else str(log_limit),
     ]
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write("\0".join(parts).encode("utf-8", "surrogateescape"))
+    items: list[str] = []
+    for part in (settings, arguments, box):
+        items += [str(len(part)), *part]
+    items += [f"{name}={value}" for name, value in environment.items()]
+    file = (
+        open(os.memfd_create("spec"), "w+b")
+        if sys.platform == "linux"
+        else cast("BinaryIO", tempfile.TemporaryFile())
+    )
+    file.write("\0".join(items).encode("utf-8", "surrogateescape"))
+    file.flush()
+    file.seek(0)
+    return file
+
+
+def _clean_up_after_crashes(jobs: Path) -> None:
+    """Remove the scratch folders of jobs that ended while no platform was there to do it."""
+    for scratch in jobs.glob("*/scratch"):
+        if _supervisor_of(scratch.parent) is None:
+            _remove(scratch)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, also where a job took away its own right to do that."""
+
+    def permit(remove: Callable[[str], object], path: str, _: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700)
+            remove(path)
+
+    shutil.rmtree(folder, onerror=permit)
 
 
 Files = tuple[int, ...]
@@ -450,6 +495,8 @@ def _event(line: bytes, folder: Path) -> Event:
         return Started(at)
     if kind == "exited":
         return Exited(at, int(rest), _tail(folder / "log") if int(rest) else "")
+    if kind == "stopped":
+        return Failed(at, "OutputLimit", f"The platform ended the job: {rest}.")
     code, _, why = rest.partition(" ")
     return CouldNotRun(at, int(code), why)
 
