@@ -160,7 +160,7 @@ class LocalPlatform:
         self._service = JobService(self._store, runtime, offered, home)
         app = create_app(
             service=self._service,
-            users=Users({self._token: user}),
+            users=Users({self._token: user}, CLUSTER),
             home=home,
             presets=offered,
             port=self._port,
