@@ -75,15 +75,16 @@ class ProcessRuntime:
         await asyncio.to_thread(_clean_up_after_crashes, folder / "jobs")
 
     def check(self, container: Container) -> None:
-        mounts = (*container.volumes, *container.disk_volumes, *container.secret_files)
-        if mounts and not self._bubblewrap:
+        mounts = (container.volumes, container.disk_volumes, container.secret_files)
+        targets = [mount.container_path for part in mounts for mount in part]
+        if targets and not self._bubblewrap:
             raise NotSupported(
                 "volumes, disks and files of secrets need bubblewrap where jobs run as processes, "
                 f"and {self._lacking}; install it (apt-get install bubblewrap) and restart the "
                 "platform, or start the job without them"
             )
-        for mount in mounts:
-            check_target(mount.container_path)
+        for target in targets:
+            check_target(target)
         if not container.command and not container.entrypoint:
             raise IllegalArgumentError(
                 "the process runtime runs no image, so a job needs a command or an entrypoint"
@@ -371,11 +372,10 @@ def _spec(launch: Launch, scratch: Path, box: list[str], log_limit: int | None) 
     for part in (settings, arguments, box):
         items += [str(len(part)), *part]
     items += [f"{name}={value}" for name, value in environment.items()]
-    file = (
-        open(os.memfd_create("spec"), "w+b")
-        if sys.platform == "linux"
-        else cast("BinaryIO", tempfile.TemporaryFile())
-    )
+    if sys.platform == "linux":
+        file: BinaryIO = os.fdopen(os.memfd_create("spec"), "w+b")
+    else:
+        file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115  # the caller closes it
     file.write("\0".join(items).encode("utf-8", "surrogateescape"))
     file.flush()
     file.seek(0)

@@ -260,14 +260,14 @@ class Supervisor:
         limit = self.spec.limit
         if limit is not None and self.offset + len(data) > limit:
             data = data[: limit - self.offset]
-            self.stop(b"the job wrote more than %d bytes of output" % limit)
+            self.stop(b"it wrote more than %d bytes of output" % limit)
         try:
             # The time first: a reader that sees the bytes finds their time.
             place = self.sources[fd] << 56 | self.offset
             write(self.times, place.to_bytes(8, "big") + time.time_ns().to_bytes(8, "big"))
             write(self.log, data)
         except OSError as error:
-            self.stop(b"the job's output could not be kept: %s" % os.strerror(error.errno).encode())
+            self.stop(b"its output could not be kept: %s" % str(error.strerror).encode())
         self.offset += len(data)
         self.wake()
         return True
@@ -577,8 +577,8 @@ class Box:
                     give_up_privileges()
                     return 0
                 os.write(telling, b"%d" % pid)
-            except BaseException:
-                os._exit(1)
+            except OSError:
+                pass  # without a pid it is known to have failed
             os._exit(0)
         os.close(telling)
         pid = int(os.read(told, 20) or 0)
