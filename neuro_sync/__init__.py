@@ -30,6 +30,7 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import Preset
+from .models.disks import Disk
 from .models.images import RemoteImage
 from .models.jobs import (
     Container,
@@ -48,6 +49,7 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
+from .models.secrets import Secret
 from .version import __version__
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Container",
+    "Disk",
     "DiskVolume",
     "ExecInspect",
     "HTTPPort",
@@ -88,6 +91,7 @@ __all__ = [
     "RequestTimeout",
     "ResourceNotFound",
     "Resources",
+    "Secret",
     "SecretFile",
     "ServerError",
     "ServerNotAvailable",
