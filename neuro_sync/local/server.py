@@ -23,6 +23,7 @@ from .jobs import JobService, Tenant
 from .machine import presets
 from .runtimes.process import ProcessRuntime
 from .state import Address, StateFolder, local_user, running_platform
+from .storage import StorageFolder
 from .store import Store
 
 __all__ = ["LocalPlatform", "running_platform"]
@@ -157,9 +158,12 @@ class LocalPlatform:
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = ProcessRuntime(grace=self._grace)
         self._store = Store(self.folder / "platform.db")
+        files = StorageFolder(self.folder / "storage", self.folder / "uploads")
+        files.open(home.org, home.project)
         self._service = JobService(self._store, runtime, offered, home)
         app = create_app(
             service=self._service,
+            files=files,
             users=Users({self._token: user}, CLUSTER),
             home=home,
             presets=offered,
