@@ -25,7 +25,13 @@ def local() -> None:
 @click.option("--state", metavar="FOLDER", help="Where it keeps everything; .neuro-local here.")
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: use a temporary folder.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes any free one.")
-def up(state: str | None, ephemeral: bool, port: int) -> None:
+@click.option(
+    "--log-limit",
+    type=click.IntRange(min=1),
+    metavar="BYTES",
+    help="End a job that writes more output; 10 GiB.",
+)
+def up(state: str | None, ephemeral: bool, port: int, log_limit: int | None) -> None:
     """Start the local platform, and run it until Ctrl-C.
 
     Its jobs end with it. If it is killed they go on, and the next `neuro local up` on the same
@@ -36,12 +42,15 @@ def up(state: str | None, ephemeral: bool, port: int) -> None:
     if state and ephemeral:
         raise click.UsageError("--state and --ephemeral exclude each other")
     try:
+        from neuro_sync.local.runtimes.process import LOG_LIMIT
         from neuro_sync.local.server import LocalPlatform
     except ImportError as error:
         raise ConfigError(
             f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
         ) from error
-    with _stop_signal() as wait, LocalPlatform(state, ephemeral=ephemeral, port=port) as platform:
+    limit = log_limit or LOG_LIMIT
+    running = LocalPlatform(state, ephemeral=ephemeral, port=port, log_limit=limit)
+    with _stop_signal() as wait, running as platform:
         output.banner(platform.url, str(platform.folder), kept=not ephemeral)
         wait()
         output.note("Stopping the platform and its jobs.")

@@ -11,8 +11,19 @@ from neuro_sync.version import __version__
 from .access import AccessRules, Users
 from .answers import Refusals, http_error
 from .jobs import JobService, Tenant
-from .routes import channels, config, jobs, monitoring, ports, retired, storage, telemetry
-from .storage import StorageFolder
+from .mounts import Mounts
+from .routes import (
+    channels,
+    config,
+    disks,
+    jobs,
+    monitoring,
+    ports,
+    retired,
+    secrets,
+    storage,
+    telemetry,
+)
 
 API = "/api/v1"
 
@@ -20,7 +31,7 @@ API = "/api/v1"
 def create_app(
     *,
     service: JobService,
-    files: StorageFolder,
+    mounts: Mounts,
     users: Users,
     home: Tenant,
     presets: tuple[Preset, ...],
@@ -29,12 +40,15 @@ def create_app(
     """Return the application around a service; whoever made that opens and closes it."""
     app = FastAPI(title="Neuro local platform", version=__version__, redirect_slashes=False)
     app.state.jobs = service
-    app.state.storage = files
+    app.state.storage = mounts.storage
+    app.state.secrets = mounts.secrets
+    app.state.disks = mounts.disks
     app.state.home = home
     app.state.presets = presets
     app.state.execs = retired.Execs()
     app.state.url = f"http://127.0.0.1:{port}"
-    for section in (config, jobs, telemetry, monitoring, channels, ports, storage, retired):
+    services = (storage, secrets, disks)
+    for section in (config, jobs, telemetry, monitoring, channels, ports, *services, retired):
         app.include_router(section.router, prefix=API)
     app.add_api_route(f"{API}/tags", jobs.tags)
     app.add_api_route("/ping", config.ping)

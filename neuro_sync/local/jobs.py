@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from neuro_sync.models.jobs import (
 from . import lifecycle, machine
 from .lifecycle import Cancelled, Event, Transitions
 from .logs import JobLog, Pulse
+from .mounts import Missing, Mounts
 from .runtimes.base import Launch, Runtime
 from .store import JobFilter, JobRow, Store
 
@@ -70,10 +71,16 @@ class JobService:
     """
 
     def __init__(
-        self, store: Store, runtime: Runtime, presets: tuple[Preset, ...], home: Tenant
+        self,
+        store: Store,
+        runtime: Runtime,
+        mounts: Mounts,
+        presets: tuple[Preset, ...],
+        home: Tenant,
     ) -> None:
         self._store = store
         self._runtime = runtime
+        self._mounts = mounts
         self._presets = {preset.name: preset for preset in presets}
         self._home = home
         self._closing = False
@@ -84,7 +91,7 @@ class JobService:
         """Begin to run jobs, and take up those of an earlier platform on the same folder."""
         await self._runtime.open(folder, self._on_event)
         for job in self._store.list(JobFilter(statuses=_UNFINISHED)):
-            self._runtime.adopt(_launch(job))
+            self._launch(job, self._runtime.adopt)
             self._watch_life_span(self._row(job.id))
 
     async def close(self) -> None:
@@ -147,14 +154,31 @@ class JobService:
         )
         self._store.add(row, tuple(sorted(set(spec.tags))))
         # After the answer: a job is pending when its user learns of it.
-        asyncio.get_running_loop().call_soon(self._launch, row)
+        asyncio.get_running_loop().call_soon(self._start, row)
         return row
 
-    def _launch(self, row: JobRow) -> None:
-        if self._row(row.id).status != JobStatus.PENDING.value:
-            return  # cancelled before it came to that
+    def _start(self, row: JobRow) -> None:
+        if self._row(row.id).status == JobStatus.PENDING.value:  # nobody cancelled it meanwhile
+            self._launch(row, self._runtime.launch)
+
+    def _launch(self, row: JobRow, take: Callable[[Launch], None]) -> None:
+        """Hand a job to the runtime, or tell why it cannot be started."""
+        container = Container.model_validate(row.description["container"])
+        launch = Launch(row.id, container)
+        self._runtime.log(row.id).create()  # there is one, also of a job that is never started
         try:
-            self._runtime.launch(_launch(row))
+            if row.status == JobStatus.PENDING.value:  # one that runs has got what it needs
+                launch = replace(
+                    launch,
+                    environment=self._mounts.environment(container),
+                    mounts=self._mounts.of(row.id, container),
+                )
+            take(launch)
+        except Missing as error:
+            why = "The job could not be started."
+            self._on_event(row.id, lifecycle.Failed(_now(), str(error), why))
+        except IllegalArgumentError as error:
+            self._on_event(row.id, lifecycle.CouldNotRun(_now(), 125, str(error)))
         except (OSError, NeuroError) as error:
             logger.exception("job %s could not be started", row.id)
             self._on_event(row.id, lifecycle.CouldNotRun(_now(), 125, str(error)))
@@ -269,8 +293,10 @@ class JobService:
         )
         logger.info("job %s: %s %s", job_id, status, after[-1].reason)
         self._changes.beat()
-        if status.is_finished and job_id in self._deadlines:
-            self._deadlines.pop(job_id).cancel()
+        if status.is_finished:
+            self._mounts.release(job_id)
+            if job_id in self._deadlines:
+                self._deadlines.pop(job_id).cancel()
         elif status.is_running:
             self._watch_life_span(self._row(job_id))
 
@@ -357,11 +383,6 @@ _UNFINISHED = tuple(status.value for status in JobStatus.active_items())
 
 def _now() -> datetime:
     return datetime.now(timezone.utc)
-
-
-def _launch(job: JobRow) -> Launch:
-    container = Container.model_validate(job.description["container"])
-    return Launch(job.id, container, environment=container.env)
 
 
 def _check_addresses(container: Container, cluster: str) -> None:

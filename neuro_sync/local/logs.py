@@ -51,6 +51,7 @@ class JobLog:
 
     def create(self) -> None:
         """Make both files, so that there is something to follow before the first line."""
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         for path in (self._log, self._times):
             path.touch(mode=0o600)
 

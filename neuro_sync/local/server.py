@@ -19,9 +19,13 @@ from neuro_sync.errors import ConfigError
 
 from .access import Users
 from .app import API, create_app
+from .clock import Clock, SystemClock
+from .disks import DiskStore
 from .jobs import JobService, Tenant
 from .machine import presets
-from .runtimes.process import ProcessRuntime
+from .mounts import Mounts
+from .runtimes.process import LOG_LIMIT, ProcessRuntime
+from .secrets import SecretStore
 from .state import Address, StateFolder, local_user, running_platform
 from .storage import StorageFolder
 from .store import Store
@@ -89,16 +93,21 @@ class LocalPlatform:
         ephemeral: bool = False,
         port: int = 0,
         grace: float = 3.0,
+        log_limit: int | None = LOG_LIMIT,
+        clock: Clock | None = None,
     ) -> None:
         """Say where it keeps its state and where it listens.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
-        by itself.
+        by itself. A job whose output exceeds `log_limit` bytes is ended, so that it does not fill
+        the disk; None lets it go on.
         """
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
         self._grace = grace
+        self._log_limit = log_limit
+        self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._listener: socket.socket | None = None
@@ -156,14 +165,18 @@ class LocalPlatform:
     def _server(self, user: str) -> _Server:
         offered = presets()
         home = Tenant(CLUSTER, CLUSTER, user)
-        runtime = ProcessRuntime(grace=self._grace)
+        runtime = ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
         self._store = Store(self.folder / "platform.db")
         files = StorageFolder(self.folder / "storage", self.folder / "uploads")
         files.open(home.org, home.project)
-        self._service = JobService(self._store, runtime, offered, home)
+        secrets = SecretStore(self.folder / "secrets")
+        secrets.open()
+        self._disks = DiskStore(self._store.database, self.folder / "disks", self._clock)
+        mounts = Mounts(files, secrets, self._disks)
+        self._service = JobService(self._store, runtime, mounts, offered, home)
         app = create_app(
             service=self._service,
-            files=files,
+            mounts=mounts,
             users=Users({self._token: user}, CLUSTER),
             home=home,
             presets=offered,
@@ -209,6 +222,7 @@ class LocalPlatform:
         self, server: _Server, listener: socket.socket, ready: threading.Event
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._disks.open()
         await self._service.open(self.folder)
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():

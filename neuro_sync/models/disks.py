@@ -10,7 +10,7 @@ from pydantic import Field
 from yarl import URL
 
 from .base import Model, at_least
-from .jobs import NAME_PATTERN, Instant
+from .jobs import NAME_PATTERN, Instant, TenantName
 from .uris import build
 
 
@@ -75,5 +75,5 @@ class NewDisk(Model):
     storage: Annotated[int, at_least(1)]
     life_span: Annotated[float, at_least(0)] | None = None
     name: DiskName | None = None
-    org_name: str
-    project_name: str
+    org_name: TenantName
+    project_name: TenantName

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, Valida
 from yarl import URL
 
 from .base import Model, written
+from .jobs import TenantName
 from .uris import build
 
 KEY_PATTERN = r"^[A-Za-z0-9_.-]+$"
@@ -83,8 +84,8 @@ class NewSecret(Model):
 
     key: SecretKey
     value: SecretValue
-    org_name: str
-    project_name: str
+    org_name: TenantName
+    project_name: TenantName
 
 
 class OpenedSecret(Secret):

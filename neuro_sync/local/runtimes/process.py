@@ -90,22 +90,23 @@ class ProcessRuntime:
                 "the process runtime runs no image, so a job needs a command or an entrypoint"
             )
         texts = (container.command, container.entrypoint, container.working_dir)
-        if any("\0" in text for text in (*texts, *chain(*container.env.items())) if text):
+        names = (*chain(*container.env.items()), *container.secret_env, *targets)
+        if any("\0" in text for text in (*texts, *names) if text):
             raise IllegalArgumentError("invalid command format: it has a NUL character")
 
     def launch(self, launch: Launch) -> None:
         folder = self._folder / "jobs" / launch.job_id
         scratch = folder / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
-        job = self._jobs[launch.job_id] = _Supervised(folder)
+        job = _Supervised(folder)
         job.log.create()
         if not (folder / "control").exists():
             os.mkfifo(folder / "control", 0o600)
-        box: list[str] = []
+        box, home = [], str(scratch)
         if self._bubblewrap:
-            view = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
+            view, home = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
             box = [self._bubblewrap, *view]
-        with _spec(launch, scratch, box, self._log_limit) as spec:
+        with _spec(launch, home, box, self._log_limit) as spec:
             job.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(self._supervisor), str(folder)],
                 stdin=spec,
@@ -114,6 +115,7 @@ class ProcessRuntime:
                 env={},
                 start_new_session=True,
             )
+        self._jobs[launch.job_id] = job
         self._watch(launch.job_id, job, job.process.pid)
 
     def adopt(self, launch: Launch) -> None:
@@ -348,7 +350,7 @@ class _Supervised:
             self.process.returncode = self.process.returncode or 0
 
 
-def _spec(launch: Launch, scratch: Path, box: list[str], log_limit: int | None) -> BinaryIO:
+def _spec(launch: Launch, home: str, box: list[str], log_limit: int | None) -> BinaryIO:
     """Return what the supervisor reads, in a file without a name: no secret comes to lie on disk.
 
     The format is told there.
@@ -358,13 +360,13 @@ def _spec(launch: Launch, scratch: Path, box: list[str], log_limit: int | None) 
     # Nothing of the platform's own environment; `python` is the one that runs the platform.
     environment = {
         "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.defpath)),
-        "HOME": str(scratch),
+        "HOME": home,
         "LANG": "C.UTF-8",
         **({"TERM": "xterm-256color"} if container.tty else {}),
         **launch.environment,
     }
     settings = [
-        container.working_dir or str(scratch),
+        container.working_dir or home,
         "1" if container.tty else "0",
         "" if log_limit is None else str(log_limit),
     ]

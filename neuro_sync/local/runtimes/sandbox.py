@@ -24,6 +24,8 @@ from .base import Mount
 
 # A user namespace also where it is not needed: a root's job could undo its mounts otherwise.
 BASE = ("--unshare-user", "--unshare-pid", "--die-with-parent")
+ELSEWHERE = "/scratch"
+"""Where a job has its own folder when its usual place is covered by a mount."""
 MOST_LINKS = 40
 """Symbolic links in a path before it is taken for a circle; the kernel's own number."""
 MOST_ENTRIES = 2000
@@ -65,8 +67,8 @@ def check_target(path: str) -> None:
         )
 
 
-def view_arguments(mounts: Iterable[Mount], *, hidden: Path, shown: Path) -> list[str]:
-    """Return bubblewrap's arguments for a job with these mounts.
+def view_arguments(mounts: Iterable[Mount], *, hidden: Path, shown: Path) -> tuple[list[str], str]:
+    """Return bubblewrap's arguments for a job with these mounts, and where it sees `shown`.
 
     Of the folder `hidden` the job sees nothing but `shown`, which lies in it.
 
@@ -75,11 +77,13 @@ def view_arguments(mounts: Iterable[Mount], *, hidden: Path, shown: Path) -> lis
         OSError: A folder on the way to a mount point cannot be read.
     """
     view = _View(os.path.realpath(hidden))
-    everything = [*mounts, Mount(shown, os.path.realpath(shown))]
     # What is mounted inside another mount comes after it.
-    for mount in sorted(everything, key=lambda mount: mount.target.count("/")):
+    for mount in sorted(mounts, key=lambda mount: mount.target.count("/")):
         view.mount(mount)
-    return [*BASE, *view.arguments()]
+    # A mount over it all must not get a folder of ours.
+    place = os.path.realpath(shown) if view.hides else ELSEWHERE
+    view.mount(Mount(shown, place))
+    return [*BASE, *view.arguments()], place
 
 
 class _Kind(Enum):
@@ -112,6 +116,11 @@ class _View:
             hidden: _Place(_Kind.EMPTY),
         }
 
+    @property
+    def hides(self) -> bool:
+        """Whether something has to be hidden; a mount may have covered it."""
+        return self._hidden in self._places
+
     def mount(self, mount: Mount) -> None:
         path = self._find(mount.target)
         if path in self._places:
@@ -121,7 +130,7 @@ class _View:
             self._make_room(os.path.dirname(path))
         self._places[path] = _Place(_Kind.BOUND, source, mount.read_only)
         if self._hidden.startswith(path + "/"):
-            del self._places[self._hidden]  # it is out of sight now
+            self._places.pop(self._hidden, None)
 
     def _find(self, target: str) -> str:
         """Return where a mount point is, without links; folders missing on the way are added."""

@@ -521,6 +521,7 @@ class Box:
             OSError: It cannot be made; the text is bubblewrap's.
         """
         holder, self.lid = os.pipe()
+        os.write(self.lid, b"\0")
         answer, echo = os.pipe()
         news, info = os.pipe()
         settings = os.memfd_create("arguments")
@@ -543,7 +544,6 @@ class Box:
                 os._exit(1)
         for fd in (holder, echo, info, settings):
             os.close(fd)
-        os.write(self.lid, b"\0")
         text = b""
         while not text.endswith(b"\0"):
             piece = os.read(answer, PIECE)

@@ -272,3 +272,45 @@ def test_the_end_of_a_platform_ends_its_jobs_and_leaves_nothing_running(tmp_path
     with LocalPlatform(tmp_path) as platform, Session(platform.url, platform.token) as session:
         ended = session.jobs.status(job.id)
         assert (ended.status, ended.reason) == (JobStatus.CANCELLED, "PlatformStopped")
+
+
+def test_a_log_that_would_fill_the_disk_ends_its_job_with_words(tmp_path: Path) -> None:
+    with (
+        LocalPlatform(tmp_path, grace=0.2, log_limit=100_000) as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        noisy = session.jobs.start(image="any", preset_name="cpu-small", command="yes")
+        log = b"".join(session.jobs.monitor(noisy))
+        ended = session.jobs.wait(noisy)
+        assert log == b"y\n" * 50_000
+        assert (ended.status, ended.reason) == (JobStatus.FAILED, "OutputLimit")
+        assert ended.history.description == (
+            "The platform ended the job: it wrote more than 100000 bytes of output."
+        )
+        command = "python -c 'print(\"y\" * 99_999)'"  # with its newline it just fits
+        exact = session.jobs.start(image="any", preset_name="cpu-small", command=command)
+        assert session.jobs.wait(exact).status is JobStatus.SUCCEEDED
+
+
+def test_scratch_folders_are_removed_after_a_crash_too(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with platform_process(state) as process:
+        with Session.local(state=state) as session:
+            job = session.jobs.start(
+                image="any",
+                preset_name="cpu-small",
+                command="""sh -c 'trap "" TERM; mkdir kept; touch kept/x; chmod 500 kept;
+                    echo ready; sleep 600'""",
+            )
+            with session.jobs.logs(job) as lines:
+                assert next(lines) == "ready"
+            session.jobs.kill(job)
+        process.kill()  # before the job is gone, and after it is over
+        process.wait()
+    supervisor = supervisor_of(state, job.id)
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: not is_alive(supervisor), "the supervisor ends")
+    scratch = state / "jobs" / job.id / "scratch"
+    assert (scratch / "kept" / "x").exists()
+    with platform_process(state):
+        assert not scratch.exists()
