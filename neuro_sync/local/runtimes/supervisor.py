@@ -566,19 +566,19 @@ class Box:
         when it has gone its child is this one's, as any orphan.
         """
         told, telling = os.pipe()
+        enter = libc().setns
         between = os.fork()
         if between == 0:
             try:
-                for namespace in self.namespaces:
-                    if libc().setns(namespace, 0):
-                        os._exit(1)
+                if any(enter(namespace, 0) for namespace in self.namespaces):
+                    os._exit(1)
                 pid = os.fork()
                 if pid == 0:
                     give_up_privileges()
                     return 0
                 os.write(telling, b"%d" % pid)
             except OSError:
-                pass  # without a pid it is known to have failed
+                os._exit(1)
             os._exit(0)
         os.close(telling)
         pid = int(os.read(told, 20) or 0)
@@ -660,9 +660,12 @@ def die_with_parent() -> None:
 
 def give_up_privileges() -> None:
     """Keep nothing of what entering a user namespace gave, and gain nothing by any program."""
-    for capability in range(64):
-        prctl(24, capability)  # PR_CAPBSET_DROP; one that the kernel does not know is refused
-    prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
+    call = libc().prctl
+    capability = 0
+    while call(24, capability, 0, 0, 0) == 0:  # PR_CAPBSET_DROP, up to the last one there is
+        capability += 1
+    if not capability or call(38, 1, 0, 0, 0):  # PR_SET_NO_NEW_PRIVS
+        raise PermissionError(errno.EPERM, "the job's privileges cannot be given up")
 
 
 def prctl(option: int, value: int) -> None:
