@@ -119,8 +119,10 @@ class DiskStore:
         self._watch()
         return self.find(disk_id, *place)
 
-    def find(self, id_or_name: str, org: str, project: str) -> Disk:
+    def find(self, id_or_name: str, org: str, project: str, *, is_to_be_used: bool = False) -> Disk:
         """Return a disk by its id, else by its name.
+
+        One that was removed is still there while jobs use it, but no other job gets it.
 
         Raises:
             ResourceNotFound: There is none.
@@ -128,8 +130,9 @@ class DiskStore:
         self._sweep()
         row = self._database.execute(
             "SELECT * FROM disks WHERE org_name = ?2 AND project_name = ?3"
-            " AND (id = ?1 OR name = ?1) ORDER BY id = ?1 DESC LIMIT 1",
-            (id_or_name, org, project),
+            " AND (id = ?1 OR name = ?1) AND NOT (is_removed AND ?4)"
+            " ORDER BY id = ?1 DESC LIMIT 1",
+            (id_or_name, org, project, is_to_be_used),
         ).fetchone()
         if row is None:
             raise ResourceNotFound(f"Disk {id_or_name} not found")

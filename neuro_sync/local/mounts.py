@@ -99,7 +99,7 @@ class Mounts:
             *tenant, key = _parts(uri)
             try:
                 org, project = tenant
-                yield uri, self.disks.find(key, org, project).id
+                yield uri, self.disks.find(key, org, project, is_to_be_used=True).id
             except (ResourceNotFound, ValueError):
                 missing.append(key)
         if missing:

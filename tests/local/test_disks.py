@@ -111,6 +111,8 @@ def test_a_disk_that_is_removed_in_use_goes_with_its_last_job(
         session.disks.rm("in-use")
         session.disks.rm(session.disks.create(GIB, name="in-use").id)  # the name is free at once
         assert session.jobs.run_command(job, "cat /disk/file").stdout == b"here\n"
+        late = session.jobs.wait(start_with(session, disk.id, "true"))
+        assert late.reason == f"Missing disks: '{disk.id}'"
         session.jobs.kill(job)
         list(lines)
     with pytest.raises(ResourceNotFound):

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -72,7 +73,7 @@ class ProcessRuntime:
         self._bubblewrap, self._lacking = await asyncio.to_thread(find_bubblewrap, self._supervisor)
         if not self._bubblewrap:
             logger.info("jobs run without bubblewrap: %s", self._lacking)
-        await asyncio.to_thread(_clean_up_after_crashes, folder / "jobs")
+        self._clean_up_after_crashes(folder / "jobs")
 
     def check(self, container: Container) -> None:
         mounts = (container.volumes, container.disk_volumes, container.secret_files)
@@ -80,8 +81,7 @@ class ProcessRuntime:
         if targets and not self._bubblewrap:
             raise NotSupported(
                 "volumes, disks and files of secrets need bubblewrap where jobs run as processes, "
-                f"and {self._lacking}; install it (apt-get install bubblewrap) and restart the "
-                "platform, or start the job without them"
+                f"and {self._lacking} and restart the platform, or start the job without them"
             )
         for target in targets:
             check_target(target)
@@ -302,8 +302,20 @@ class ProcessRuntime:
         if not job.ended:
             job.log.end()
             self._report(job_id, Vanished(datetime.now(timezone.utc)))
+        self._remove(job.folder / "scratch")
+
+    def _clean_up_after_crashes(self, jobs: Path) -> None:
+        """Remove the scratch folders of jobs that ended while no platform was there to do it."""
+        for scratch in jobs.glob("*/scratch"):
+            if _supervisor_of(scratch.parent) is None:
+                # Out of the way at once: its job may be one that is still to be started.
+                scratch.replace(scratch.with_name(f"scratch.{uuid.uuid4()}"))
+        for old in jobs.glob("*/scratch.*"):
+            self._remove(old)
+
+    def _remove(self, scratch: Path) -> None:
         # It may hold a million files, and others want their turn.
-        asyncio.get_running_loop().run_in_executor(None, _remove, job.folder / "scratch")
+        asyncio.get_running_loop().run_in_executor(None, _remove, scratch)
 
 
 class _Supervised:
@@ -382,13 +394,6 @@ def _spec(launch: Launch, home: str, box: list[str], log_limit: int | None) -> B
     file.flush()
     file.seek(0)
     return file
-
-
-def _clean_up_after_crashes(jobs: Path) -> None:
-    """Remove the scratch folders of jobs that ended while no platform was there to do it."""
-    for scratch in jobs.glob("*/scratch"):
-        if _supervisor_of(scratch.parent) is None:
-            _remove(scratch)
 
 
 def _remove(folder: Path) -> None:

@@ -34,14 +34,14 @@ PROBE_TIMEOUT = 10.0
 
 
 def find_bubblewrap(supervisor: Path) -> tuple[str, str]:
-    """Return the path of a bubblewrap that works on this machine, or why there is none.
+    """Return the path of a bubblewrap that works on this machine, or what is to be done for one.
 
     One of the two is empty. It is tried with the supervisor's program, which has to enter what
     bubblewrap makes; some systems and most containers do not let it.
     """
     program = shutil.which("bwrap")
     if program is None:
-        return "", "it is not installed"
+        return "", "it is not installed; install it (apt-get install bubblewrap)"
     command = [program, *BASE, "--dev-bind", "/", "/", "--proc", "/proc"]
     try:
         tried = subprocess.run(
@@ -53,9 +53,11 @@ def find_bubblewrap(supervisor: Path) -> tuple[str, str]:
             timeout=PROBE_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return "", f"{program} did not answer in {PROBE_TIMEOUT:g} seconds"
+        return "", f"{program} did not answer in {PROBE_TIMEOUT:g} seconds; try it by hand"
     trouble = tried.stdout.strip() or tried.stderr.strip()
-    return ("", f"this machine does not let it work: {trouble}") if trouble else (program, "")
+    if trouble:
+        return "", f"it does not work here ({trouble}); let users make user namespaces"
+    return program, ""
 
 
 def check_target(path: str) -> None:

@@ -314,3 +314,5 @@ def test_scratch_folders_are_removed_after_a_crash_too(tmp_path: Path) -> None:
     assert (scratch / "kept" / "x").exists()
     with platform_process(state):
         assert not scratch.exists()
+        left = ["control", "events", "lock", "log", "log.times"]
+        eventually(lambda: sorted(os.listdir(scratch.parent)) == left, "nothing else is left")
