@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import socket
 import tempfile
@@ -22,9 +23,10 @@ from .app import API, create_app
 from .clock import Clock, SystemClock
 from .disks import DiskStore
 from .jobs import JobService, Tenant
-from .machine import presets
+from .machine import Machine
 from .mounts import Mounts
 from .runtimes.process import LOG_LIMIT, ProcessRuntime
+from .schedule import Schedule
 from .secrets import SecretStore
 from .state import Address, StateFolder, local_user, running_platform
 from .storage import StorageFolder
@@ -93,19 +95,31 @@ class LocalPlatform:
         ephemeral: bool = False,
         port: int = 0,
         grace: float = 3.0,
+        cores: float | None = None,
+        memory: int | None = None,
+        total_running_jobs: int | None = None,
         log_limit: int | None = LOG_LIMIT,
         clock: Clock | None = None,
     ) -> None:
         """Say where it keeps its state and where it listens.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
-        by itself. A job whose output exceeds `log_limit` bytes is ended, so that it does not fill
-        the disk; None lets it go on.
+        by itself. `cores` and `memory` (bytes) are what its jobs may use together, in place of
+        what this machine has; they may well be more. `total_running_jobs` is the quota of each
+        user: how many unfinished jobs he may have. A job whose output exceeds `log_limit` bytes is
+        ended, so that it does not fill the disk; None lets it go on. A test sets a `ManualClock`
+        forward.
         """
+        for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} = {value}: a platform needs a number above 0")
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
         self._grace = grace
+        self._cores = cores
+        self._memory = memory
+        self._quota = total_running_jobs
         self._log_limit = log_limit
         self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
@@ -163,17 +177,22 @@ class LocalPlatform:
         return listener
 
     def _server(self, user: str) -> _Server:
-        offered = presets()
+        machine = Machine.here(cores=self._cores, memory=self._memory)
+        offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
         self._store = Store(self.folder / "platform.db")
-        files = StorageFolder(self.folder / "storage", self.folder / "uploads")
-        files.open(home.org, home.project)
-        secrets = SecretStore(self.folder / "secrets")
-        secrets.open()
-        self._disks = DiskStore(self._store.database, self.folder / "disks", self._clock)
-        mounts = Mounts(files, secrets, self._disks)
-        self._service = JobService(self._store, runtime, mounts, offered, home)
+        schedule = Schedule(machine.room, quota=self._quota)
+        mounts = self._mounts = Mounts(
+            StorageFolder(self.folder / "storage", self.folder / "uploads"),
+            SecretStore(self.folder / "secrets"),
+            DiskStore(self._store.database, self.folder / "disks", self._clock),
+        )
+        mounts.storage.open(home.org, home.project)
+        mounts.secrets.open()
+        self._service = JobService(
+            self._store, runtime, schedule, mounts, offered, home, self._clock
+        )
         app = create_app(
             service=self._service,
             mounts=mounts,
@@ -222,7 +241,7 @@ class LocalPlatform:
         self, server: _Server, listener: socket.socket, ready: threading.Event
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._disks.open()
+        self._mounts.disks.open()
         await self._service.open(self.folder)
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():

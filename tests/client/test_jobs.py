@@ -183,7 +183,6 @@ def test_an_unknown_argument_is_no_silent_default(session: Session) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"restart_policy": "always"},
         {"pass_config": True},
     ],
 )

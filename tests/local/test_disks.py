@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from yarl import URL
 
 from neuro_sync import (
     AuthorizationError,
@@ -15,6 +16,7 @@ from neuro_sync import (
     DiskVolume,
     IllegalArgumentError,
     JobDescription,
+    JobRestartPolicy,
     JobStatus,
     ResourceNotFound,
     Session,
@@ -97,6 +99,24 @@ def test_what_a_job_wrote_the_next_one_reads(session: Session) -> None:
     second = start_with(session, disk.id, "sh -c 'cat /disk/file; ! touch /disk/x'", read_only=True)
     assert next(iter(session.jobs.logs(second))) == "kept"
     session.jobs.wait(second, check=True)
+    session.disks.rm(disk.id)
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_each_run_of_a_job_has_its_mounts_and_its_secrets(session: Session) -> None:
+    disk = session.disks.create(GIB)
+    session.secrets.add("each-run", b"value")
+    job = session.jobs.start(
+        image="any",
+        preset_name="cpu-small",
+        command="sh -c 'echo $KEY >> /disk/runs; cat /disk/runs; test $(wc -l < /disk/runs) = 2'",
+        secret_env={"KEY": URL("secret:each-run")},
+        disk_volumes=[DiskVolume(disk_uri=f"disk:{disk.id}", container_path="/disk")],
+        restart_policy=JobRestartPolicy.ON_FAILURE,
+    )
+    ended = session.jobs.wait(job, check=True)
+    assert ended.history.restarts == 1
+    assert list(session.jobs.logs(job)) == ["value"] * 3
     session.disks.rm(disk.id)
 
 

@@ -1,4 +1,4 @@
-"""The process that watches over one job. It runs alone: ``python -I -S supervisor.py FOLDER``.
+"""The process that watches over one run of a job: ``python -I -S supervisor.py FOLDER RUN``.
 
 It imports nothing of the package and little of the library, since every job waits for its start.
 It outlives the platform: whoever looks into the folder later finds how the job went.
@@ -11,10 +11,11 @@ secrets: see `Spec`. In the folder:
               seconds; ``signal NUMBER`` goes to the job's first process; ``end-input`` closes its
               standard input for good; ``listen`` opens ``socket``
 ``socket``    made on the first ``listen``: takes requests, see `Request`
-``events``    a line for each event: ``started NANOSECONDS PID``, ``exited NANOSECONDS CODE``,
-              ``failed NANOSECONDS CODE TEXT`` if it could not be run, ``stopped NANOSECONDS TEXT``
-              if its output was too much; the last three come after the last byte of the log
-``log``       the output, byte for byte
+``events.N``  made when run N begins, a line for each event: ``started NANOSECONDS PID``, ``exited
+              NANOSECONDS CODE``, ``failed NANOSECONDS CODE TEXT`` if it could not be run, ``stopped
+              NANOSECONDS TEXT`` if its output was too much; the last three come after the run's
+              last byte of the log
+``log``       the output, byte for byte, of all runs
 ``log.times`` 16 bytes for each piece of the log, big-endian: one for its stream (1 is standard
               output, 2 standard error; with a terminal all is 1), seven for its offset, eight for
               when it came (ns)
@@ -57,20 +58,21 @@ JOB_SIGNALS = (
 """What Python or this program handles in a way of its own, and the job must not inherit."""
 
 
-def main(folder: str) -> None:
+def main(folder: str, run: str) -> None:
     os.chdir(folder)
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return  # another supervisor has this job
-    if os.path.exists("events"):
-        return  # it ran already: no job runs twice
+    # If a platform was killed just when it had started a supervisor, the next one starts another:
+    # the second waits here for the end of the first, and finds that there is nothing left to do.
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.ftruncate(lock, 0)
     os.write(lock, b"%d" % os.getpid())
+    events = f"events.{run}"
+    if os.path.exists(events):
+        return  # it ran already: no run is run twice
     with open(0, "rb") as file:
         spec = Spec(file.read())
     os.open(os.devnull, os.O_RDONLY)  # becomes 0 again
-    Supervisor(os.path.basename(folder), spec).run()
+    Supervisor(os.path.basename(folder), events, spec).run()
 
 
 def probe() -> None:
@@ -108,7 +110,7 @@ class Spec:
 
 
 class Supervisor:
-    def __init__(self, name: str, spec: Spec) -> None:
+    def __init__(self, name: str, events: str, spec: Spec) -> None:
         self.spec = spec
         self.wake_line = name.encode() + b"\n"
         self.wake_pipe: int | None = None
@@ -116,8 +118,8 @@ class Supervisor:
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.log = os.open("log", append, 0o600)
         self.times = os.open("log.times", append, 0o600)
-        self.events = os.open("events", append, 0o600)
-        self.offset = 0
+        self.events = os.open(events, append, 0o600)
+        self.offset = os.fstat(self.log).st_size
         self.pid = 0
         self.box: Box | None = None
         self.stopped = b""
@@ -297,6 +299,8 @@ class Supervisor:
         if self.listener is None:
             import socket
 
+            if os.path.exists("socket"):
+                os.unlink("socket")  # of the job's run before
             self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.listener.bind("socket")  # a longer name might not fit
             self.listener.listen(128)
@@ -686,4 +690,4 @@ def _pair(variable: bytes) -> tuple[bytes, bytes]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1]) if sys.argv[1:] else probe()
+    main(*sys.argv[1:]) if sys.argv[1:] else probe()

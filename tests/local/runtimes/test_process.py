@@ -222,7 +222,7 @@ def test_jobs_survive_a_platform_that_is_killed(tmp_path: Path) -> None:
             session.jobs.monitor(quick).close()  # it was launched
         process.kill()
         process.wait()
-    events = state / "jobs" / quick.id / "events"
+    events = state / "jobs" / quick.id / "events.1"
     eventually(
         lambda: events.exists() and b"exited" in events.read_bytes(),
         "a job ends while there is no platform",
@@ -314,5 +314,5 @@ def test_scratch_folders_are_removed_after_a_crash_too(tmp_path: Path) -> None:
     assert (scratch / "kept" / "x").exists()
     with platform_process(state):
         assert not scratch.exists()
-        left = ["control", "events", "lock", "log", "log.times"]
+        left = ["control", "events.1", "lock", "log", "log.times"]
         eventually(lambda: sorted(os.listdir(scratch.parent)) == left, "nothing else is left")
