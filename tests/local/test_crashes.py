@@ -193,6 +193,7 @@ def test_a_kill_that_was_recorded_and_not_carried_out_is_made_good(tmp_path: Pat
         job = start(session, "sh -c 'echo $$; exec sleep 60'", preset_name="cpu-small-p")
         with session.jobs.logs(job) as lines:
             first = next(lines)
+        pid = outside(tmp_path / "state", job.id, int(first))
     now = datetime.now(timezone.utc).isoformat()
     suspended = {"status": "suspended", "transition_time": now}
     with after_a_crash(
