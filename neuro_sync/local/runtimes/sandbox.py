@@ -81,11 +81,20 @@ def view_arguments(mounts: Iterable[Mount], *, hidden: Path, shown: Path) -> tup
     view = _View(os.path.realpath(hidden))
     # What is mounted inside another mount comes after it.
     for mount in sorted(mounts, key=lambda mount: mount.target.count("/")):
+        _check_source(mount, hidden)
         view.mount(mount)
     # A mount over it all must not get a folder of ours.
     place = os.path.realpath(shown) if view.hides else ELSEWHERE
     view.mount(Mount(shown, place))
     return [*BASE, *view.arguments()], place
+
+
+def _check_source(mount: Mount, hidden: Path) -> None:
+    """Refuse what another job has replaced by a link since it was looked up."""
+    if mount.source.is_relative_to(hidden):
+        place = Path(os.path.realpath(hidden), mount.source.relative_to(hidden))
+        if os.path.realpath(mount.source) != str(place):
+            raise IllegalArgumentError(f"{mount.target!r}: a link has no place in the storage")
 
 
 class _Kind(Enum):

@@ -390,7 +390,7 @@ TARGETS = st.lists(
 
 
 @given(TARGETS, st.data())
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_any_mounts_within_any_others_show_what_they_should(
     tmp_path_factory: pytest.TempPathFactory, targets: list[str], data: st.DataObject
 ) -> None:
@@ -421,6 +421,22 @@ def test_any_mounts_within_any_others_show_what_they_should(
         if mount.read_only:
             assert sorted(os.listdir(mount.source)) == ["a", "link", "mark"]
             assert os.listdir(mount.source / "a") == []
+
+
+def test_a_folder_that_has_become_a_link_is_not_mounted(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    scratch = state / "jobs" / "job" / "scratch"
+    folder = state / "storage" / "folder"
+    for made in (scratch, folder, state / "secrets"):
+        made.mkdir(parents=True)
+    (tmp_path / "link to state").symlink_to(state)  # how the platform calls it does not matter
+    for name in ("state", "link to state"):
+        source = tmp_path / name / "storage" / "folder"
+        view_arguments([Mount(source, "/data")], hidden=tmp_path / name, shown=scratch)
+    folder.rmdir()
+    folder.symlink_to(state / "secrets")
+    with pytest.raises(IllegalArgumentError, match="'/data': a link"):
+        view_arguments([Mount(folder, "/data")], hidden=state, shown=scratch)
 
 
 def test_a_secret_is_mounted_as_a_file_for_its_owner(session: Session, run: Run) -> None:
