@@ -179,12 +179,13 @@ class JobService:
             phase=Phase.WAITING.value,
             waits_for_seat=options.wait_for_jobs_quota,
         )
-        self._open_log(job_id).create()
         self._store.add(row, tuple(sorted(set(spec.tags))))
-        decisions = self._schedule.add(self._job(row), now)
+        job = self._job(row)
+        decisions = self._schedule.add(job, now)
         # After the answer: a job is pending when its user learns of it.
+        asyncio.get_running_loop().call_soon(self._open_log(job_id).create)
         self._carry_out(decisions, launch_later=True)
-        return self._row(job_id)
+        return replace(row, transitions=_LIFE.dump_json(job.life).decode())
 
     def kill(self, id_or_name: str, owner: str) -> None:
         """Cancel a job at once; what it runs ends a moment later. One that is over stays."""
