@@ -54,6 +54,7 @@ class Session(Closing):
         from neuro_sync.transport.http import HttpTransport
 
         from .jobs import Jobs
+        from .users import Users
 
         api_url, found_token = find_platform(url, token)
         clock = clock or RealClock()
@@ -67,6 +68,7 @@ class Session(Closing):
             project_name=project_name,
         )
         self.jobs = Jobs(self._transport, self._config, clock)
+        self.users = Users(self._transport, self._config)
         self._stop_platform: weakref.finalize[[], Session] | None = None
 
     @classmethod
