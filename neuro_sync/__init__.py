@@ -50,10 +50,12 @@ from .models.jobs import (
     Volume,
 )
 from .models.secrets import Secret
+from .models.users import Action, Permission, Quota, Share
 from .version import __version__
 
 __all__ = [
     "APIError",
+    "Action",
     "AuthError",
     "AuthenticationError",
     "AuthorizationError",
@@ -84,9 +86,11 @@ __all__ = [
     "NDJSONError",
     "NeuroError",
     "NotSupported",
+    "Permission",
     "PortForward",
     "Preset",
     "ProtocolError",
+    "Quota",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
@@ -96,6 +100,7 @@ __all__ = [
     "ServerError",
     "ServerNotAvailable",
     "Session",
+    "Share",
     "StdStream",
     "StreamClosed",
     "StreamInterrupted",

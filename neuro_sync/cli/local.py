@@ -14,6 +14,7 @@ import click
 from neuro_sync.errors import ConfigError
 
 from . import output
+from .accounts import project, user
 
 DEFAULT_PORT = 7787
 
@@ -47,6 +48,10 @@ SIZE = Size()
 @click.group()
 def local() -> None:
     """Run a platform on this machine."""
+
+
+local.add_command(user)
+local.add_command(project)
 
 
 @local.command()

@@ -56,6 +56,7 @@ class Session(Closing):
         from .disks import Disks
         from .jobs import Jobs
         from .secrets import Secrets
+        from .users import Users
 
         api_url, found_token = find_platform(url, token)
         clock = clock or RealClock()
@@ -71,6 +72,7 @@ class Session(Closing):
         self.jobs = Jobs(self._transport, self._config, clock)
         self.secrets = Secrets(self._transport, self._config)
         self.disks = Disks(self._transport, self._config)
+        self.users = Users(self._transport, self._config)
         self._stop_platform: weakref.finalize[[], Session] | None = None
 
     @classmethod

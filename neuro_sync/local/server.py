@@ -16,9 +16,11 @@ import uvicorn
 from typing_extensions import Self
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from neuro_sync.errors import ConfigError
+from neuro_sync.errors import APIError, ConfigError
+from neuro_sync.models.users import Action
 
-from .access import Users
+from .access import own_hosts
+from .accounts import Accounts, accounts_of
 from .app import API, create_app
 from .clock import Clock, SystemClock
 from .disks import DiskStore
@@ -28,9 +30,11 @@ from .mounts import Mounts
 from .runtimes.process import LOG_LIMIT, ProcessRuntime
 from .schedule import Schedule
 from .secrets import SecretStore
+from .sites import Sites
 from .state import Address, StateFolder, local_user, running_platform
 from .storage import StorageFolder
 from .store import Store
+from .users import Users
 
 __all__ = ["LocalPlatform", "running_platform"]
 
@@ -181,8 +185,9 @@ class LocalPlatform:
         offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
-        self._store = Store(self.folder / "platform.db")
-        schedule = Schedule(machine.room, quota=self._quota)
+        self._store = Store(self._state.database)
+        users = self._users = Users(Accounts(self._store.database), home, self._token)
+        sites = Sites(runtime.dial, users.name_of, self._may_see)
         mounts = self._mounts = Mounts(
             StorageFolder(self.folder / "storage", self.folder / "uploads"),
             SecretStore(self.folder / "secrets"),
@@ -191,12 +196,20 @@ class LocalPlatform:
         mounts.storage.open(home.org, home.project)
         mounts.secrets.open()
         self._service = JobService(
-            self._store, runtime, schedule, mounts, offered, home, self._clock
+            self._store,
+            runtime,
+            Schedule(machine.room, quota=self._quota),
+            mounts,
+            sites,
+            offered,
+            home,
+            self._clock,
+            registry_hosts=own_hosts(self._port),
         )
         app = create_app(
             service=self._service,
             mounts=mounts,
-            users=Users({self._token: user}, CLUSTER),
+            users=users,
             home=home,
             presets=offered,
             port=self._port,
@@ -218,6 +231,14 @@ class LocalPlatform:
         )
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         return _Server(settings)
+
+    def _may_see(self, user: str, job_id: str) -> bool:
+        """Tell whether a user may see a job's web page."""
+        try:
+            self._service.find(job_id, self._users.caller(user), Action.READ)
+        except APIError:  # the user may be gone by now
+            return False
+        return True
 
     def _run(self, server: _Server, listener: socket.socket) -> None:
         self._uvicorn = server
@@ -260,6 +281,16 @@ class LocalPlatform:
             self._loop.call_soon_threadsafe(self._uvicorn.stop.set)
             thread.join()
         self._clean_up()
+
+    def add_user(self, name: str) -> str:
+        """Make a user, with a project of the same name, and return the user's token.
+
+        Raises:
+            IllegalArgumentError: The name is taken, or is none that a user can have.
+        """
+        with accounts_of(self.folder) as accounts:
+            accounts.add_user(name)
+            return accounts.add_token(name)
 
     def _clean_up(self) -> None:
         if self._listener is not None:
