@@ -100,6 +100,7 @@ class Session(Closing):
             ) from error
         address = None if ephemeral else running_platform(state)
         if address is not None:
+            address.check_version()
             return cls(address.url, address.token, timeout=timeout)
         platform = LocalPlatform(state, ephemeral=ephemeral).start()
         session = cls(platform.url, platform.token, timeout=timeout)

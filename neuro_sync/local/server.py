@@ -31,12 +31,12 @@ from .runtimes.process import LOG_LIMIT, ProcessRuntime
 from .schedule import Schedule
 from .secrets import SecretStore
 from .sites import Sites
-from .state import Address, StateFolder, local_user, running_platform
+from .state import StateFolder, folder_of, local_user, running_platform, stop_platform
 from .storage import StorageFolder
 from .store import Store
 from .users import Users
 
-__all__ = ["LocalPlatform", "running_platform"]
+__all__ = ["LocalPlatform", "folder_of", "running_platform", "stop_platform"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ class LocalPlatform:
         total_running_jobs: int | None = None,
         log_limit: int | None = LOG_LIMIT,
         clock: Clock | None = None,
+        is_program: bool = False,
     ) -> None:
         """Say where it keeps its state and where it listens.
 
@@ -112,11 +113,14 @@ class LocalPlatform:
         what this machine has; they may well be more. `total_running_jobs` is the quota of each
         user: how many unfinished jobs he may have. A job whose output exceeds `log_limit` bytes is
         ended, so that it does not fill the disk; None lets it go on. A test sets a `ManualClock`
-        forward.
+        forward. `is_program` says that this process is there for the platform alone and ends when
+        it is sent SIGTERM, so that ``neuro local down`` may do that.
         """
         for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} = {value}: a platform needs a number above 0")
+        self._is_program = is_program
+        self._forget = False
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
@@ -142,6 +146,11 @@ class LocalPlatform:
         return f"http://{HOST}:{self._port}{API}"
 
     @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        return self._port
+
+    @property
     def token(self) -> str:
         return self._token
 
@@ -158,7 +167,7 @@ class LocalPlatform:
             user = local_user()
             self._token = self._state.token(user)
             self._run(self._server(user), listener)
-            self._state.announce(Address(self.url, self._token))
+            self._state.announce(self.url, self._token, is_program=self._is_program)
         except BaseException:
             self._clean_up()
             raise
@@ -292,11 +301,17 @@ class LocalPlatform:
             accounts.add_user(name)
             return accounts.add_token(name)
 
+    def delete_at_end(self) -> None:
+        """Have `close` delete the state folder, with all that the platform remembers."""
+        self._forget = True
+
     def _clean_up(self) -> None:
         if self._listener is not None:
             self._listener.close()
         if self._store is not None:
             self._store.close()
+        if self._forget:
+            self._state.delete()
         self._state.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
