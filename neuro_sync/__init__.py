@@ -31,6 +31,7 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import Preset
+from .models.disks import Disk
 from .models.images import (
     AbstractDockerImageProgress,
     ImageProgressPull,
@@ -59,6 +60,7 @@ from .models.jobs import (
     Volume,
 )
 from .models.parse import EnvParseResult, VolumeParseResult
+from .models.secrets import Secret
 from .models.users import Action, Permission, Quota, Share
 from .version import __version__
 
@@ -79,6 +81,7 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Container",
+    "Disk",
     "DiskVolume",
     "EngineFailed",
     "EnvParseResult",
@@ -110,6 +113,7 @@ __all__ = [
     "RequestTimeout",
     "ResourceNotFound",
     "Resources",
+    "Secret",
     "SecretFile",
     "ServerError",
     "ServerNotAvailable",
