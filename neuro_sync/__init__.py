@@ -15,6 +15,7 @@ from .errors import (
     ConfigError,
     Conflict,
     ConnectionFailed,
+    EngineFailed,
     IllegalArgumentError,
     JobFailed,
     NDJSONError,
@@ -35,7 +36,17 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import Preset
-from .models.images import RemoteImage
+from .models.disks import Disk
+from .models.images import (
+    AbstractDockerImageProgress,
+    ImageProgressPull,
+    ImageProgressPush,
+    ImageProgressStep,
+    LocalImage,
+    RemoteImage,
+    Tag,
+    TagOption,
+)
 from .models.jobs import (
     Container,
     DiskVolume,
@@ -53,6 +64,8 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
+from .models.parse import EnvParseResult, VolumeParseResult
+from .models.secrets import Secret
 from .models.storage import (
     AbstractDeleteProgress,
     AbstractFileProgress,
@@ -74,6 +87,7 @@ from .version import __version__
 __all__ = [
     "APIError",
     "AbstractDeleteProgress",
+    "AbstractDockerImageProgress",
     "AbstractFileProgress",
     "AbstractRecursiveFileProgress",
     "Action",
@@ -90,13 +104,19 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Container",
+    "Disk",
     "DiskUsageInfo",
     "DiskVolume",
+    "EngineFailed",
+    "EnvParseResult",
     "ExecInspect",
     "FileStatus",
     "FileStatusType",
     "HTTPPort",
     "IllegalArgumentError",
+    "ImageProgressPull",
+    "ImageProgressPush",
+    "ImageProgressStep",
     "JobDescription",
     "JobFailed",
     "JobPriority",
@@ -105,6 +125,7 @@ __all__ = [
     "JobStatusHistory",
     "JobStatusItem",
     "JobTelemetry",
+    "LocalImage",
     "Message",
     "NDJSONError",
     "NeuroError",
@@ -118,6 +139,7 @@ __all__ = [
     "RequestTimeout",
     "ResourceNotFound",
     "Resources",
+    "Secret",
     "SecretFile",
     "ServerError",
     "ServerNotAvailable",
@@ -138,7 +160,10 @@ __all__ = [
     "StorageProgressStep",
     "StreamClosed",
     "StreamInterrupted",
+    "Tag",
+    "TagOption",
     "Volume",
+    "VolumeParseResult",
     "WaitTimeout",
     "__version__",
     "get",

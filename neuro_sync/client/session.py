@@ -53,7 +53,11 @@ class Session(Closing):
         from neuro_sync.transport.clock import Clock as RealClock
         from neuro_sync.transport.http import HttpTransport
 
+        from .disks import Disks
+        from .images import Images
         from .jobs import Jobs
+        from .parse import Parser
+        from .secrets import Secrets
         from .storage import Storage
         from .users import Users
 
@@ -70,6 +74,10 @@ class Session(Closing):
         )
         self.jobs = Jobs(self._transport, self._config, clock)
         self.storage = Storage(self._transport, self._config, clock)
+        self.images = Images(self._transport, self._config, found_token)
+        self.parse = Parser(self._config)
+        self.secrets = Secrets(self._transport, self._config)
+        self.disks = Disks(self._transport, self._config)
         self.users = Users(self._transport, self._config)
         self._stop_platform: weakref.finalize[[], Session] | None = None
 
