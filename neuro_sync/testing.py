@@ -111,7 +111,8 @@ class FaultProxy:
     def _requests(self, link: _Link) -> None:
         while data := link.client.recv(65536):
             data = data.replace(b":%d" % self.port, b":%d" % self._target)
-            if data.startswith(METHODS):  # and not the body, which may come by itself
+            begins = data.startswith(METHODS)  # and is not the body, which may come by itself
+            if begins:
                 link.fault, link.sent, link.asked = self._fault_of(data), 0, 0
             limit, before = link.fault.cut_request_after, link.asked
             link.asked += len(data)
@@ -120,8 +121,9 @@ class FaultProxy:
                 link.server.sendall(data[: limit - before])
                 return
             if link.fault.answer is not None:
-                link.fault.hit.set()
-                link.client.sendall(link.fault.answer)
+                if begins:  # once, or the next request would get the second answer
+                    link.fault.hit.set()
+                    link.client.sendall(link.fault.answer)
                 continue
             link.server.sendall(data)
 
