@@ -6,6 +6,7 @@ The fixture ``neuro_faults`` puts a `FaultProxy` before the local platform.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -111,8 +112,7 @@ class FaultProxy:
     def _requests(self, link: _Link) -> None:
         while data := link.client.recv(65536):
             data = data.replace(b":%d" % self.port, b":%d" % self._target)
-            begins = data.startswith(METHODS)  # and is not the body, which may come by itself
-            if begins:
+            if data.startswith(METHODS):  # and not the body, which may come by itself
                 link.fault, link.sent, link.asked = self._fault_of(data), 0, 0
             limit, before = link.fault.cut_request_after, link.asked
             link.asked += len(data)
@@ -121,9 +121,9 @@ class FaultProxy:
                 link.server.sendall(data[: limit - before])
                 return
             if link.fault.answer is not None:
-                if begins:  # once, or the next request would get the second answer
-                    link.fault.hit.set()
-                    link.client.sendall(link.fault.answer)
+                _pass_over_body(link.client, data)
+                link.fault.hit.set()
+                link.client.sendall(link.fault.answer)
                 continue
             link.server.sendall(data)
 
@@ -154,6 +154,15 @@ class FaultProxy:
                     link.client.recv(1)  # until the client gives up
                 return
             link.client.sendall(data)
+
+
+def _pass_over_body(connection: socket.socket, data: bytes) -> None:
+    """Read the rest of a request of which the head has come, and nothing of the next one."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    left = int(length[1]) - len(body) if length else 0
+    while left > 0 and (piece := connection.recv(min(left, 65536))):
+        left -= len(piece)
 
 
 class _Link:
