@@ -17,7 +17,7 @@ from neuro_sync.models.config import Preset
 from .config import Config, find_platform
 
 if TYPE_CHECKING:
-    from neuro_sync.local.server import LocalPlatform
+    from neuro_sync.local.server import LocalPlatform, RuntimeName
     from neuro_sync.transport.clock import Clock
     from neuro_sync.transport.http import Timeout
 
@@ -75,6 +75,7 @@ class Session(Closing):
         *,
         state: str | Path | None = None,
         ephemeral: bool = False,
+        runtime: RuntimeName | None = None,
         timeout: Timeout = (10.0, 60.0),
     ) -> Self:
         """Talk to the local platform of a state folder; start one in this process if none runs.
@@ -94,8 +95,13 @@ class Session(Closing):
             ) from error
         address = None if ephemeral else running_platform(state)
         if address is not None:
+            if runtime not in (None, address.runtime):
+                raise ConfigError(
+                    f"the local platform at {address.url} runs jobs with {address.runtime!r}, "
+                    f"not {runtime!r}; stop it, or name another state folder"
+                )
             return cls(address.url, address.token, timeout=timeout)
-        platform = LocalPlatform(state, ephemeral=ephemeral).start()
+        platform = LocalPlatform(state, ephemeral=ephemeral, runtime=runtime or "process").start()
         session = cls(platform.url, platform.token, timeout=timeout)
         session._end_with(platform)
         return session

@@ -99,7 +99,7 @@ class JobService:
         try:
             await asyncio.wait_for(asyncio.gather(*ends), LONGEST_END)
         except asyncio.TimeoutError:
-            logger.warning("some jobs did not end; their supervisors are left to it")
+            logger.warning("some jobs did not end; they are left to it")
         for timer in self._deadlines.values():
             timer.cancel()
         await self._runtime.close()
@@ -127,7 +127,7 @@ class JobService:
             raise IllegalArgumentError("energy_schedule_name requires scheduler_enabled")
         if options.scheduler_enabled and options.schedule_timeout is not None:
             raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
-        if options.privileged:
+        if options.privileged and not self._runtime.allows_privileged:
             raise IllegalArgumentError(f"Cluster {tenant.cluster} does not allow privileged jobs")
         self._runtime.check(container)
         job_id = f"job-{uuid.uuid4()}"
@@ -361,7 +361,12 @@ def _now() -> datetime:
 
 def _launch(job: JobRow) -> Launch:
     container = Container.model_validate(job.description["container"])
-    return Launch(job.id, container, environment=container.env)
+    return Launch(
+        job.id,
+        container,
+        environment=container.env,
+        privileged=job.description["privileged"],
+    )
 
 
 def _check_addresses(container: Container, cluster: str) -> None:

@@ -14,6 +14,15 @@ from neuro_sync.models.jobs import JobStatus, JobStatusHistory, JobStatusItem
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """The job cannot run yet: its image is being pulled, or something is in the way."""
+
+    at: datetime
+    reason: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
 class Started:
     """The job's process runs."""
 
@@ -27,6 +36,8 @@ class Exited:
     at: datetime
     exit_code: int
     output_tail: str = ""
+    reason: str = "Error"
+    """Why it failed, if it did."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class CouldNotRun:
     at: datetime
     exit_code: int
     why: str
+    reason: str = "ContainerCannotRun"
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class Vanished:
     """Whoever watched the job's process is gone, and left no word of how it ended."""
 
     at: datetime
+    why: str = "The process that watched over the job is gone."
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Cancelled:
     description: str | None = None
 
 
-Event = Started | Exited | CouldNotRun | Vanished | Cancelled
+Event = Waiting | Started | Exited | CouldNotRun | Vanished | Cancelled
 Transitions = tuple[JobStatusItem, ...]
 
 
@@ -67,6 +80,8 @@ def advance(life: Transitions, event: Event) -> Transitions:
     """Return the life after an event; the same one if the event changes nothing."""
     if life[-1].status.is_finished:
         return life
+    if isinstance(event, Waiting):
+        return _wait(life, event)
     step = _step(event)
     if step.status is life[-1].status:
         return life
@@ -75,34 +90,48 @@ def advance(life: Transitions, event: Event) -> Transitions:
     return (*life, step.model_copy(update={"transition_time": at}))
 
 
-def _step(event: Event) -> JobStatusItem:
+def _wait(life: Transitions, event: Waiting) -> Transitions:
+    """Tell why a pending job does not run; each reason is a step, its progress is not."""
+    last = life[-1]
+    if last.status is not JobStatus.PENDING:
+        return life
+    described = last.model_copy(
+        update={"reason": event.reason, "description": event.description}
+    )
+    if last.reason == event.reason:
+        return life if described == last else (*life[:-1], described)
+    at = max(event.at, last.transition_time)
+    return (*life, described.model_copy(update={"transition_time": at}))
+
+
+def _step(event: Started | Exited | CouldNotRun | Vanished | Cancelled) -> JobStatusItem:
     match event:
         case Started(at):
             return JobStatusItem(status=JobStatus.RUNNING, transition_time=at)
         case Exited(at, 0):
             return JobStatusItem(status=JobStatus.SUCCEEDED, transition_time=at, exit_code=0)
-        case Exited(at, exit_code, output_tail):
+        case Exited(at, exit_code, output_tail, reason):
             return JobStatusItem(
                 status=JobStatus.FAILED,
                 transition_time=at,
-                reason="Error",
+                reason=reason,
                 description=output_tail,
                 exit_code=exit_code,
             )
-        case CouldNotRun(at, exit_code, why):
+        case CouldNotRun(at, exit_code, why, reason):
             return JobStatusItem(
                 status=JobStatus.FAILED,
                 transition_time=at,
-                reason="ContainerCannotRun",
+                reason=reason,
                 description=why,
                 exit_code=exit_code,
             )
-        case Vanished(at):
+        case Vanished(at, why):
             return JobStatusItem(
                 status=JobStatus.FAILED,
                 transition_time=at,
                 reason="NotFound",
-                description="The process that watched over the job is gone.",
+                description=why,
             )
         case Cancelled(at, reason, description):
             return JobStatusItem(

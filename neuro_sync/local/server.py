@@ -10,6 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import uvicorn
 from typing_extensions import Self
@@ -21,6 +22,7 @@ from .access import Users
 from .app import API, create_app
 from .jobs import JobService, Tenant
 from .machine import presets
+from .runtimes.base import Runtime
 from .runtimes.process import ProcessRuntime
 from .state import Address, StateFolder, local_user, running_platform
 from .store import Store
@@ -29,6 +31,7 @@ __all__ = ["LocalPlatform", "running_platform"]
 
 logger = logging.getLogger(__name__)
 
+RuntimeName = Literal["process", "docker"]
 HOST = "127.0.0.1"
 CLUSTER = "local"
 START_TIMEOUT = 10.0
@@ -88,16 +91,19 @@ class LocalPlatform:
         ephemeral: bool = False,
         port: int = 0,
         grace: float = 3.0,
+        runtime: RuntimeName = "process",
     ) -> None:
-        """Say where it keeps its state and where it listens.
+        """Say where it keeps its state, where it listens, and what runs its jobs.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
-        by itself.
+        by itself. `runtime` is ``process``, commands on this machine, or ``docker``, containers
+        of the engine that the ``docker`` command would use.
         """
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
         self._grace = grace
+        self._runtime = runtime
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._listener: socket.socket | None = None
@@ -121,7 +127,8 @@ class LocalPlatform:
         """Start it, and return when it answers.
 
         Raises:
-            ConfigError: The port is taken, or the state folder is unusable or in use.
+            ConfigError: The port is taken, the state folder is unusable or in use, or there is
+                no container engine for the docker runtime.
         """
         try:
             self._state.open()
@@ -130,7 +137,7 @@ class LocalPlatform:
             user = local_user()
             self._token = self._state.token(user)
             self._run(self._server(user), listener)
-            self._state.announce(Address(self.url, self._token))
+            self._state.announce(Address(self.url, self._token, self._runtime))
         except BaseException:
             self._clean_up()
             raise
@@ -155,7 +162,7 @@ class LocalPlatform:
     def _server(self, user: str) -> _Server:
         offered = presets()
         home = Tenant(CLUSTER, CLUSTER, user)
-        runtime = ProcessRuntime(grace=self._grace)
+        runtime = _make_runtime(self._runtime, self._grace)
         self._store = Store(self.folder / "platform.db")
         self._service = JobService(self._store, runtime, offered, home)
         app = create_app(
@@ -246,3 +253,17 @@ class LocalPlatform:
 
     def __repr__(self) -> str:
         return f"<LocalPlatform at {self.url}, state in {self.folder}>"
+
+
+def _make_runtime(name: RuntimeName, grace: float) -> Runtime:
+    if name == "process":
+        return ProcessRuntime(grace=grace)
+    if name != "docker":
+        raise ConfigError(f"there is no runtime {name!r}; there are 'process' and 'docker'")
+    try:
+        from .runtimes.docker import DockerRuntime
+    except ImportError as error:
+        raise ConfigError(
+            f"the docker runtime needs {error.name}: pip install 'neuro-sync[local,docker]'"
+        ) from error
+    return DockerRuntime(grace=grace)

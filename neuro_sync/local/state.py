@@ -28,6 +28,8 @@ class Address:
     url: str
     """Of its API."""
     token: str
+    runtime: str = "process"
+    """What runs its jobs."""
 
     def __repr__(self) -> str:
         return f"Address(url={self.url!r})"
@@ -100,7 +102,9 @@ class StateFolder:
 
     def announce(self, address: Address) -> None:
         """Tell other processes where the platform is."""
-        text = json.dumps({"url": address.url, "pid": os.getpid()})
+        text = json.dumps(
+            {"url": address.url, "pid": os.getpid(), "runtime": address.runtime}
+        )
         temporary = self.path / "address.json.new"
         temporary.write_text(text)
         temporary.replace(self.path / "address.json")
@@ -125,7 +129,11 @@ def running_platform(folder: str | Path | None = None) -> Address | None:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 announced = json.loads((path / "address.json").read_text())
-                return Address(announced["url"], (path / "token").read_text().strip())
+                return Address(
+                    announced["url"],
+                    (path / "token").read_text().strip(),
+                    announced.get("runtime", "process"),
+                )
     except (OSError, ValueError, KeyError):
         pass
     return None

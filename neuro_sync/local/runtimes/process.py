@@ -24,6 +24,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 from neuro_sync.errors import IllegalArgumentError, NotSupported, ResourceNotFound
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Started, Vanished
@@ -46,6 +47,7 @@ class ProcessRuntime:
     """Runs a job's command on this machine as the platform's own user. The image is not used."""
 
     name = "process"
+    allows_privileged = False
 
     def __init__(self, *, grace: float = 3.0) -> None:
         self._grace = grace
@@ -177,6 +179,12 @@ class ProcessRuntime:
             with suppress(OSError):
                 return await asyncio.open_connection(host, port)
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+    def save(self, job_id: str, image: str) -> NoReturn:  # noqa: ARG002  # the protocol's names
+        raise NotSupported(
+            "the process runtime of this local platform runs no images, so it cannot save a job "
+            "as one; start the platform with the docker runtime"
+        )
 
     def log(self, job_id: str) -> JobLog:
         if job_id in self._jobs:

@@ -1,0 +1,835 @@
+"""Jobs as containers of this machine's engine, which outlive the platform.
+
+The platform takes part in a container's output from before its first byte, so that the log has it
+at once and byte for byte. The engine keeps the same output for itself. When the platform, or the
+engine, was away meanwhile, the log goes on from the engine's copy: of each stream as many bytes
+are passed over as the log has of it, so that nothing is lost and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+from docker.types import DeviceRequest, LogConfig, Mount
+from docker.utils import parse_repository_tag
+
+from neuro_sync.errors import ConfigError, ResourceNotFound
+from neuro_sync.local.lifecycle import (
+    CouldNotRun,
+    Event,
+    Exited,
+    Started,
+    Vanished,
+    Waiting,
+)
+from neuro_sync.local.logs import JobLog, LogWriter
+from neuro_sync.models import frames
+from neuro_sync.models.jobs import MIB, Container, JobTelemetry, Message
+
+from .base import Launch, Report
+from .engine import (
+    Answer,
+    Engine,
+    EngineRefused,
+    EngineUnavailable,
+    Frames,
+    find_endpoint,
+    plain_words,
+    why_not_pulled,
+    why_not_run,
+)
+
+logger = logging.getLogger(__name__)
+
+JOB_LABEL = "org.neuro-sync.job"
+RUN_LABEL = "org.neuro-sync.run"
+STATE_LABEL = "org.neuro-sync.state"
+EXEC_VARIABLE = "NEURO_SYNC_EXEC"
+"""In the environment of a command's processes, so that they can be found again."""
+PIECE = 2**16 - 1
+"""Bytes; with the number of its channel a piece makes a message of 64 KiB."""
+LAST_OUTPUT = 3.0
+"""Seconds that the last output of a container may take after its end."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two looks whether the engine is back."""
+PULL_NEWS = 0.5
+"""Seconds between two reports of a pull's progress."""
+DIAL_TIMEOUT = 5.0
+END_OF_TRANSMISSION = b"\x04"
+NOT_STARTED = "The job could not be started."
+STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z ")
+
+# The processes of a command, by what it was given, are told to end; then they are made to.
+END_COMMAND = """
+end() { for file in /proc/[0-9]*/environ; do
+  if grep -qs "$2" "$file"; then pid=${file#/proc/}; kill "-$1" "${pid%/environ}"; fi
+done; }
+end HUP "$1"; sleep "$2"; end KILL "$1"
+"""
+
+
+class DockerRuntime:
+    """Runs each job in a container of its own, as the platform's own user."""
+
+    name = "docker"
+    allows_privileged = True
+
+    def __init__(self, *, grace: float = 3.0) -> None:
+        self._grace = grace
+        self._jobs: dict[str, _Job] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self, folder: Path, report: Report) -> None:
+        self._folder = folder
+        self._report = report
+        try:
+            self._engine = await asyncio.to_thread(Engine, find_endpoint())
+            info = await self._engine.call(self._engine.api.info)
+        except EngineUnavailable as error:
+            raise ConfigError(error.text) from error
+        self._cores = float(info["NCPU"])
+        self._state = _identity(folder)
+        self._spawn(self._remove_leftovers())
+
+    def check(self, container: Container) -> None:
+        """Take everything: what a container cannot be, the engine tells."""
+
+    def launch(self, launch: Launch) -> None:
+        folder = self._folder / "jobs" / launch.job_id
+        folder.mkdir(parents=True, exist_ok=True)
+        log = JobLog(folder)
+        log.create()
+        last = _Run.read(folder)
+        run = _Run(last.number + 1 if last else 1, log.size)
+        run.write(folder)
+        self._begin(launch, _Job(folder, log, run))
+
+    def adopt(self, launch: Launch) -> None:
+        folder = self._folder / "jobs" / launch.job_id
+        run = _Run.read(folder)
+        if run is None:
+            self.launch(launch)  # the earlier platform did not come to it
+        else:
+            self._begin(launch, _Job(folder, JobLog(folder), run))
+
+    def _begin(self, launch: Launch, job: _Job) -> None:
+        self._jobs[launch.job_id] = job
+        job.task = self._spawn(self._live(launch, job))
+
+    def kill(self, job_id: str) -> None:
+        job = self._jobs.get(job_id)
+        if job is not None and not job.log.ended:
+            job.killed.set()
+            self._spawn(self._end(job))
+
+    def log(self, job_id: str) -> JobLog:
+        if job_id in self._jobs:
+            return self._jobs[job_id].log
+        log = JobLog(self._folder / "jobs" / job_id)
+        log.end()
+        return log
+
+    def meter(self, job_id: str) -> ContainerMeter | None:
+        job = self._jobs.get(job_id)
+        if job is None or not job.is_running:
+            return None
+        return ContainerMeter(self._engine.api, job.container, job.started_at)
+
+    def signal(self, job_id: str, number: int) -> None:
+        job = self._running(job_id)
+        if number == signal.SIGKILL:
+            job.was_made_to_end = True
+        self._spawn(self._send(job, number))
+
+    async def exec(self, job_id: str, arguments: Sequence[str], *, tty: bool) -> EngineChannel:
+        job = self._running(job_id)
+        mark = secrets.token_hex(8)
+        api = self._engine.api
+        try:
+            created = await self._engine.call(
+                api.exec_create,
+                job.container,
+                [*arguments],
+                stdin=True,
+                tty=tty,
+                environment={EXEC_VARIABLE: mark, **({"TERM": "xterm-256color"} if tty else {})},
+            )
+            command = str(created["Id"])
+            streams = await self._engine.hijack(
+                f"/exec/{command}/start", {"Detach": False, "Tty": tty}
+            )
+        except EngineRefused as error:
+            raise _not_running(job_id) from error
+
+        async def outcome() -> frames.Exited | None:
+            while not job.log.ended:
+                found = await self._engine.call(api.exec_inspect, command)
+                if not found["Running"] and found["ExitCode"] is not None:
+                    return frames.Exited(found["ExitCode"])
+                await asyncio.sleep(0.02)
+            return None
+
+        return EngineChannel(
+            streams,
+            tty=tty,
+            can_end_input=True,
+            outcome=outcome,
+            resize=lambda **size: self._spawn(self._resize(api.exec_resize, command, **size)),
+            abandon=lambda: self._spawn(self._end_command(job, mark)),
+        )
+
+    async def attach(self, job_id: str, *, replay: bool = False) -> EngineChannel:
+        job = self._running(job_id)
+        streams = await self._attach(job, stdin=1, logs=int(replay))
+
+        async def outcome() -> frames.Exited | None:
+            await job.log.until_ended()
+            # The job's own code is told by its status; here the protocol has a zero.
+            return None if job.was_made_to_end or job.killed.is_set() else frames.Exited(0)
+
+        api = self._engine.api
+        return EngineChannel(
+            streams,
+            tty=job.tty,
+            # The engine would close it whenever the first user leaves, or never: it is never.
+            can_end_input=job.tty,
+            outcome=outcome,
+            resize=lambda **size: self._spawn(self._resize(api.resize, job.container, **size)),
+        )
+
+    async def dial(
+        self, job_id: str, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        job = self._running(job_id)
+        found = await self._inspect(job)
+        networks = found["NetworkSettings"]["Networks"].values()
+        for address in (network["IPAddress"] for network in networks):
+            if address:
+                connecting = asyncio.open_connection(address, port)
+                return await asyncio.wait_for(connecting, DIAL_TIMEOUT)
+        raise OSError(errno.ENETUNREACH, "the container has no network of its own")
+
+    async def save(self, job_id: str, image: str) -> AsyncGenerator[Mapping[str, object], None]:
+        job = self._running(job_id)
+        yield {"status": "CommitStarted", "details": {"container": job.container, "image": image}}
+        name, tag = parse_repository_tag(image)
+        query = {"container": job.container, "repo": name, "tag": tag or "latest"}
+        try:
+            with await self._engine.open("POST", "/commit", **query) as answer:
+                async for _ in answer.pieces():
+                    pass
+        except (EngineRefused, EngineUnavailable, EOFError, OSError) as error:
+            text = plain_words(str(error))
+            yield {"error": text, "errorDetail": {"message": text}}
+        else:
+            yield {"status": "CommitFinished"}
+
+    async def close(self) -> None:
+        """Stop reporting; containers of jobs that are over are still removed."""
+        ending = {job.task for job in self._jobs.values() if job.log.ended and job.task}
+        if ending:
+            await asyncio.wait(ending, timeout=LONGEST_PAUSE)
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._jobs.clear()
+        self._engine.close()
+
+    def _spawn(self, activity: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(activity)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a container could not be looked after", exc_info=error)
+
+    def _running(self, job_id: str) -> _Job:
+        job = self._jobs.get(job_id)
+        if job is None or not job.is_running:
+            raise _not_running(job_id)
+        return job
+
+    # A job's way
+
+    async def _live(self, launch: Launch, job: _Job) -> None:
+        """See a job through: its container, its output, its end."""
+        with suppress(_Killed):
+            writer = LogWriter(job.folder)
+            try:
+                ended = await self._run(launch, job, writer)
+            finally:
+                writer.close()
+            job.log.end()
+            self._report(launch.job_id, ended)
+        job.log.end()
+        if job.container:
+            await self._remove(job.container)
+        if self._jobs.get(launch.job_id) is job:
+            del self._jobs[launch.job_id]
+
+    async def _run(self, launch: Launch, job: _Job, writer: LogWriter) -> Event:
+        output: Answer | None = None
+        try:
+            output = await self._until_started(launch, job)
+            found = await self._persist(job, self._inspect)
+            job.started_at = _instant(found["State"]["StartedAt"])
+            job.is_running = True
+            self._report(launch.job_id, Started(job.started_at))
+            state = await self._copy(job, writer, output)
+        except _CouldNotRun as refusal:
+            return refusal.event
+        except EngineRefused as error:
+            return Vanished(_now(), f"Its container is gone: {plain_words(error.text)}")
+        finally:
+            job.is_running = False
+            if output is not None:
+                output.close()
+        code = int(state["ExitCode"])
+        at = _instant(state["FinishedAt"])
+        if state["OOMKilled"] and code:
+            limit = (launch.container.resources.memory or 0) // MIB
+            why = f"It was ended because it used more than its {limit} MiB of memory."
+            return Exited(at, code, why, reason="OOMKilled")
+        return Exited(at, code, job.log.tail() if code else "")
+
+    async def _until_started(self, launch: Launch, job: _Job) -> Answer | None:
+        """Return a container's output from its first byte on; None if it was started before."""
+        pause = 0.1
+        while True:
+            try:
+                container = await self._find(launch.job_id, job)
+                job.container = container or await self._create(launch, job)
+                job.tty = launch.container.tty
+                if (await self._inspect(job))["State"]["Status"] != "created":
+                    return None
+                return await self._start(job)
+            except EngineUnavailable as error:
+                logger.warning("job %s: %s", launch.job_id, error)
+                self._report(
+                    launch.job_id, Waiting(_now(), error.text, "It starts when the engine answers.")
+                )
+                await self._pause(job, pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _find(self, job_id: str, job: _Job) -> str:
+        """Return the container of this run, if it was created already."""
+        if job.killed.is_set() and not job.container:
+            raise _Killed
+        labels = [
+            f"{STATE_LABEL}={self._state}",
+            f"{JOB_LABEL}={job_id}",
+            f"{RUN_LABEL}={job.run.number}",
+        ]
+        found = await self._engine.call(
+            self._engine.api.containers, all=True, filters={"label": labels}
+        )
+        return str(found[0]["Id"]) if found else ""
+
+    async def _create(self, launch: Launch, job: _Job) -> str:
+        try:
+            return await self._create_once(launch, job)
+        except _NoImage:
+            await self._pull(launch, job)
+        try:
+            return await self._create_once(launch, job)
+        except _NoImage as error:  # somebody removed it
+            raise _CouldNotRun.for_image(str(launch.container.image), str(error)) from error
+
+    async def _create_once(self, launch: Launch, job: _Job) -> str:
+        options = self._options(launch, job)
+        try:
+            created = await self._engine.call(self._engine.api.create_container, **options)
+        except EngineRefused as error:
+            if error.status == 404 and "image" in error.text.lower():
+                raise _NoImage(error.text) from error
+            raise _CouldNotRun.by_engine(error.text) from error
+        if job.killed.is_set():
+            await self._remove(created["Id"])
+            raise _Killed
+        return str(created["Id"])
+
+    def _options(self, launch: Launch, job: _Job) -> dict[str, Any]:
+        container, resources = launch.container, launch.container.resources
+        port = container.http.port if container.http else None
+        environment = dict(launch.environment)
+        user = None
+        if not launch.privileged:
+            # What it writes into a folder of this machine belongs to who asked for it.
+            user = f"{os.getuid()}:{os.getgid()}"
+            if os.getuid() != 0:
+                # A user whom the image does not know has `/` for a home, where nobody may write.
+                environment.setdefault("HOME", "/tmp")  # noqa: S108  # the container's own
+        if container.tty:
+            environment.setdefault("TERM", "xterm-256color")
+        gpus = [DeviceRequest(count=resources.gpu, capabilities=[["gpu"]])] if resources.gpu else None
+        host_config = self._engine.api.create_host_config(
+            nano_cpus=int(min(resources.cpu, self._cores) * 10**9),
+            mem_limit=resources.memory,
+            memswap_limit=resources.memory,
+            shm_size=resources.memory if resources.shm else None,
+            privileged=launch.privileged,
+            mounts=[
+                Mount(mount.target, str(mount.source), type="bind", read_only=mount.read_only)
+                for mount in launch.mounts
+            ],
+            port_bindings={port: ("127.0.0.1", port)} if port else None,
+            device_requests=gpus,
+            # The usual one keeps text only; this one keeps bytes, and all of them.
+            log_config=LogConfig(
+                type="local", config={"max-size": "1000000g", "max-file": "1", "compress": "false"}
+            ),
+        )
+        return {
+            "image": container.image.as_docker_url(),
+            "entrypoint": container.entrypoint,
+            "command": container.command,
+            "working_dir": container.working_dir,
+            "environment": environment,
+            "tty": container.tty,
+            "stdin_open": True,
+            "user": user,
+            "ports": [port] if port else None,
+            "name": f"{launch.job_id}-{job.run.number}",
+            "labels": {
+                STATE_LABEL: self._state,
+                JOB_LABEL: launch.job_id,
+                RUN_LABEL: str(job.run.number),
+            },
+            "host_config": host_config,
+        }
+
+    async def _pull(self, launch: Launch, job: _Job) -> None:
+        """Fetch a job's image, and tell how far it is."""
+        pull = asyncio.ensure_future(self._pull_image(launch))
+        killed = asyncio.ensure_future(job.killed.wait())
+        try:
+            await asyncio.wait({pull, killed}, return_when=asyncio.FIRST_COMPLETED)
+            if not pull.done():
+                raise _Killed
+            pull.result()
+        finally:
+            pull.cancel()
+            killed.cancel()
+            await asyncio.gather(pull, killed, return_exceptions=True)
+
+    async def _pull_image(self, launch: Launch) -> None:
+        image = launch.container.image.as_docker_url()
+        self._report(launch.job_id, Waiting(_now(), "Pulling", f"Pulling image {image!r}"))
+        layers: dict[str, str] = {}
+        told = time.monotonic()
+        try:
+            async with aclosing(self._engine.pull(image)) as news:
+                async for item in news:
+                    layers[item.get("id", "")] = item.get("status", "")
+                    if time.monotonic() - told >= PULL_NEWS:
+                        told = time.monotonic()
+                        done = sum(status == "Pull complete" for status in layers.values())
+                        words = f"Pulling image {image!r}: {done} of {len(layers)} layers"
+                        self._report(launch.job_id, Waiting(_now(), "Pulling", words))
+        except EngineRefused as error:
+            raise _CouldNotRun.for_image(image, error.text) from error
+        except (OSError, EOFError) as error:
+            raise EngineUnavailable(f"the engine broke off a pull: {error}") from error
+
+    async def _start(self, job: _Job) -> Answer:
+        # Before the start, so that not one byte is missed.
+        output = await self._attach(job)
+        try:
+            await self._engine.call(self._engine.api.start, job.container)
+        except EngineRefused as error:
+            output.close()
+            raise _CouldNotRun.by_engine(error.text) from error
+        except BaseException:
+            output.close()
+            raise
+        return output
+
+    async def _attach(self, job: _Job, **query: int) -> Answer:
+        path = f"/containers/{job.container}/attach"
+        return await self._engine.hijack(path, stream=1, stdout=1, stderr=1, **query)
+
+    async def _copy(
+        self, job: _Job, writer: LogWriter, output: Answer | None
+    ) -> Mapping[str, Any]:
+        """Copy a container's output to the log, and return the container's state at its end."""
+        is_whole = output is not None
+        pause = 0.1
+        while True:
+            try:
+                if output is not None:
+                    copying = self._copy_streams(job, writer, output)
+                else:
+                    copying = self._copy_kept(job, writer, follow=True)
+                is_whole = await self._until_over(job, copying) and is_whole
+                state: Mapping[str, Any] = (await self._inspect(job))["State"]
+                if not state["Running"]:
+                    if not is_whole:
+                        await self._copy_kept(job, writer, follow=False)
+                    return state
+            except (EngineUnavailable, OSError, EOFError) as error:
+                logger.warning("container %s: %s", job.container[:12], error)
+                await self._pause(job, pause, and_go_on=True)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            output, is_whole = None, False
+
+    async def _until_over(self, job: _Job, copying: Coroutine[Any, Any, None]) -> bool:
+        """Run what copies until the container has ended; False if its last output may lack.
+
+        An engine may keep a connection open after the end of what it is about.
+        """
+        copy = asyncio.ensure_future(copying)
+        end = asyncio.ensure_future(self._wait(job))
+        try:
+            await asyncio.wait({copy, end}, return_when=asyncio.FIRST_COMPLETED)
+            if end.done():
+                end.result()
+                await asyncio.wait({copy}, timeout=LAST_OUTPUT)
+                if not copy.done():
+                    return False
+            copy.result()
+            await end
+            return True
+        finally:
+            for task in (copy, end):
+                task.cancel()
+            await asyncio.gather(copy, end, return_exceptions=True)
+
+    async def _wait(self, job: _Job) -> None:
+        path = f"/containers/{job.container}/wait"
+        with await self._engine.open("POST", path, condition="not-running") as answer:
+            async for _ in answer.pieces():
+                pass
+
+    async def _copy_streams(self, job: _Job, writer: LogWriter, output: Answer) -> None:
+        """Copy what comes, at once."""
+        demultiplexer = Frames()
+        with output:
+            while data := await output.reader.read(PIECE):
+                now = time.time_ns()
+                found = [(1, data)] if job.tty else demultiplexer.feed(data)
+                writer.append((stream, now, part) for stream, part in found)
+                job.log.pulse.beat()
+
+    async def _copy_kept(self, job: _Job, writer: LogWriter, *, follow: bool) -> None:
+        """Copy what the engine has kept, but for what the log has of this run already."""
+        known = writer.count(job.run.begin)
+        demultiplexer = Frames()
+        # With a terminal there are no frames, so that nothing would tell times from lines.
+        query = {"stdout": 1, "stderr": 1, "timestamps": int(not job.tty), "follow": int(follow)}
+        path = f"/containers/{job.container}/logs"
+        with await self._engine.open("GET", path, **query) as answer:
+            async with aclosing(answer.pieces()) as pieces:
+                async for data in pieces:
+                    if job.tty:
+                        found = [(1, time.time_ns(), data)]
+                    else:
+                        found = [(s, *_stamped(part)) for s, part in demultiplexer.feed(data)]
+                    news = []
+                    for stream, at, part in found:
+                        skipped = min(known[stream], len(part))
+                        known[stream] -= skipped
+                        if skipped < len(part):
+                            news.append((stream, at, part[skipped:]))
+                    if news:
+                        writer.append(news)
+                        job.log.pulse.beat()
+
+    # The engine's part
+
+    async def _inspect(self, job: _Job) -> dict[str, Any]:
+        return await self._engine.call(self._engine.api.inspect_container, job.container)
+
+    async def _persist(self, job: _Job, ask: Any) -> Any:
+        """Ask the engine until it answers."""
+        while True:
+            try:
+                return await ask(job)
+            except EngineUnavailable as error:
+                logger.warning("container %s: %s", job.container[:12], error)
+                await self._pause(job, 1.0, and_go_on=True)
+
+    async def _pause(self, job: _Job, seconds: float, *, and_go_on: bool = False) -> None:
+        """Wait a little; a job that was killed before it had a container is waited for no more."""
+        if and_go_on:
+            await asyncio.sleep(seconds)
+            return
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(job.killed.wait(), seconds)
+        if job.killed.is_set() and not job.container:
+            raise _Killed
+
+    async def _end(self, job: _Job) -> None:
+        """Ask a container to end, and make it a little later."""
+        assert job.task is not None  # noqa: S101  # it is set before anybody can kill it
+        patience = self._grace
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if job.container:
+                await self._send(job, number)
+            done, _ = await asyncio.wait({job.task}, timeout=patience)
+            if done:
+                return
+        # The engine may have been away when it was told.
+        pause = 0.5
+        while not job.log.ended:
+            if job.container:
+                await self._send(job, signal.SIGKILL)
+            await asyncio.wait({job.task}, timeout=pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _send(self, job: _Job, number: int) -> None:
+        try:
+            await self._engine.call(self._engine.api.kill, job.container, number)
+        except (EngineRefused, EngineUnavailable) as error:  # it has ended, mostly
+            logger.info("container %s: signal %d: %s", job.container[:12], number, error)
+
+    async def _resize(self, method: Any, id: str, *, height: int, width: int) -> None:
+        with suppress(EngineRefused, EngineUnavailable):  # it has ended meanwhile
+            await self._engine.call(method, id, height=height % 2**16, width=width % 2**16)
+
+    async def _end_command(self, job: _Job, mark: str) -> None:
+        """End a command whose user has gone: an engine lets it run on."""
+        api = self._engine.api
+        script = ["sh", "-c", END_COMMAND, "sh", f"{EXEC_VARIABLE}={mark}", str(self._grace)]
+        with suppress(EngineRefused, EngineUnavailable):
+            created = await self._engine.call(api.exec_create, job.container, script)
+            await self._engine.call(api.exec_start, created["Id"], detach=True)
+
+    async def _remove(self, container: str) -> None:
+        try:
+            await self._engine.call(
+                self._engine.api.remove_container, container, v=True, force=True
+            )
+        except EngineRefused as error:
+            if error.status not in (404, 409):  # it is gone, or somebody else is removing it
+                logger.warning("container %s: %s", container[:12], error)
+        except EngineUnavailable as error:
+            # The next platform on this folder removes it.
+            logger.warning("container %s is left behind: %s", container[:12], error)
+
+    async def _remove_leftovers(self) -> None:
+        """Remove the containers of jobs that are over; an earlier platform did not come to it."""
+        filters = {"label": f"{STATE_LABEL}={self._state}"}
+        with suppress(EngineUnavailable):
+            found = await self._engine.call(self._engine.api.containers, all=True, filters=filters)
+            for container in found:
+                labels = container["Labels"]
+                job = self._jobs.get(labels[JOB_LABEL])
+                if job is None or str(job.run.number) != labels[RUN_LABEL]:
+                    await self._remove(container["Id"])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One container of a job; a job that is restarted has one after the other."""
+
+    number: int
+    begin: int
+    """Where in the job's log its output begins."""
+
+    @classmethod
+    def read(cls, folder: Path) -> _Run | None:
+        try:
+            return cls(**json.loads((folder / "run").read_text()))
+        except FileNotFoundError:
+            return None
+
+    def write(self, folder: Path) -> None:
+        new = folder / "run.new"
+        new.write_text(json.dumps({"number": self.number, "begin": self.begin}))
+        new.replace(folder / "run")
+
+
+@dataclass(eq=False)
+class _Job:
+    """What the platform holds of a job until its container is gone."""
+
+    folder: Path
+    log: JobLog
+    run: _Run
+    container: str = ""
+    """The engine's id of it, once it is created."""
+    tty: bool = False
+    is_running: bool = False
+    started_at: datetime = datetime.min
+    killed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether the platform was told to end it."""
+    was_made_to_end: bool = False
+    """Whether somebody sent it SIGKILL."""
+    task: asyncio.Task[None] | None = None
+
+
+class _NoImage(Exception):
+    """The engine does not have an image."""
+
+
+class _Killed(Exception):
+    """The job was killed before there was anything to kill."""
+
+
+class _CouldNotRun(Exception):
+    """A job's container cannot be started."""
+
+    def __init__(self, event: CouldNotRun) -> None:
+        self.event = event
+
+    @classmethod
+    def for_image(cls, image: str, text: str) -> _CouldNotRun:
+        return cls(CouldNotRun(_now(), 125, why_not_pulled(image, text), reason="Collected"))
+
+    @classmethod
+    def by_engine(cls, text: str) -> _CouldNotRun:
+        code, why = why_not_run(text)
+        if code == 125:  # the protocol tells such things in the reason itself
+            return cls(CouldNotRun(_now(), code, NOT_STARTED, reason=why))
+        return cls(CouldNotRun(_now(), code, why))
+
+
+class EngineChannel:
+    """A conversation with a process in a container, over a connection to the engine."""
+
+    def __init__(
+        self,
+        streams: Answer,
+        *,
+        tty: bool,
+        can_end_input: bool,
+        outcome: Any,
+        resize: Any,
+        abandon: Any = lambda: None,
+    ) -> None:
+        """Take over the streams.
+
+        `outcome` tells how it ended once they have, and `abandon` is called when somebody leaves
+        before.
+        """
+        self.can_end_input = can_end_input
+        self._streams = streams
+        self._tty = tty
+        self._outcome = outcome
+        self._resize = resize
+        self._abandon = abandon
+        self._is_over = False
+
+    async def output(self) -> AsyncGenerator[Message | frames.Exited, None]:
+        demultiplexer = Frames()
+        refusal = b""
+        is_first = True
+        with suppress(ConnectionError):
+            while data := await self._streams.reader.read(PIECE):
+                found = [(1, data)] if self._tty else demultiplexer.feed(data)
+                for stream, part in found:
+                    if is_first and part.startswith(b"OCI runtime exec failed: "):
+                        refusal = part  # the engine's own words, where the output would be
+                    else:
+                        yield Message(fileno=2 if stream == 2 else 1, data=part)
+                    is_first = False
+        ended = await self._outcome()
+        self._is_over = True
+        if ended is not None and refusal:
+            code, why = why_not_run(refusal.decode(errors="replace"))
+            ended = frames.Exited(code, why)
+        if ended is not None:
+            yield ended
+
+    async def write(self, data: bytes) -> None:
+        writer = self._streams.writer
+        if data and not writer.is_closing():
+            with suppress(ConnectionError):
+                writer.write(data)
+                await writer.drain()
+
+    async def end_input(self) -> None:
+        if self._tty:
+            await self.write(END_OF_TRANSMISSION)
+        elif self.can_end_input and not self._streams.writer.is_closing():
+            with suppress(OSError):
+                self._streams.writer.write_eof()
+
+    def resize(self, *, height: int, width: int) -> None:
+        if self._tty:
+            self._resize(height=height, width=width)
+
+    def close(self) -> None:
+        if not self._streams.writer.is_closing():
+            self._streams.close()
+            if not self._is_over:
+                self._abandon()
+
+
+class ContainerMeter:
+    """Measures a container; each sample covers the time since the one before."""
+
+    def __init__(self, api: docker.APIClient, container: str, started_at: datetime) -> None:
+        self._api = api
+        self._container = container
+        self._busy = 0
+        self._at = started_at.timestamp()
+
+    def sample(self) -> JobTelemetry | None:
+        """Return what it uses now, or None when it is gone."""
+        try:
+            stats = self._api.stats(self._container, stream=False, one_shot=True)
+        except (docker.errors.DockerException, requests.RequestException):
+            return None
+        memory, busy = stats["memory_stats"], stats["cpu_stats"]["cpu_usage"]["total_usage"]
+        if "usage" not in memory:  # it has ended
+            return None
+        now = time.time()
+        cpu = max(busy - self._busy, 0) / 10**9 / max(now - self._at, 0.01)
+        self._busy, self._at = busy, now
+        # Pages of files that could be dropped at any time are not counted, by either kernel's name.
+        details = memory.get("stats", {})
+        cache = details.get("total_inactive_file", details.get("inactive_file", 0))
+        return JobTelemetry(timestamp=now, cpu=cpu, memory_bytes=max(memory["usage"] - cache, 0))
+
+
+def _identity(folder: Path) -> str:
+    """Return what marks this state folder's containers; the engine has others, too."""
+    file = folder / "containers"
+    if not file.exists():
+        file.write_text(secrets.token_hex(16))
+    return file.read_text().strip()
+
+
+def _stamped(part: bytes) -> tuple[int, bytes]:
+    """Split a piece of the engine's log into its time (ns) and its bytes."""
+    stamp = STAMP.match(part)
+    if stamp is None:
+        return time.time_ns(), part
+    seconds = datetime.fromisoformat(stamp[1].decode()).replace(tzinfo=timezone.utc).timestamp()
+    fraction = int((stamp[2] or b"0").ljust(9, b"0"))
+    return int(seconds) * 10**9 + fraction, part[stamp.end() :]
+
+
+def _instant(text: str) -> datetime:
+    """Read the engine's time, which has more digits than Python's."""
+    nanoseconds, _ = _stamped(text.encode() + b" ")
+    return datetime.fromtimestamp(nanoseconds / 10**9, timezone.utc)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _not_running(job_id: str) -> ResourceNotFound:
+    return ResourceNotFound(f"Job '{job_id}' is not running.")
