@@ -120,6 +120,11 @@ class LocalPlatform:
         return f"http://{HOST}:{self._port}{API}"
 
     @property
+    def runtime(self) -> RuntimeName:
+        """What runs its jobs."""
+        return self._runtime
+
+    @property
     def token(self) -> str:
         return self._token
 

@@ -134,7 +134,7 @@ class DockerRuntime:
 
     def kill(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
-        if job is not None and not job.log.ended:
+        if job is not None and not job.ended.is_set():
             job.killed.set()
             self._spawn(self._end(job))
 
@@ -178,7 +178,7 @@ class DockerRuntime:
             raise _not_running(job_id) from error
 
         async def outcome() -> frames.Exited | None:
-            while not job.log.ended:
+            while not job.ended.is_set():
                 found = await self._engine.call(api.exec_inspect, command)
                 if not found["Running"] and found["ExitCode"] is not None:
                     return frames.Exited(found["ExitCode"])
@@ -199,7 +199,7 @@ class DockerRuntime:
         streams = await self._attach(job, stdin=1, logs=int(replay))
 
         async def outcome() -> frames.Exited | None:
-            await job.log.until_ended()
+            await job.ended.wait()
             # The job's own code is told by its status; here the protocol has a zero.
             return None if job.was_made_to_end or job.killed.is_set() else frames.Exited(0)
 
@@ -221,8 +221,13 @@ class DockerRuntime:
         networks = found["NetworkSettings"]["Networks"].values()
         for address in (network["IPAddress"] for network in networks):
             if address:
-                connecting = asyncio.open_connection(address, port)
-                return await asyncio.wait_for(connecting, DIAL_TIMEOUT)
+                try:
+                    connecting = asyncio.open_connection(address, port)
+                    return await asyncio.wait_for(connecting, DIAL_TIMEOUT)
+                except ConnectionRefusedError as error:  # in asyncio's own words
+                    raise ConnectionRefusedError(
+                        errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)
+                    ) from error
         raise OSError(errno.ENETUNREACH, "the container has no network of its own")
 
     async def save(self, job_id: str, image: str) -> AsyncGenerator[Mapping[str, object], None]:
@@ -241,10 +246,14 @@ class DockerRuntime:
             yield {"status": "CommitFinished"}
 
     async def close(self) -> None:
-        """Stop reporting; containers of jobs that are over are still removed."""
-        ending = {job.task for job in self._jobs.values() if job.log.ended and job.task}
+        """Stop reporting; what is over or was killed is still seen to its end."""
+        ending = {
+            job.task
+            for job in self._jobs.values()
+            if job.task and (job.ended.is_set() or job.killed.is_set())
+        }
         if ending:
-            await asyncio.wait(ending, timeout=LONGEST_PAUSE)
+            await asyncio.wait(ending, timeout=self._grace + LONGEST_PAUSE)
         tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
@@ -272,16 +281,16 @@ class DockerRuntime:
     # A job's way
 
     async def _live(self, launch: Launch, job: _Job) -> None:
-        """See a job through: its container, its output, its end."""
-        with suppress(_Killed):
-            writer = LogWriter(job.folder)
-            try:
-                ended = await self._run(launch, job, writer)
-            finally:
-                writer.close()
-            job.log.end()
-            self._report(launch.job_id, ended)
-        job.log.end()
+        """See a run through: its container, its output, its end."""
+        writer = LogWriter(job.folder)
+        try:
+            event = await self._run(launch, job, writer)
+        except _Killed:
+            event = Vanished(_now(), "It was killed before it was started.")
+        finally:
+            writer.close()
+        job.end()
+        self._report(launch.job_id, event)
         if job.container:
             await self._remove(job.container)
         if self._jobs.get(launch.job_id) is job:
@@ -407,6 +416,7 @@ class DockerRuntime:
             "environment": environment,
             "tty": container.tty,
             "stdin_open": True,
+            "detach": True,  # else its input ends when the first one who attached leaves
             "user": user,
             "ports": [port] if port else None,
             "name": f"{launch.job_id}-{job.run.number}",
@@ -590,7 +600,7 @@ class DockerRuntime:
                 return
         # The engine may have been away when it was told.
         pause = 0.5
-        while not job.log.ended:
+        while not job.ended.is_set():
             if job.container:
                 await self._send(job, signal.SIGKILL)
             await asyncio.wait({job.task}, timeout=pause)
@@ -675,7 +685,13 @@ class _Job:
     """Whether the platform was told to end it."""
     was_made_to_end: bool = False
     """Whether somebody sent it SIGKILL."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether all its output has come."""
     task: asyncio.Task[None] | None = None
+
+    def end(self) -> None:
+        self.ended.set()
+        self.log.end()
 
 
 class _NoImage(Exception):
