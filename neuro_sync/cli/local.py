@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import click
 
@@ -25,7 +26,16 @@ def local() -> None:
 @click.option("--state", metavar="FOLDER", help="Where it keeps everything; .neuro-local here.")
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: use a temporary folder.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes any free one.")
-def up(state: str | None, ephemeral: bool, port: int) -> None:
+@click.option(
+    "--runtime",
+    type=click.Choice(["process", "docker"]),
+    default="process",
+    show_default=True,
+    help="What runs its jobs: commands on this machine, or containers.",
+)
+def up(
+    state: str | None, ephemeral: bool, port: int, runtime: Literal["process", "docker"]
+) -> None:
     """Start the local platform, and run it until Ctrl-C.
 
     Its jobs end with it. If it is killed they go on, and the next `neuro local up` on the same
@@ -41,10 +51,26 @@ def up(state: str | None, ephemeral: bool, port: int) -> None:
         raise ConfigError(
             f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
         ) from error
-    with _stop_signal() as wait, LocalPlatform(state, ephemeral=ephemeral, port=port) as platform:
-        output.banner(platform.url, str(platform.folder), kept=not ephemeral)
+    platform = LocalPlatform(state, ephemeral=ephemeral, port=port, runtime=runtime)
+    with _stop_signal() as wait, platform:
+        output.banner(
+            platform.url,
+            str(platform.folder),
+            kept=not ephemeral,
+            runtime=runtime,
+            engine=_engine(),
+        )
         wait()
         output.note("Stopping the platform and its jobs.")
+
+
+def _engine() -> str | None:
+    """Return where this machine's container engine listens, if one does."""
+    try:
+        from neuro_sync.local.runtimes.engine import find_running
+    except ImportError:
+        return None
+    return find_running()
 
 
 @contextmanager

@@ -7,13 +7,22 @@ import click
 from neuro_sync.version import __version__
 
 
-def banner(url: str, folder: str, *, kept: bool) -> None:
+RUNNERS = {
+    "process": "process: a job's command runs on this machine, its image is only recorded",
+    "docker": "docker: a job is a container of its image, at {engine}",
+}
+
+
+def banner(url: str, folder: str, *, kept: bool, runtime: str, engine: str | None) -> None:
     """Say what was started, where, and how to use it."""
+    runner = RUNNERS[runtime].format(engine=engine)
+    found = f"  Docker   found at {engine}; --runtime docker runs images\n"
     kept_or_not = "kept; delete the folder to forget it" if kept else "deleted at the end"
     click.echo(
         f"Neuro local platform {__version__}\n"
         f"  API      {url}\n"
-        "  Runner   process: a job's command runs on this machine, its image is only recorded\n"
+        f"  Runner   {runner}\n"
+        f"{found if engine and runtime == 'process' else ''}"
         f"  State    {folder} ({kept_or_not})\n"
         "  Use it   Session.local() in the same folder\n"
         "Ctrl-C stops the platform and its jobs."

@@ -107,6 +107,16 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
     )
 
 
+def find_running() -> str | None:
+    """Return where an engine listens that lets us in; None if there is none."""
+    try:
+        endpoint = find_endpoint()
+    except ConfigError:
+        return None
+    is_local = endpoint.socket_path is not None  # another one may take long to answer
+    return str(endpoint) if is_local and _probe(endpoint) is None else None
+
+
 def _known(endpoint: Endpoint) -> Endpoint:
     scheme = urlsplit(endpoint.url).scheme
     if scheme not in ("unix", "tcp", "http", "https"):
@@ -358,16 +368,7 @@ def _why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
 
     The SDK's own errors bury the reason, so it is asked for once more.
     """
-    path = endpoint.socket_path
-    reason: BaseException = error
-    if path is not None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1)
-            try:
-                probe.connect(path)
-            except OSError as failure:
-                reason = failure
-    match reason:
+    match _probe(endpoint) or error:
         case PermissionError():
             return (
                 f"the container engine at {endpoint} does not let this user in; "
@@ -377,7 +378,19 @@ def _why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
         case FileNotFoundError() | ConnectionRefusedError():
             return f"the container engine at {endpoint} is not running; start it"
         case _:
-            return f"the container engine at {endpoint} does not answer: {reason}"
+            return f"the container engine at {endpoint} does not answer: {error}"
+
+
+def _probe(endpoint: Endpoint) -> OSError | None:
+    """Return why an engine's socket does not take a connection; None if it does, or is none."""
+    if endpoint.socket_path is not None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(endpoint.socket_path)
+            except OSError as error:
+                return error
+    return None
 
 
 _NOISE = re.compile(
