@@ -6,7 +6,6 @@ import click
 
 from neuro_sync.version import __version__
 
-
 RUNNERS = {
     "process": "process: a job's command runs on this machine, its image is only recorded",
     "docker": "docker: a job is a container of its image, at {engine}",

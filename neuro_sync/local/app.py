@@ -11,7 +11,7 @@ from neuro_sync.version import __version__
 from .access import AccessRules, Users
 from .answers import Refusals, http_error
 from .jobs import JobService, Tenant
-from .routes import channels, config, jobs, monitoring, ports, retired, telemetry
+from .routes import channels, config, jobs, monitoring, ports, retired, saving, telemetry
 
 API = "/api/v1"
 
@@ -31,7 +31,7 @@ def create_app(
     app.state.presets = presets
     app.state.execs = retired.Execs()
     app.state.url = f"http://127.0.0.1:{port}"
-    for section in (config, jobs, telemetry, monitoring, channels, ports, retired):
+    for section in (config, jobs, telemetry, monitoring, channels, ports, saving, retired):
         app.include_router(section.router, prefix=API)
     app.add_api_route(f"{API}/tags", jobs.tags)
     app.add_api_route("/ping", config.ping)

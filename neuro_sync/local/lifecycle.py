@@ -47,7 +47,15 @@ class CouldNotRun:
     at: datetime
     exit_code: int
     why: str
-    reason: str = "ContainerCannotRun"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The platform could not start the job, or had to end it."""
+
+    at: datetime
+    reason: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Cancelled:
     description: str | None = None
 
 
-Event = Waiting | Started | Exited | CouldNotRun | Vanished | Cancelled
+Event = Waiting | Started | Exited | CouldNotRun | Failed | Vanished | Cancelled
 Transitions = tuple[JobStatusItem, ...]
 
 
@@ -95,16 +103,14 @@ def _wait(life: Transitions, event: Waiting) -> Transitions:
     last = life[-1]
     if last.status is not JobStatus.PENDING:
         return life
-    described = last.model_copy(
-        update={"reason": event.reason, "description": event.description}
-    )
+    described = last.model_copy(update={"reason": event.reason, "description": event.description})
     if last.reason == event.reason:
         return life if described == last else (*life[:-1], described)
     at = max(event.at, last.transition_time)
     return (*life, described.model_copy(update={"transition_time": at}))
 
 
-def _step(event: Started | Exited | CouldNotRun | Vanished | Cancelled) -> JobStatusItem:
+def _step(event: Started | Exited | CouldNotRun | Failed | Vanished | Cancelled) -> JobStatusItem:
     match event:
         case Started(at):
             return JobStatusItem(status=JobStatus.RUNNING, transition_time=at)
@@ -118,13 +124,20 @@ def _step(event: Started | Exited | CouldNotRun | Vanished | Cancelled) -> JobSt
                 description=output_tail,
                 exit_code=exit_code,
             )
-        case CouldNotRun(at, exit_code, why, reason):
+        case CouldNotRun(at, exit_code, why):
+            return JobStatusItem(
+                status=JobStatus.FAILED,
+                transition_time=at,
+                reason="ContainerCannotRun",
+                description=why,
+                exit_code=exit_code,
+            )
+        case Failed(at, reason, description):
             return JobStatusItem(
                 status=JobStatus.FAILED,
                 transition_time=at,
                 reason=reason,
-                description=why,
-                exit_code=exit_code,
+                description=description,
             )
         case Vanished(at, why):
             return JobStatusItem(

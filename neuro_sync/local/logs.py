@@ -173,9 +173,8 @@ class LogWriter:
             output.append(data)
             self.size += len(data)
         # The time first: a reader that sees the bytes finds their time.
-        for file, written in ((self._times, b"".join(stamps)), (self._log, b"".join(output))):
-            while written:
-                written = written[os.write(file, written) :]
+        _write(self._times, b"".join(stamps))
+        _write(self._log, b"".join(output))
 
     def count(self, begin: int) -> Counter[int]:
         """Return how many bytes of each stream there are from an offset on.
@@ -197,6 +196,11 @@ class LogWriter:
     def close(self) -> None:
         os.close(self._log)
         os.close(self._times)
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
 
 
 class Stamper:

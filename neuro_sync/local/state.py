@@ -102,9 +102,7 @@ class StateFolder:
 
     def announce(self, address: Address) -> None:
         """Tell other processes where the platform is."""
-        text = json.dumps(
-            {"url": address.url, "pid": os.getpid(), "runtime": address.runtime}
-        )
+        text = json.dumps({"url": address.url, "pid": os.getpid(), "runtime": address.runtime})
         temporary = self.path / "address.json.new"
         temporary.write_text(text)
         temporary.replace(self.path / "address.json")

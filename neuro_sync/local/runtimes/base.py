@@ -140,8 +140,10 @@ class Runtime(Protocol):
             OSError: It listens there no more, or never did.
         """
 
-    def save(self, job_id: str, image: str) -> AsyncGenerator[Mapping[str, object], None]:
-        """Make an image of a running job, and yield the wire's events of it.
+    def save(
+        self, job_id: str, image: str, password: str
+    ) -> AsyncGenerator[Mapping[str, object], None]:
+        """Make an image of a running job and bring it to its registry; yield the wire's events.
 
         Raises:
             NotSupported: This runtime has no images.

@@ -24,8 +24,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import docker
-import requests
 from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils import parse_repository_tag
 
@@ -34,6 +32,7 @@ from neuro_sync.local.lifecycle import (
     CouldNotRun,
     Event,
     Exited,
+    Failed,
     Started,
     Vanished,
     Waiting,
@@ -49,6 +48,7 @@ from .engine import (
     EngineRefused,
     EngineUnavailable,
     Frames,
+    Login,
     find_endpoint,
     plain_words,
     why_not_pulled,
@@ -149,7 +149,7 @@ class DockerRuntime:
         job = self._jobs.get(job_id)
         if job is None or not job.is_running:
             return None
-        return ContainerMeter(self._engine.api, job.container, job.started_at)
+        return ContainerMeter(self._engine, job.container, job.started_at)
 
     def signal(self, job_id: str, number: int) -> None:
         job = self._running(job_id)
@@ -172,7 +172,7 @@ class DockerRuntime:
             )
             command = str(created["Id"])
             streams = await self._engine.hijack(
-                f"/exec/{command}/start", {"Detach": False, "Tty": tty}
+                f"/exec/{command}/start", body={"Detach": False, "Tty": tty}
             )
         except EngineRefused as error:
             raise _not_running(job_id) from error
@@ -230,20 +230,24 @@ class DockerRuntime:
                     ) from error
         raise OSError(errno.ENETUNREACH, "the container has no network of its own")
 
-    async def save(self, job_id: str, image: str) -> AsyncGenerator[Mapping[str, object], None]:
+    async def save(
+        self, job_id: str, image: str, password: str
+    ) -> AsyncGenerator[Mapping[str, object], None]:
         job = self._running(job_id)
         yield {"status": "CommitStarted", "details": {"container": job.container, "image": image}}
         name, tag = parse_repository_tag(image)
         query = {"container": job.container, "repo": name, "tag": tag or "latest"}
         try:
-            with await self._engine.open("POST", "/commit", **query) as answer:
+            with await self._engine.open("POST", "/commit", query) as answer:
                 async for _ in answer.pieces():
                     pass
+            yield {"status": "CommitFinished"}
+            async with aclosing(self._engine.push(image, Login("token", password))) as steps:
+                async for step in steps:
+                    yield step
         except (EngineRefused, EngineUnavailable, EOFError, OSError) as error:
             text = plain_words(str(error))
             yield {"error": text, "errorDetail": {"message": text}}
-        else:
-            yield {"status": "CommitFinished"}
 
     async def close(self) -> None:
         """Stop reporting; what is over or was killed is still seen to its end."""
@@ -390,7 +394,9 @@ class DockerRuntime:
                 environment.setdefault("HOME", "/tmp")  # noqa: S108  # the container's own
         if container.tty:
             environment.setdefault("TERM", "xterm-256color")
-        gpus = [DeviceRequest(count=resources.gpu, capabilities=[["gpu"]])] if resources.gpu else None
+        gpus = (
+            [DeviceRequest(count=resources.gpu, capabilities=[["gpu"]])] if resources.gpu else None
+        )
         host_config = self._engine.api.create_host_config(
             nano_cpus=int(min(resources.cpu, self._cores) * 10**9),
             mem_limit=resources.memory,
@@ -402,7 +408,7 @@ class DockerRuntime:
                 for mount in launch.mounts
             ],
             port_bindings={port: ("127.0.0.1", port)} if port else None,
-            device_requests=gpus,
+            device_requests=gpus or None,
             # The usual one keeps text only; this one keeps bytes, and all of them.
             log_config=LogConfig(
                 type="local", config={"max-size": "1000000g", "max-file": "1", "compress": "false"}
@@ -474,13 +480,11 @@ class DockerRuntime:
             raise
         return output
 
-    async def _attach(self, job: _Job, **query: int) -> Answer:
-        path = f"/containers/{job.container}/attach"
-        return await self._engine.hijack(path, stream=1, stdout=1, stderr=1, **query)
+    async def _attach(self, job: _Job, **more: int) -> Answer:
+        query = {"stream": 1, "stdout": 1, "stderr": 1, **more}
+        return await self._engine.hijack(f"/containers/{job.container}/attach", query)
 
-    async def _copy(
-        self, job: _Job, writer: LogWriter, output: Answer | None
-    ) -> Mapping[str, Any]:
+    async def _copy(self, job: _Job, writer: LogWriter, output: Answer | None) -> Mapping[str, Any]:
         """Copy a container's output to the log, and return the container's state at its end."""
         is_whole = output is not None
         pause = 0.1
@@ -526,7 +530,7 @@ class DockerRuntime:
 
     async def _wait(self, job: _Job) -> None:
         path = f"/containers/{job.container}/wait"
-        with await self._engine.open("POST", path, condition="not-running") as answer:
+        with await self._engine.open("POST", path, {"condition": "not-running"}) as answer:
             async for _ in answer.pieces():
                 pass
 
@@ -547,7 +551,7 @@ class DockerRuntime:
         # With a terminal there are no frames, so that nothing would tell times from lines.
         query = {"stdout": 1, "stderr": 1, "timestamps": int(not job.tty), "follow": int(follow)}
         path = f"/containers/{job.container}/logs"
-        with await self._engine.open("GET", path, **query) as answer:
+        with await self._engine.open("GET", path, query) as answer:
             async with aclosing(answer.pieces()) as pieces:
                 async for data in pieces:
                     if job.tty:
@@ -680,7 +684,7 @@ class _Job:
     """The engine's id of it, once it is created."""
     tty: bool = False
     is_running: bool = False
-    started_at: datetime = datetime.min
+    started_at: datetime = datetime.min.replace(tzinfo=timezone.utc)
     killed: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the platform was told to end it."""
     was_made_to_end: bool = False
@@ -705,18 +709,18 @@ class _Killed(Exception):
 class _CouldNotRun(Exception):
     """A job's container cannot be started."""
 
-    def __init__(self, event: CouldNotRun) -> None:
+    def __init__(self, event: CouldNotRun | Failed) -> None:
         self.event = event
 
     @classmethod
     def for_image(cls, image: str, text: str) -> _CouldNotRun:
-        return cls(CouldNotRun(_now(), 125, why_not_pulled(image, text), reason="Collected"))
+        return cls(Failed(_now(), "Collected", why_not_pulled(image, text)))
 
     @classmethod
     def by_engine(cls, text: str) -> _CouldNotRun:
         code, why = why_not_run(text)
-        if code == 125:  # the protocol tells such things in the reason itself
-            return cls(CouldNotRun(_now(), code, NOT_STARTED, reason=why))
+        if code is None:  # the protocol tells such things in the reason itself
+            return cls(Failed(_now(), why, NOT_STARTED))
         return cls(CouldNotRun(_now(), code, why))
 
 
@@ -763,7 +767,7 @@ class EngineChannel:
         self._is_over = True
         if ended is not None and refusal:
             code, why = why_not_run(refusal.decode(errors="replace"))
-            ended = frames.Exited(code, why)
+            ended = frames.Exited(code or ended.exit_code, why)
         if ended is not None:
             yield ended
 
@@ -795,8 +799,8 @@ class EngineChannel:
 class ContainerMeter:
     """Measures a container; each sample covers the time since the one before."""
 
-    def __init__(self, api: docker.APIClient, container: str, started_at: datetime) -> None:
-        self._api = api
+    def __init__(self, engine: Engine, container: str, started_at: datetime) -> None:
+        self._engine = engine
         self._container = container
         self._busy = 0
         self._at = started_at.timestamp()
@@ -804,8 +808,10 @@ class ContainerMeter:
     def sample(self) -> JobTelemetry | None:
         """Return what it uses now, or None when it is gone."""
         try:
-            stats = self._api.stats(self._container, stream=False, one_shot=True)
-        except (docker.errors.DockerException, requests.RequestException):
+            stats = self._engine.call_now(
+                self._engine.api.stats, self._container, stream=False, one_shot=True
+            )
+        except (EngineRefused, EngineUnavailable):
             return None
         memory, busy = stats["memory_stats"], stats["cpu_stats"]["cpu_usage"]["total_usage"]
         if "usage" not in memory:  # it has ended

@@ -17,7 +17,7 @@ import struct
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,11 +25,11 @@ from urllib.parse import urlencode, urlsplit
 
 import docker
 import requests
-from docker.auth import get_config_header, resolve_repository_name
+from docker.auth import encode_header, get_config_header, resolve_repository_name
 from docker.context import ContextAPI
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env, parse_repository_tag
-from typing_extensions import ParamSpec
+from typing_extensions import ParamSpec, Self
 
 from neuro_sync.errors import ConfigError, ServerNotAvailable
 
@@ -39,6 +39,9 @@ THREADS = 8
 PIECE = 2**16
 FRAME = struct.Struct(">BxxxL")
 """What stands before each piece of a container's output: its stream, and how long it is."""
+
+NOTHING: Mapping[str, object] = {}
+NO_HEADERS: Mapping[str, str] = {}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +58,14 @@ class EngineRefused(Exception):
         super().__init__(text)
         self.status = status
         self.text = text
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who one is at a registry."""
+
+    user: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
             f"there is no Docker context {name!r}; `docker context ls` shows those that there are"
         )
     if name != "default":
-        return _known(Endpoint(context.Host, f"Docker context {name!r}", context.TLSConfig))
+        return _known(Endpoint(context.Host or "", f"Docker context {name!r}", context.TLSConfig))
     candidates = _usual_sockets(environment)
     for path in candidates:
         if path.is_socket():
@@ -143,7 +154,7 @@ def _usual_sockets(environment: Mapping[str, str]) -> list[Path]:
 
 
 class Engine:
-    """An engine that answers. All methods are called on the event loop."""
+    """An engine that answers. What is ``async`` is called on the event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         """Connect; this blocks for a moment.
@@ -152,16 +163,14 @@ class Engine:
             EngineUnavailable: Nobody listens there, or we are not let in.
         """
         self.endpoint = endpoint
+        self.api: docker.APIClient = self.call_now(
+            docker.APIClient,
+            base_url=endpoint.url,
+            tls=endpoint.tls or False,
+            version="auto",
+            timeout=CALL_TIMEOUT,
+        )
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="neuro-docker")
-        try:
-            self.api = docker.APIClient(
-                base_url=endpoint.url,
-                tls=endpoint.tls or False,
-                version="auto",
-                timeout=CALL_TIMEOUT,
-            )
-        except docker.errors.DockerException as error:
-            raise EngineUnavailable(_why_unreachable(endpoint, error)) from error
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of `api` in a thread.
@@ -170,54 +179,81 @@ class Engine:
             EngineRefused: The engine said no.
             EngineUnavailable: It was not reached.
         """
-        call = partial(method, *args, **kwargs)
+        call = partial(self.call_now, method, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def call_now(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the same in the calling thread."""
+        # The SDK forgets to close a socket that it could not connect.
+        if failure := _probe(self.endpoint):
+            raise EngineUnavailable(_why_unreachable(self.endpoint, failure)) from failure
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return method(*args, **kwargs)
         except docker.errors.APIError as error:
             text = error.explanation or str(error)
             raise EngineRefused(error.status_code or 500, text) from error
         except (requests.RequestException, docker.errors.DockerException, OSError) as error:
             raise EngineUnavailable(_why_unreachable(self.endpoint, error)) from error
 
-    async def open(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **query: object
+    async def hijack(
+        self, path: str, query: Mapping[str, object] = NOTHING, body: object = None
     ) -> Answer:
-        """Send a request whose answer is read bit by bit."""
-        return await self._open(method, path, query, dict(headers or {}), b"")
-
-    async def hijack(self, path: str, body: object = None, **query: object) -> Answer:
         """Send a request that turns its connection into a container's streams."""
         data = b"" if body is None else json.dumps(body).encode()
         headers = {"Upgrade": "tcp", "Connection": "Upgrade", "Content-Type": "application/json"}
-        return await self._open("POST", path, query, headers, data)
+        return await self.open("POST", path, query, headers, data)
 
-    async def pull(self, image: str) -> AsyncGenerator[dict[str, Any], None]:
-        """Have the engine fetch an image, with the user's login, and yield what it says of it."""
-        registry, _ = resolve_repository_name(image)
-        login = await self.call(get_config_header, self.api, registry)
+    async def pull(
+        self, image: str, login: Login | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Have the engine fetch an image, and yield what it says of it.
+
+        Without a login it is the one that the ``docker`` command would use.
+        """
         name, tag = parse_repository_tag(image)
-        answer = await self.open(
-            "POST",
-            "/images/create",
-            headers={"X-Registry-Auth": login.decode()} if login else {},
-            fromImage=name,
-            tag=tag or "latest",
-        )
-        with answer:
+        query = {"fromImage": name, "tag": tag or "latest"}
+        async for item in self._transfer("/images/create", image, query, login):
+            yield item
+
+    async def push(self, image: str, login: Login) -> AsyncGenerator[dict[str, Any], None]:
+        """Have the engine bring an image to its registry, and yield what it says of it."""
+        name, tag = parse_repository_tag(image)
+        query = {"tag": tag or "latest"}
+        async for item in self._transfer(f"/images/{name}/push", image, query, login):
+            yield item
+
+    async def _transfer(
+        self, path: str, image: str, query: Mapping[str, object], login: Login | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        registry, _ = resolve_repository_name(image)
+        if login is None:
+            known = await self.call(get_config_header, self.api, registry)
+        else:
+            known = encode_header(
+                {"username": login.user, "password": login.password, "serveraddress": registry}
+            )
+        headers = {"X-Registry-Auth": known.decode()} if known else {}
+        with await self.open("POST", path, query, headers) as answer:
             async with aclosing(answer.objects()) as objects:
                 async for item in objects:
                     if "error" in item:
                         raise EngineRefused(500, str(item["error"]))
                     yield item
 
-    async def _open(
+    async def open(
         self,
         method: str,
         path: str,
-        query: Mapping[str, object],
-        headers: dict[str, str],
-        body: bytes,
+        query: Mapping[str, object] = NOTHING,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes = b"",
     ) -> Answer:
+        """Send a request whose answer is read bit by bit.
+
+        Raises:
+            EngineRefused: The engine said no.
+            EngineUnavailable: It was not reached, or went away before it answered.
+        """
         try:
             reader, writer = await self._connect()
         except OSError as error:
@@ -330,7 +366,7 @@ class Answer:
     def close(self) -> None:
         self.writer.close()
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -407,15 +443,16 @@ def plain_words(text: str) -> str:
     return text.strip().removesuffix(": unknown")
 
 
-def why_not_run(text: str) -> tuple[int, str]:
+def why_not_run(text: str) -> tuple[int | None, str]:
     """Return the exit code and the reason of a program that an engine could not run.
 
     They are those of shells: 127 for a program that is not there, 126 for one that cannot be run.
+    Without a code it was not the program that was in the way.
     """
     words = plain_words(text)
     program = re.search(r'exec: "(.*?)":', words)
     if program is None:
-        return 125, words
+        return None, words
     name = program[1]
     if "permission denied" in words:
         return 126, f"{name!r} cannot be run: Permission denied"
@@ -431,9 +468,7 @@ def why_not_pulled(image: str, text: str) -> str:
     if "manifest unknown" in lowered or "not found" in lowered:
         why = "there is no such image"
     elif "access denied" in lowered or "unauthorized" in lowered or "denied" in lowered:
-        why = (
-            "there is no such image, or it is private; for a private one log in with `docker login`"
-        )
+        why = "there is no such image, or it is private; log in with `docker login`"
     elif "no such host" in lowered or "dial tcp" in lowered or "lookup" in lowered:
         why = f"its registry cannot be reached ({words})"
     else:

@@ -180,7 +180,7 @@ class ProcessRuntime:
                 return await asyncio.open_connection(host, port)
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
-    def save(self, job_id: str, image: str) -> NoReturn:  # noqa: ARG002  # the protocol's names
+    def save(self, job_id: str, image: str, password: str) -> NoReturn:  # noqa: ARG002  # names of the protocol
         raise NotSupported(
             "the process runtime of this local platform runs no images, so it cannot save a job "
             "as one; start the platform with the docker runtime"

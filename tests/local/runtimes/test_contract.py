@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,17 +114,13 @@ def test_lines_bear_the_time_at_which_they_came(session: Session) -> None:
     job = start(session, "sh -c 'echo one; echo two'")
     session.jobs.wait(job)
     after = time.time()
-    stamps = [
-        line.partition(" ")[0] for line in session.jobs.logs(job, timestamps=True)
-    ]
+    stamps = [line.partition(" ")[0] for line in session.jobs.logs(job, timestamps=True)]
     instants = [_seconds(stamp) for stamp in stamps]
     assert len(instants) == 2
     assert before <= instants[0] <= instants[1] <= after
 
 
 def _seconds(stamp: str) -> float:
-    from datetime import datetime
-
     whole, _, fraction = stamp.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction}")
 
@@ -213,9 +210,7 @@ def test_a_command_has_a_terminal_of_the_size_that_it_is_told(dial: Dial, run: R
     assert channel.rest().statuses == [{"exit_code": 5}]
 
 
-def test_a_command_whose_client_leaves_is_ended(
-    session: Session, dial: Dial, run: Run
-) -> None:
+def test_a_command_whose_client_leaves_is_ended(session: Session, dial: Dial, run: Run) -> None:
     job = run(FOREVER)
     channel = dial(job, "exec", cmd="sh -c 'echo begun; exec sleep 4242'")
     channel.until(b"begun")

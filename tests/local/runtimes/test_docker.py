@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -60,13 +63,19 @@ def containers(client: docker.APIClient, job: JobDescription) -> list[str]:
     return [found["Id"] for found in client.containers(all=True, filters=filters)]
 
 
+def _is_gone(client: docker.APIClient, job: JobDescription) -> bool:
+    return not containers(client, job)
+
+
 # What a container is given
 
 
 def test_a_job_gets_no_more_than_it_asked_for(session: Session, client: docker.APIClient) -> None:
     resources = Resources(cpu=0.5, memory=64 * MIB, shm=True)
     job = session.jobs.run(
-        Container(image=IMAGE, command="sh -c 'df -k /dev/shm | tail -1; sleep 600'", resources=resources)
+        Container(
+            image=IMAGE, command="sh -c 'df -k /dev/shm | tail -1; sleep 600'", resources=resources
+        )
     )
     with session.jobs.logs(job) as lines:
         assert next(lines).split()[1] == str(64 * 1024)
@@ -139,14 +148,29 @@ def test_an_image_that_cannot_be_had_fails_the_job_with_a_sentence(session: Sess
     ]
 
 
+UNKNOWN_TAG = "manifest for busybox:nope not found: manifest unknown: manifest unknown"
+UNKNOWN_OR_PRIVATE = (
+    "pull access denied for nope, repository does not exist or may require 'docker login': denied: "
+    "requested access to the resource is denied"
+)
+NO_PROGRAM = (
+    "failed to create shim task: OCI runtime create failed: runc create failed: unable to start "
+    'container process: exec: "a b": executable file not found in $PATH: unknown'
+)
+NOT_EXECUTABLE = (
+    "OCI runtime exec failed: exec failed: container_linux.go:380: starting container process "
+    'caused: exec: "/etc": permission denied: unknown'
+)
+PORT_TAKEN = "Bind for 127.0.0.1:80 failed: port is already allocated"
+
+
 @pytest.mark.parametrize(
     ("engine_says", "why"),
     [
-        ("manifest for busybox:nope not found: manifest unknown: x", "there is no such image"),
+        (UNKNOWN_TAG, "there is no such image"),
         (
-            "pull access denied for nope, repository does not exist or may require "
-            "'docker login': denied: requested access to the resource is denied",
-            "there is no such image, or it is private; for a private one log in with `docker login`",
+            UNKNOWN_OR_PRIVATE,
+            "there is no such image, or it is private; log in with `docker login`",
         ),
     ],
 )
@@ -157,23 +181,12 @@ def test_a_refused_image_is_told_in_words(engine_says: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("engine_says", "code", "why"),
     [
-        (
-            'failed to create shim task: OCI runtime create failed: runc create failed: unable to '
-            'start container process: exec: "a b": executable file not found in $PATH: unknown',
-            127,
-            "there is no program 'a b'",
-        ),
-        (
-            'OCI runtime exec failed: exec failed: container_linux.go:380: starting container '
-            'process caused: exec: "/etc": permission denied: unknown',
-            126,
-            "'/etc' cannot be run: Permission denied",
-        ),
-        ("Bind for 127.0.0.1:80 failed: port is already allocated", 125,
-         "Bind for 127.0.0.1:80 failed: port is already allocated"),
+        (NO_PROGRAM, 127, "there is no program 'a b'"),
+        (NOT_EXECUTABLE, 126, "'/etc' cannot be run: Permission denied"),
+        (PORT_TAKEN, None, PORT_TAKEN),
     ],
 )
-def test_a_refused_start_is_told_in_words(engine_says: str, code: int, why: str) -> None:
+def test_a_refused_start_is_told_in_words(engine_says: str, code: int | None, why: str) -> None:
     assert why_not_run(engine_says) == (code, why)
 
 
@@ -213,8 +226,6 @@ def test_an_unknown_runtime_is_refused(tmp_path: Path) -> None:
 
 
 def context(home: Path, name: str, host: str) -> None:
-    import hashlib
-
     folder = home / ".docker/contexts/meta" / hashlib.sha256(name.encode()).hexdigest()
     folder.mkdir(parents=True)
     meta = {"Name": name, "Metadata": {}, "Endpoints": {"docker": {"Host": host}}}
@@ -316,7 +327,7 @@ def test_no_byte_is_lost_or_doubled_when_the_platform_is_killed_under_load(
         assert written == b"".join(b"%d\r\n" % number for number in range(1, 2001)) * 2
         assert session.jobs.wait(terminal).history.exit_code == 9
         for job in jobs:
-            eventually(lambda job=job: not containers(client, job), "the container goes")
+            eventually(partial(_is_gone, client, job), "the container goes")
 
 
 def test_output_of_the_time_without_a_platform_keeps_its_time(
@@ -335,8 +346,6 @@ def test_output_of_the_time_without_a_platform_keeps_its_time(
     with platform_process(state, engine), Session.local(state=state) as session:
         with session.jobs.logs(job, timestamps=True) as lines:
             _, two = next(lines), next(lines)
-        from datetime import datetime
-
         assert datetime.fromisoformat(two[:26] + "+00:00").timestamp() <= between
         session.jobs.kill(job)
 
