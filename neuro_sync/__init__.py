@@ -45,6 +45,7 @@ from .models.jobs import (
     JobTelemetry,
     Message,
     Resources,
+    SaveStep,
     SecretFile,
     Volume,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "RequestTimeout",
     "ResourceNotFound",
     "Resources",
+    "SaveStep",
     "SecretFile",
     "ServerError",
     "ServerNotAvailable",

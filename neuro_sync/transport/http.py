@@ -134,10 +134,18 @@ class HttpTransport:
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
-    def stream(self, url: str, *, query: Query = (), accept: str | None = None) -> Stream:
-        """Return the answer to a GET while it is still being sent; raises as `request` does."""
-        response = self._send("GET", url, query, None, accept, stream=True)
-        return Stream(response, f"GET {urlsplit(url).path}")
+    def stream(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        query: Query = (),
+        body: object = None,
+        accept: str | None = None,
+    ) -> Stream:
+        """Return an answer while it is still being sent; raises as `request` does."""
+        response = self._send(method, url, query, body, accept, stream=True)
+        return Stream(response, f"{method} {urlsplit(url).path}")
 
     def connection_settings(self, url: str) -> ConnectionSettings:
         """Return how requests to an address are made, for one that is no plain request."""

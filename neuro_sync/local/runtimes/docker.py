@@ -684,7 +684,7 @@ class _Job:
     """The engine's id of it, once it is created."""
     tty: bool = False
     is_running: bool = False
-    started_at: datetime = datetime.min.replace(tzinfo=timezone.utc)
+    started_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     killed: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the platform was told to end it."""
     was_made_to_end: bool = False

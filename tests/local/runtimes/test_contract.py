@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from neuro_sync.models import frames
 from tests.docker_engine import IMAGE
 
 if TYPE_CHECKING:
-    from tests.local.conftest import Dial, Run
+    from tests.local.conftest import Channel, Dial, Run
 
 FOREVER = "sh -c 'trap \"exit 9\" TERM; echo ready; while :; do sleep 0.05; done'"
 PLAIN = (frames.CHANNELS,)
@@ -202,10 +203,7 @@ def test_a_command_has_two_outputs_and_an_input_that_ends(session: Session, run:
 def test_a_command_has_a_terminal_of_the_size_that_it_is_told(dial: Dial, run: Run) -> None:
     channel = dial(run(FOREVER), "exec", cmd="sh", **TERMINAL)
     channel.send(b'\x04{"height": 33, "width": 121}')
-    seen = b""
-    while b"33 121" not in seen:  # the size may come after the first question
-        channel.send(b"\x00stty size\n")
-        seen = channel.until(b"stty size\r\n") + channel.until(b"\n")
+    until_told(channel, b"33 121")
     channel.send(b"\x00exit 5\n")
     assert channel.rest().statuses == [{"exit_code": 5}]
 
@@ -271,10 +269,18 @@ def test_a_jobs_terminal_is_resized(session: Session, run: Run, dial: Dial) -> N
     job = run("sh", tty=True)
     channel = dial(job, "attach", offer=PLAIN, **TERMINAL)
     channel.send(b'\x04{"height": 33, "width": 121}')
+    until_told(channel, b"33 121")
+
+
+def until_told(channel: Channel, size: bytes) -> None:
+    """Ask a shell for its terminal's size until it is as it should be."""
     seen = b""
-    while b"33 121" not in seen:
+    told = None
+    while told != size:
         channel.send(b"\x00stty size\n")
-        seen = channel.until(b"stty size\r\n") + channel.until(b"\n")
+        while (found := re.search(rb"(\d+ \d+)\r\n", seen)) is None:
+            seen += channel.message()[1:]
+        told, seen = found[1], seen[found.end() :]
 
 
 # The rest

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ import pytest
 
 from neuro_sync import (
     Container,
+    IllegalArgumentError,
     JobDescription,
     JobStatus,
+    NDJSONError,
     Resources,
     ServerNotAvailable,
     Session,
@@ -127,6 +129,34 @@ def test_a_container_that_somebody_removes_is_a_failed_job(
     client.remove_container(containers(client, job)[0], force=True)
     ended = session.jobs.wait(job)
     assert ended.status is JobStatus.FAILED
+
+
+# Saving
+
+
+def test_a_running_job_is_saved_as_an_image_that_other_jobs_can_run(
+    session: Session, platform: LocalPlatform, client: docker.APIClient
+) -> None:
+    job = start(session, "sh -c 'echo kept > /tmp/kept; echo ready; sleep 600'")
+    with session.jobs.logs(job) as lines:
+        next(lines)
+    image = f"{session.api_url.host}:{session.api_url.port}/local/{session.project_name}/saved:v1"
+    told: list[str] = []
+    with suppress(NDJSONError):  # where the platform has no registry, the image is here only
+        session.jobs.save(job, image, progress=lambda step: told.append(step.status))
+    assert told[:2] == ["CommitStarted", "CommitFinished"]
+    session.jobs.kill(job)
+    reader = session.jobs.start(image=image, preset_name="cpu-small", command="cat /tmp/kept")
+    assert list(session.jobs.logs(reader)) == ["kept"]
+    with pytest.raises(NDJSONError, match="is not running"):
+        session.jobs.save(session.jobs.wait(reader), image)
+    client.remove_image(image, force=True)
+
+
+def test_an_image_of_another_registry_is_refused(session: Session) -> None:
+    job = start(session, "true")
+    with pytest.raises(IllegalArgumentError, match="Unknown registry host in 'elsewhere/x:1'"):
+        session.jobs.save(job, "elsewhere/x:1")
 
 
 # Troubles in words
