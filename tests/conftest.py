@@ -18,7 +18,8 @@ settings.load_profile("no-deadline")
 
 @pytest.fixture(scope="session")
 def platform() -> Iterator[LocalPlatform]:
-    with LocalPlatform(ephemeral=True, grace=0.5) as running:
+    # Room for whatever the tests of a worker leave running.
+    with LocalPlatform(ephemeral=True, grace=0.5, cores=1000, memory=2**42) as running:
         yield running
 
 
@@ -49,7 +50,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator
 @pytest.fixture(scope="session")
 def docker_platform(engine: str) -> Iterator[LocalPlatform]:
     """A local platform whose jobs are containers."""
-    platform = LocalPlatform(ephemeral=True, grace=0.5, runtime="docker")
+    platform = LocalPlatform(
+        ephemeral=True, grace=0.5, runtime="docker", cores=64, memory=2**40
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", engine)
         platform.start()

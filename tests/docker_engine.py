@@ -32,7 +32,6 @@ IMAGE_USER = 65534
 NEEDED = {"dockerd": "docker.io", "busybox": "busybox-static", "ip": "iproute2"}
 """Programs, and the Debian packages that have them."""
 READY_TIMEOUT = 30.0
-BRIDGE = "neuro-test"
 
 
 @contextmanager
@@ -100,11 +99,12 @@ def main(folder: Path) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         data = Path(tempfile.mkdtemp(prefix="neuro-dockerd-"))
+        bridge = f"neuro-{os.getpid()}"
         engine: subprocess.Popen[bytes] | None = None
         try:
             try:
-                _add_bridge()
-                engine = start_engine(data)
+                _add_bridge(bridge)
+                engine = start_engine(data, bridge)
                 _import_image(f"unix://{data}/sock")
                 told = {"url": f"unix://{data}/sock"}
             except Exception as error:  # noqa: BLE001  # whatever it is, tests are skipped for it
@@ -117,11 +117,11 @@ def main(folder: Path) -> None:
         finally:
             if engine is not None:
                 stop_engine(engine)
-            subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
+            subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)
             _remove(data)
 
 
-def start_engine(data: Path) -> subprocess.Popen[bytes]:
+def start_engine(data: Path, bridge: str) -> subprocess.Popen[bytes]:
     """Start an engine that keeps everything in a folder, and return when it answers."""
     with open(data / "log", "ab") as log:
         engine = subprocess.Popen(
@@ -131,7 +131,7 @@ def start_engine(data: Path) -> subprocess.Popen[bytes]:
                 f"--data-root={data}/data",
                 f"--exec-root={data}/exec",
                 f"--pidfile={data}/pid",
-                f"--bridge={BRIDGE}",
+                f"--bridge={bridge}",
                 "--iptables=false",
                 "--ip-masq=false",
                 "--log-level=warn",
@@ -166,12 +166,13 @@ def stop_engine(engine: subprocess.Popen[bytes]) -> None:
         engine.wait()
 
 
-def _add_bridge() -> None:
+def _add_bridge(name: str) -> None:
     """Make a network of the tests' own, so that no rule of this machine's firewall is touched."""
+    pid = os.getpid()  # another run of the tests may be at it, with another network
     commands = (
-        ["link", "add", "name", BRIDGE, "type", "bridge"],
-        ["addr", "add", "10.213.77.1/24", "dev", BRIDGE],
-        ["link", "set", BRIDGE, "up"],
+        ["link", "add", "name", name, "type", "bridge"],
+        ["addr", "add", f"10.{128 + pid // 256 % 127}.{pid % 256}.1/24", "dev", name],
+        ["link", "set", name, "up"],
     )
     for command in commands:
         subprocess.run(["ip", *command], check=True, capture_output=True)

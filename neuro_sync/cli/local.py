@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +18,32 @@ from . import output
 DEFAULT_PORT = 7787
 
 
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+if TYPE_CHECKING:  # generic since click 8.2, and only for type checkers
+    ParamType = click.ParamType[int]
+else:
+    ParamType = click.ParamType
+
+
+class Size(ParamType):
+    """Bytes, in units of 1024: ``512M``, ``16G``."""
+
+    name = "size"
+
+    def convert(self, value: str | int, param: object, context: click.Context | None) -> int:  # noqa: ARG002
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
+        if found is None:
+            self.fail(f"{value!r} is no size; write 512M or 16G", ctx=context)
+        return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+SIZE = Size()
+
+
 @click.group()
 def local() -> None:
     """Run a platform on this machine."""
@@ -25,6 +52,8 @@ def local() -> None:
 @local.command()
 @click.option("--state", metavar="FOLDER", help="Where it keeps everything; .neuro-local here.")
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: use a temporary folder.")
+@click.option("--cpu", type=float, help="Cores that its jobs may use together; those there are.")
+@click.option("--memory", type=SIZE, help="Memory that they may use, such as 16G; all there is.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes any free one.")
 @click.option(
     "--runtime",
@@ -34,12 +63,18 @@ def local() -> None:
     help="What runs its jobs: commands on this machine, or containers.",
 )
 def up(
-    state: str | None, ephemeral: bool, port: int, runtime: Literal["process", "docker"]
+    state: str | None,
+    ephemeral: bool,
+    cpu: float | None,
+    memory: int | None,
+    port: int,
+    runtime: Literal["process", "docker"],
 ) -> None:
     """Start the local platform, and run it until Ctrl-C.
 
     Its jobs end with it. If it is killed they go on, and the next `neuro local up` on the same
-    folder takes them up.
+    folder takes them up. Jobs wait until there is room for them; give --cpu or --memory to say
+    that this machine has more, or less, than it has.
 
     Example: neuro local up --port 0
     """
@@ -51,7 +86,9 @@ def up(
         raise ConfigError(
             f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
         ) from error
-    platform = LocalPlatform(state, ephemeral=ephemeral, port=port, runtime=runtime)
+    platform = LocalPlatform(
+        state, ephemeral=ephemeral, port=port, cores=cpu, memory=memory, runtime=runtime
+    )
     with _stop_signal() as wait, platform:
         output.banner(
             platform.url,

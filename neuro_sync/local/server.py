@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import socket
 import tempfile
@@ -20,10 +21,12 @@ from neuro_sync.errors import ConfigError
 
 from .access import Users
 from .app import API, create_app
+from .clock import Clock, SystemClock
 from .jobs import JobService, Tenant
-from .machine import presets
+from .machine import Machine
 from .runtimes.base import Runtime
 from .runtimes.process import ProcessRuntime
+from .schedule import Schedule
 from .state import Address, StateFolder, local_user, running_platform
 from .store import Store
 
@@ -91,19 +94,33 @@ class LocalPlatform:
         ephemeral: bool = False,
         port: int = 0,
         grace: float = 3.0,
+        cores: float | None = None,
+        memory: int | None = None,
+        total_running_jobs: int | None = None,
+        clock: Clock | None = None,
         runtime: RuntimeName = "process",
     ) -> None:
         """Say where it keeps its state, where it listens, and what runs its jobs.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
         by itself. `runtime` is ``process``, commands on this machine, or ``docker``, containers
-        of the engine that the ``docker`` command would use.
+        of the engine that the ``docker`` command would use. `cores` and `memory` (bytes) are what
+        its jobs may use together, in place of what this machine has; they may well be more.
+        `total_running_jobs` is the quota of each user: how many unfinished jobs he may have. A
+        test sets a `ManualClock` forward.
         """
+        for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} = {value}: a platform needs a number above 0")
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
         self._grace = grace
         self._runtime = runtime
+        self._cores = cores
+        self._memory = memory
+        self._quota = total_running_jobs
+        self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._listener: socket.socket | None = None
@@ -165,11 +182,13 @@ class LocalPlatform:
         return listener
 
     def _server(self, user: str) -> _Server:
-        offered = presets()
+        machine = Machine.here(cores=self._cores, memory=self._memory)
+        offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = _make_runtime(self._runtime, self._grace)
         self._store = Store(self.folder / "platform.db")
-        self._service = JobService(self._store, runtime, offered, home)
+        schedule = Schedule(machine.room, quota=self._quota)
+        self._service = JobService(self._store, runtime, schedule, offered, home, self._clock)
         app = create_app(
             service=self._service,
             users=Users({self._token: user}),

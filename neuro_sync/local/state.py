@@ -17,7 +17,7 @@ from neuro_sync.errors import ConfigError
 
 VARIABLE = "NEURO_LOCAL_STATE"
 DEFAULT_FOLDER = ".neuro-local"
-VERSION = "1"
+VERSION = "2"
 """Of the folder's layout; a folder of another one is refused, not guessed at."""
 
 

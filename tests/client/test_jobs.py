@@ -185,7 +185,6 @@ def test_an_unknown_argument_is_no_silent_default(session: Session) -> None:
     "changes",
     [
         {"volumes": [Volume(storage_uri="storage:data", container_path="/data")]},
-        {"restart_policy": "always"},
         {"pass_config": True},
     ],
 )

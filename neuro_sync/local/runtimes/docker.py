@@ -72,6 +72,7 @@ PULL_NEWS = 0.5
 """Seconds between two reports of a pull's progress."""
 DIAL_TIMEOUT = 5.0
 END_OF_TRANSMISSION = b"\x04"
+NEVER_BEGUN = "It was killed before it was started."
 NOT_STARTED = "The job could not be started."
 STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z ")
 
@@ -111,24 +112,25 @@ class DockerRuntime:
         """Take everything: what a container cannot be, the engine tells."""
 
     def launch(self, launch: Launch) -> None:
-        folder = self._folder / "jobs" / launch.job_id
-        folder.mkdir(parents=True, exist_ok=True)
-        log = JobLog(folder)
-        log.create()
-        last = _Run.read(folder)
-        run = _Run(last.number + 1 if last else 1, log.size)
-        run.write(folder)
-        self._begin(launch, _Job(folder, log, run))
+        run = _Run(launch.run, launch.log.size)
+        run.write(self._folder / "jobs" / launch.job_id)
+        self._begin(launch, run)
 
-    def adopt(self, launch: Launch) -> None:
-        folder = self._folder / "jobs" / launch.job_id
-        run = _Run.read(folder)
-        if run is None:
-            self.launch(launch)  # the earlier platform did not come to it
+    def adopt(self, launch: Launch, *, is_ending: bool = False) -> None:
+        run = _Run.read(self._folder / "jobs" / launch.job_id)
+        if run is not None and run.number == launch.run:
+            self._begin(launch, run, is_adopted=True)
+        elif is_ending:
+            never_begun = Vanished(_now(), NEVER_BEGUN)
+            asyncio.get_running_loop().call_soon(self._report, launch.job_id, never_begun)
         else:
-            self._begin(launch, _Job(folder, JobLog(folder), run))
+            self.launch(launch)  # the earlier platform did not come to it
+        if is_ending:
+            self.kill(launch.job_id)
 
-    def _begin(self, launch: Launch, job: _Job) -> None:
+    def _begin(self, launch: Launch, run: _Run, *, is_adopted: bool = False) -> None:
+        folder = self._folder / "jobs" / launch.job_id
+        job = _Job(folder, launch.log, run, launch.container.tty, is_adopted)
         self._jobs[launch.job_id] = job
         job.task = self._spawn(self._live(launch, job))
 
@@ -137,13 +139,6 @@ class DockerRuntime:
         if job is not None and not job.ended.is_set():
             job.killed.set()
             self._spawn(self._end(job))
-
-    def log(self, job_id: str) -> JobLog:
-        if job_id in self._jobs:
-            return self._jobs[job_id].log
-        log = JobLog(self._folder / "jobs" / job_id)
-        log.end()
-        return log
 
     def meter(self, job_id: str) -> ContainerMeter | None:
         job = self._jobs.get(job_id)
@@ -290,10 +285,11 @@ class DockerRuntime:
         try:
             event = await self._run(launch, job, writer)
         except _Killed:
-            event = Vanished(_now(), "It was killed before it was started.")
+            event = Vanished(_now(), NEVER_BEGUN)
         finally:
             writer.close()
-        job.end()
+        job.ended.set()
+        job.log.pulse.beat()
         self._report(launch.job_id, event)
         if job.container:
             await self._remove(job.container)
@@ -330,12 +326,15 @@ class DockerRuntime:
         pause = 0.1
         while True:
             try:
-                container = await self._find(launch.job_id, job)
-                job.container = container or await self._create(launch, job)
-                job.tty = launch.container.tty
-                if (await self._inspect(job))["State"]["Status"] != "created":
-                    return None
-                return await self._start(job)
+                job.container = await self._find(launch.job_id, job)
+                if not job.container and not job.killed.is_set():
+                    job.container = await self._create(launch, job)
+                is_new = (
+                    not job.container or (await self._inspect(job))["State"]["Status"] == "created"
+                )
+                if is_new and job.killed.is_set():
+                    raise _Killed
+                return await self._start(job) if is_new else None
             except EngineUnavailable as error:
                 logger.warning("job %s: %s", launch.job_id, error)
                 self._report(
@@ -346,8 +345,6 @@ class DockerRuntime:
 
     async def _find(self, job_id: str, job: _Job) -> str:
         """Return the container of this run, if it was created already."""
-        if job.killed.is_set() and not job.container:
-            raise _Killed
         labels = [
             f"{STATE_LABEL}={self._state}",
             f"{JOB_LABEL}={job_id}",
@@ -584,7 +581,7 @@ class DockerRuntime:
 
     async def _pause(self, job: _Job, seconds: float, *, and_go_on: bool = False) -> None:
         """Wait a little; a job that was killed before it had a container is waited for no more."""
-        if and_go_on:
+        if and_go_on or job.is_adopted:
             await asyncio.sleep(seconds)
             return
         with suppress(asyncio.TimeoutError):
@@ -680,9 +677,11 @@ class _Job:
     folder: Path
     log: JobLog
     run: _Run
+    tty: bool
+    is_adopted: bool
+    """Whether an earlier platform may have created its container."""
     container: str = ""
     """The engine's id of it, once it is created."""
-    tty: bool = False
     is_running: bool = False
     started_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     killed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -692,10 +691,6 @@ class _Job:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether all its output has come."""
     task: asyncio.Task[None] | None = None
-
-    def end(self) -> None:
-        self.ended.set()
-        self.log.end()
 
 
 class _NoImage(Exception):

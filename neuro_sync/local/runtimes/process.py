@@ -28,7 +28,6 @@ from typing import NoReturn
 
 from neuro_sync.errors import IllegalArgumentError, NotSupported, ResourceNotFound
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Started, Vanished
-from neuro_sync.local.logs import JobLog
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
 
@@ -86,40 +85,54 @@ class ProcessRuntime:
             raise IllegalArgumentError("invalid command format: it has a NUL character")
 
     def launch(self, launch: Launch) -> None:
+        earlier = self._jobs.get(launch.job_id)
+        if earlier is not None:
+            earlier.next = launch  # the supervisor of the run before has not quite gone
+            return
         folder = self._folder / "jobs" / launch.job_id
         scratch = folder / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
-        job = self._jobs[launch.job_id] = _Supervised(folder)
-        job.log.create()
+        job = _Supervised(folder, launch)
         if not (folder / "control").exists():
             os.mkfifo(folder / "control", 0o600)
         _write_spec(folder / "spec", launch, scratch)
         job.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(self._supervisor), str(folder)],
+            [sys.executable, "-I", "-S", str(self._supervisor), str(folder), str(launch.run)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={},
             start_new_session=True,
         )
+        self._jobs[launch.job_id] = job
         self._watch(launch.job_id, job, job.process.pid)
 
-    def adopt(self, launch: Launch) -> None:
+    def adopt(self, launch: Launch, *, is_ending: bool = False) -> None:
         folder = self._folder / "jobs" / launch.job_id
+        if is_ending:
+            _prevent(folder, launch.run)
         pid = _supervisor_of(folder)
-        if pid is None and not (folder / "events").exists():
-            self.launch(launch)  # the earlier platform did not come to it
+        if not is_ending and not (folder / f"events.{launch.run}").exists():
+            self.launch(launch)  # the earlier platform did not come to it, or only just
             return
-        job = self._jobs[launch.job_id] = _Supervised(folder)
+        job = self._jobs[launch.job_id] = _Supervised(folder, launch)
         self._read_events(launch.job_id)
-        if pid is not None:
-            self._watch(launch.job_id, job, pid)
-        else:
+        if pid is None:
             self._on_supervisor_end(launch.job_id)
+            return
+        self._watch(launch.job_id, job, pid)
+        if is_ending:
+            self.kill(launch.job_id)
 
     def kill(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
-        if job is None or job.log.ended:
+        if job is None:
+            return
+        if job.ended and job.next is not None:
+            job.next = None
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._report, job_id, Vanished(datetime.now(timezone.utc)))
+        if job.ended:
             return
         job.is_killed = True
         job.command(b"kill %f" % self._grace)
@@ -158,7 +171,8 @@ class ProcessRuntime:
             job.log,
             stdin,
             replay=replay,
-            has_exited=lambda: job.ended and not job.is_killed,
+            is_over=lambda: job.ended,
+            has_exited=lambda: job.has_exited and not job.is_killed,
             end_input=end_input,
         )
 
@@ -186,20 +200,13 @@ class ProcessRuntime:
             "as one; start the platform with the docker runtime"
         )
 
-    def log(self, job_id: str) -> JobLog:
-        if job_id in self._jobs:
-            return self._jobs[job_id].log
-        log = JobLog(self._folder / "jobs" / job_id)
-        log.end()
-        return log
-
     def meter(self, job_id: str) -> Meter | None:
         pid = _supervisor_of(self._folder / "jobs" / job_id)
         return None if pid is None else Meter(pid)
 
     def _running(self, job_id: str) -> _Supervised:
         job = self._jobs.get(job_id)
-        if job is None or job.log.ended:
+        if job is None or job.ended:
             raise _not_running(job_id)
         return job
 
@@ -210,7 +217,7 @@ class ProcessRuntime:
             # Whoever says that it listens now also wakes whoever follows the job's log.
             change = job.log.pulse.watch()
             try:
-                if job.log.ended:
+                if job.ended:
                     raise _not_running(job_id)
                 return _dial(job.folder)
             except (FileNotFoundError, ConnectionRefusedError):
@@ -257,7 +264,8 @@ class ProcessRuntime:
             loop.add_reader(job.pidfd, self._on_supervisor_end, job_id)
 
     async def _poll(self, job_id: str, job: _Supervised) -> None:
-        while _supervisor_of(job.folder) is not None or not (job.folder / "lock").exists():
+        child = job.process
+        while child.poll() is None if child else _supervisor_of(job.folder) is not None:
             await asyncio.sleep(0.1)
         self._on_supervisor_end(job_id)
 
@@ -271,7 +279,8 @@ class ProcessRuntime:
     def _read_events(self, job_id: str) -> None:
         """Report the events that were recorded since the last time."""
         job = self._jobs[job_id]
-        with suppress(FileNotFoundError), open(job.folder / "events", "rb") as file:
+        path = job.folder / f"events.{job.run}"
+        with suppress(FileNotFoundError), open(path, "rb") as file:
             file.seek(job.events_read)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -279,32 +288,44 @@ class ProcessRuntime:
                 job.events_read += len(line)
                 event = _event(line, job.folder)
                 if not isinstance(event, Started):
-                    job.ended = True
-                    job.log.end()
+                    job.has_exited = True
+                    job.end()
                 self._report(job_id, event)
 
     def _on_supervisor_end(self, job_id: str) -> None:
-        job = self._jobs.pop(job_id, None)
+        job = self._jobs.get(job_id)
         if job is None:
             return
-        self._jobs[job_id] = job
         self._read_events(job_id)
-        del self._jobs[job_id]
         job.release(asyncio.get_running_loop())
-        if not job.ended:
-            job.log.end()
-            self._report(job_id, Vanished(datetime.now(timezone.utc)))
         shutil.rmtree(job.folder / "scratch", ignore_errors=True)
+        del self._jobs[job_id]
+        if job.next is not None:
+            self._launch_or_report(job.next)
+        elif not job.ended:
+            job.end()
+            self._report(job_id, Vanished(datetime.now(timezone.utc)))
+
+    def _launch_or_report(self, launch: Launch) -> None:
+        try:
+            self.launch(launch)
+        except OSError as error:
+            self._report(launch.job_id, CouldNotRun(datetime.now(timezone.utc), 125, str(error)))
 
 
 class _Supervised:
     """What the platform holds of a job while its supervisor lives."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, launch: Launch) -> None:
         self.folder = folder
-        self.log = JobLog(folder)
+        self.log = launch.log
+        self.run = launch.run
+        self.next: Launch | None = None
+        """The job's next run, which waits for this one's supervisor to be gone."""
         self.events_read = 0
         self.ended = False
+        self.has_exited = False
+        """Whether it was recorded how it ended."""
         self.process: subprocess.Popen[bytes] | None = None
         self.pidfd: int | None = None
         self.poll: asyncio.Task[None] | None = None
@@ -322,6 +343,11 @@ class _Supervised:
                 self.folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
             )
         os.write(self.control, text + b"\n")
+
+    def end(self) -> None:
+        """Note that all output has come, and tell whoever reads it."""
+        self.ended = True
+        self.log.pulse.beat()
 
     def release(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.pidfd is not None:
@@ -362,6 +388,13 @@ def _write_spec(path: Path, launch: Launch, scratch: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write("\0".join(parts).encode("utf-8", "surrogateescape"))
+
+
+def _prevent(folder: Path, run: int) -> None:
+    """Keep a supervisor that may still be starting from a run that nobody wants any more."""
+    with open(folder / "lock", "ab") as lock, suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (folder / f"events.{run}").touch(mode=0o600)
 
 
 Files = tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The process that watches over one job. It runs alone: ``python -I -S supervisor.py FOLDER``.
+"""The process that watches over one run of a job: ``python -I -S supervisor.py FOLDER RUN``.
 
 It imports nothing of the package and little of the library, since every job waits for its start.
 It outlives the platform: whoever looks into the folder later finds how the job went.
@@ -12,9 +12,10 @@ In the folder:
               seconds; ``signal NUMBER`` goes to the job's first process; ``end-input`` closes its
               standard input for good; ``listen`` opens ``socket``
 ``socket``    made on the first ``listen``: takes requests, see `Request`
-``events``    a line for each event: ``started NANOSECONDS PID``, ``exited NANOSECONDS CODE``,
-              ``failed NANOSECONDS CODE TEXT``; the last two come after the last byte of the log
-``log``       the output, byte for byte
+``events.N``  made when run N begins, a line for each event: ``started NANOSECONDS PID``, ``exited
+              NANOSECONDS CODE``, ``failed NANOSECONDS CODE TEXT``; the last two come after the
+              run's last byte of the log
+``log``       the output, byte for byte, of all runs
 ``log.times`` 16 bytes for each piece of the log, big-endian: one for its stream (1 is standard
               output, 2 standard error; with a terminal all is 1), seven for its offset, eight for
               when it came (ns)
@@ -52,34 +53,37 @@ JOB_SIGNALS = (
 """What Python or this program handles in a way of its own, and the job must not inherit."""
 
 
-def main(folder: str) -> None:
+def main(folder: str, run: str) -> None:
     os.chdir(folder)
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return  # another supervisor has this job
-    if os.path.exists("events"):
-        return  # it ran already: no job runs twice
+    # If a platform was killed just when it had started a supervisor, the next one starts another:
+    # the second waits here for the end of the first, and finds that there is nothing left to do.
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.ftruncate(lock, 0)
     os.write(lock, b"%d" % os.getpid())
+    events = f"events.{run}"
+    if os.path.exists(events):
+        return  # it ran already: no run is run twice
     with open("spec", "rb") as file:
         working_dir, tty, count, *rest = file.read().split(b"\0")
     os.unlink("spec")
     arguments, variables = rest[: int(count)], rest[int(count) :]
     environment = dict(_pair(variable) for variable in variables)
-    Supervisor(os.path.basename(folder)).run(working_dir, tty == b"1", arguments, environment)
+    Supervisor(os.path.basename(folder), events).run(
+        working_dir, tty == b"1", arguments, environment
+    )
 
 
 class Supervisor:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, events: str) -> None:
         self.wake_line = name.encode() + b"\n"
         self.wake_pipe: int | None = None
         self.owes_wake = False
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.log = os.open("log", append, 0o600)
         self.times = os.open("log.times", append, 0o600)
-        self.events = os.open("events", append, 0o600)
-        self.offset = 0
+        self.events = os.open(events, append, 0o600)
+        self.offset = os.fstat(self.log).st_size
         self.pid = 0
         self.working_dir = b""
         self.environment: dict[bytes, bytes] = {}
@@ -229,6 +233,8 @@ class Supervisor:
         if self.listener is None:
             import socket
 
+            if os.path.exists("socket"):
+                os.unlink("socket")  # of the job's run before
             self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.listener.bind("socket")  # a longer name might not fit
             self.listener.listen(128)
@@ -527,4 +533,4 @@ def _pair(variable: bytes) -> tuple[bytes, bytes]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

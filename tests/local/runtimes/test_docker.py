@@ -302,7 +302,7 @@ def test_a_context_that_is_not_there_is_named(home: Path, monkeypatch: pytest.Mo
 UP = """
 import sys
 from neuro_sync.local.server import LocalPlatform
-with LocalPlatform(sys.argv[1], grace=0.5, runtime="docker") as platform:
+with LocalPlatform(sys.argv[1], grace=0.5, runtime="docker", cores=64, memory=2**40) as platform:
     print("up", flush=True)
     sys.stdin.read()
 """
@@ -358,6 +358,17 @@ def test_no_byte_is_lost_or_doubled_when_the_platform_is_killed_under_load(
         assert session.jobs.wait(terminal).history.exit_code == 9
         for job in jobs:
             eventually(partial(_is_gone, client, job), "the container goes")
+
+
+def test_a_job_that_is_restarted_has_a_container_for_each_run_and_one_log(
+    session: Session, tmp_path: Path
+) -> None:
+    job = start(session, "sh -c 'echo $HOSTNAME; exit 3'", restart_policy="on-failure")
+    with session.jobs.logs(job) as lines:
+        first, second = next(lines), next(lines)
+    assert first != second
+    session.jobs.kill(job)
+    assert session.jobs.status(job).history.restarts >= 1
 
 
 def test_output_of_the_time_without_a_platform_keeps_its_time(

@@ -233,7 +233,7 @@ def test_jobs_survive_a_platform_that_is_killed(tmp_path: Path) -> None:
             session.jobs.monitor(quick).close()  # it was launched
         process.kill()
         process.wait()
-    events = state / "jobs" / quick.id / "events"
+    events = state / "jobs" / quick.id / "events.1"
     eventually(
         lambda: events.exists() and b"exited" in events.read_bytes(),
         "a job ends while there is no platform",
