@@ -50,9 +50,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator
 @pytest.fixture(scope="session")
 def docker_platform(engine: str) -> Iterator[LocalPlatform]:
     """A local platform whose jobs are containers."""
-    platform = LocalPlatform(
-        ephemeral=True, grace=0.5, runtime="docker", cores=64, memory=2**40
-    )
+    platform = LocalPlatform(ephemeral=True, grace=0.5, runtime="docker", cores=64, memory=2**40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", engine)
         platform.start()

@@ -185,7 +185,7 @@ class LocalPlatform:
         machine = Machine.here(cores=self._cores, memory=self._memory)
         offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
-        runtime = _make_runtime(self._runtime, self._grace)
+        runtime = self._make_runtime()
         self._store = Store(self.folder / "platform.db")
         schedule = Schedule(machine.room, quota=self._quota)
         self._service = JobService(self._store, runtime, schedule, offered, home, self._clock)
@@ -213,6 +213,23 @@ class LocalPlatform:
         )
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         return _Server(settings)
+
+    def _make_runtime(self) -> Runtime:
+        if self._runtime == "process":
+            return ProcessRuntime(grace=self._grace)
+        if self._runtime != "docker":
+            raise ConfigError(
+                f"there is no runtime {self._runtime!r}; there are 'process' and 'docker'"
+            )
+        try:
+            from .runtimes.docker import DockerRuntime
+            from .runtimes.engine import Login
+        except ImportError as error:
+            raise ConfigError(
+                f"the docker runtime needs {error.name}: pip install 'neuro-sync[local,docker]'"
+            ) from error
+        login = Login("token", self._token)
+        return DockerRuntime(grace=self._grace, registry=f"{HOST}:{self._port}", login=login)
 
     def _run(self, server: _Server, listener: socket.socket) -> None:
         self._uvicorn = server
@@ -277,17 +294,3 @@ class LocalPlatform:
 
     def __repr__(self) -> str:
         return f"<LocalPlatform at {self.url}, state in {self.folder}>"
-
-
-def _make_runtime(name: RuntimeName, grace: float) -> Runtime:
-    if name == "process":
-        return ProcessRuntime(grace=grace)
-    if name != "docker":
-        raise ConfigError(f"there is no runtime {name!r}; there are 'process' and 'docker'")
-    try:
-        from .runtimes.docker import DockerRuntime
-    except ImportError as error:
-        raise ConfigError(
-            f"the docker runtime needs {error.name}: pip install 'neuro-sync[local,docker]'"
-        ) from error
-    return DockerRuntime(grace=grace)

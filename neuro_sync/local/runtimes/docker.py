@@ -39,9 +39,10 @@ from neuro_sync.local.lifecycle import (
 )
 from neuro_sync.local.logs import JobLog, LogWriter
 from neuro_sync.models import frames
-from neuro_sync.models.jobs import MIB, Container, JobTelemetry, Message
+from neuro_sync.models.jobs import MIB, Container, Message
 
 from .base import Launch, Report
+from .containers import PIECE, ContainerMeter, EngineChannel, Resize, connection_through
 from .engine import (
     Answer,
     Engine,
@@ -62,8 +63,6 @@ RUN_LABEL = "org.neuro-sync.run"
 STATE_LABEL = "org.neuro-sync.state"
 EXEC_VARIABLE = "NEURO_SYNC_EXEC"
 """In the environment of a command's processes, so that they can be found again."""
-PIECE = 2**16 - 1
-"""Bytes; with the number of its channel a piece makes a message of 64 KiB."""
 LAST_OUTPUT = 3.0
 """Seconds that the last output of a container may take after its end."""
 LONGEST_PAUSE = 5.0
@@ -71,7 +70,8 @@ LONGEST_PAUSE = 5.0
 PULL_NEWS = 0.5
 """Seconds between two reports of a pull's progress."""
 DIAL_TIMEOUT = 5.0
-END_OF_TRANSMISSION = b"\x04"
+REFUSAL = 0.5
+"""Seconds in which a connection from inside a container is refused, if it is."""
 NEVER_BEGUN = "It was killed before it was started."
 NOT_STARTED = "The job could not be started."
 STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z ")
@@ -91,8 +91,16 @@ class DockerRuntime:
     name = "docker"
     allows_privileged = True
 
-    def __init__(self, *, grace: float = 3.0) -> None:
+    def __init__(
+        self, *, grace: float = 3.0, registry: str = "", login: Login | None = None
+    ) -> None:
+        """Say how long a job that is killed may take to end, in seconds.
+
+        `registry` is the host of the platform's own images, and `login` the platform's there.
+        """
         self._grace = grace
+        self._registry = registry
+        self._login = login
         self._jobs: dict[str, _Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -185,7 +193,7 @@ class DockerRuntime:
             tty=tty,
             can_end_input=True,
             outcome=outcome,
-            resize=lambda **size: self._spawn(self._resize(api.exec_resize, command, **size)),
+            resize=self._resizer(api.exec_resize, command),
             abandon=lambda: self._spawn(self._end_command(job, mark)),
         )
 
@@ -205,25 +213,41 @@ class DockerRuntime:
             # The engine would close it whenever the first user leaves, or never: it is never.
             can_end_input=job.tty,
             outcome=outcome,
-            resize=lambda **size: self._spawn(self._resize(api.resize, job.container, **size)),
+            resize=self._resizer(api.resize, job.container),
         )
 
     async def dial(
         self, job_id: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         job = self._running(job_id)
-        found = await self._inspect(job)
-        networks = found["NetworkSettings"]["Networks"].values()
-        for address in (network["IPAddress"] for network in networks):
-            if address:
-                try:
-                    connecting = asyncio.open_connection(address, port)
-                    return await asyncio.wait_for(connecting, DIAL_TIMEOUT)
-                except ConnectionRefusedError as error:  # in asyncio's own words
-                    raise ConnectionRefusedError(
-                        errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)
-                    ) from error
-        raise OSError(errno.ENETUNREACH, "the container has no network of its own")
+        networks = (await self._inspect(job))["NetworkSettings"]["Networks"].values()
+        address = next((network["IPAddress"] for network in networks if network["IPAddress"]), "")
+        if address:
+            try:
+                connecting = asyncio.open_connection(address, port)
+                return await asyncio.wait_for(connecting, DIAL_TIMEOUT)
+            except ConnectionRefusedError as error:  # told in asyncio's own words
+                raise _refused() from error
+            except (OSError, asyncio.TimeoutError):
+                logger.info("%s is not to be reached from here; trying from inside", address)
+        return await self._dial_inside(job_id, address or "127.0.0.1", port)
+
+    async def _dial_inside(
+        self, job_id: str, address: str, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect with the image's own netcat, where the engine's network is not this machine's."""
+        channel = await self.exec(job_id, ["nc", address, str(port)], tty=False)
+        output = channel.output()
+        first = asyncio.ensure_future(anext(output, None))
+        await asyncio.wait({first}, timeout=REFUSAL)
+        if not first.done() or isinstance(first.result(), Message):
+            return await connection_through(channel, output, first)
+        ended = first.result()
+        channel.close()
+        if isinstance(ended, frames.Exited) and ended.exit_code in (126, 127):
+            why = f"the container's address {address!r} cannot be reached, and it has no nc"
+            raise OSError(errno.ENETUNREACH, why)
+        raise _refused()
 
     async def save(
         self, job_id: str, image: str, password: str
@@ -366,6 +390,11 @@ class DockerRuntime:
             raise _CouldNotRun.for_image(str(launch.container.image), str(error)) from error
 
     async def _create_once(self, launch: Launch, job: _Job) -> str:
+        container = launch.container
+        if not launch.mounts and (
+            container.volumes or container.disk_volumes or container.secret_files
+        ):
+            raise _CouldNotRun(Failed(_now(), "Its volumes cannot be mounted here.", NOT_STARTED))
         options = self._options(launch, job)
         try:
             created = await self._engine.call(self._engine.api.create_container, **options)
@@ -448,10 +477,11 @@ class DockerRuntime:
     async def _pull_image(self, launch: Launch) -> None:
         image = launch.container.image.as_docker_url()
         self._report(launch.job_id, Waiting(_now(), "Pulling", f"Pulling image {image!r}"))
+        is_ours = image.partition("/")[0] == self._registry
         layers: dict[str, str] = {}
         told = time.monotonic()
         try:
-            async with aclosing(self._engine.pull(image)) as news:
+            async with aclosing(self._engine.pull(image, self._login if is_ours else None)) as news:
                 async for item in news:
                     layers[item.get("id", "")] = item.get("status", "")
                     if time.monotonic() - told >= PULL_NEWS:
@@ -613,9 +643,23 @@ class DockerRuntime:
         except (EngineRefused, EngineUnavailable) as error:  # it has ended, mostly
             logger.info("container %s: signal %d: %s", job.container[:12], number, error)
 
-    async def _resize(self, method: Any, id: str, *, height: int, width: int) -> None:
-        with suppress(EngineRefused, EngineUnavailable):  # it has ended meanwhile
-            await self._engine.call(method, id, height=height % 2**16, width=width % 2**16)
+    def _resizer(self, method: Any, id: str) -> Resize:
+        """Return what sets a terminal's size; a command that is being started has none yet."""
+        in_turn = asyncio.Lock()  # the last one asked for has to be the last one set
+
+        async def set_size(height: int, width: int) -> None:
+            async with in_turn:
+                for pause in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
+                    try:
+                        await self._engine.call(method, id, height=height, width=width)
+                    except EngineRefused:
+                        await asyncio.sleep(pause)
+                    except EngineUnavailable:
+                        return
+                    else:
+                        return
+
+        return lambda *, height, width: self._spawn(set_size(height % 2**16, width % 2**16))
 
     async def _end_command(self, job: _Job, mark: str) -> None:
         """End a command whose user has gone: an engine lets it run on."""
@@ -719,107 +763,6 @@ class _CouldNotRun(Exception):
         return cls(CouldNotRun(_now(), code, why))
 
 
-class EngineChannel:
-    """A conversation with a process in a container, over a connection to the engine."""
-
-    def __init__(
-        self,
-        streams: Answer,
-        *,
-        tty: bool,
-        can_end_input: bool,
-        outcome: Any,
-        resize: Any,
-        abandon: Any = lambda: None,
-    ) -> None:
-        """Take over the streams.
-
-        `outcome` tells how it ended once they have, and `abandon` is called when somebody leaves
-        before.
-        """
-        self.can_end_input = can_end_input
-        self._streams = streams
-        self._tty = tty
-        self._outcome = outcome
-        self._resize = resize
-        self._abandon = abandon
-        self._is_over = False
-
-    async def output(self) -> AsyncGenerator[Message | frames.Exited, None]:
-        demultiplexer = Frames()
-        refusal = b""
-        is_first = True
-        with suppress(ConnectionError):
-            while data := await self._streams.reader.read(PIECE):
-                found = [(1, data)] if self._tty else demultiplexer.feed(data)
-                for stream, part in found:
-                    if is_first and part.startswith(b"OCI runtime exec failed: "):
-                        refusal = part  # the engine's own words, where the output would be
-                    else:
-                        yield Message(fileno=2 if stream == 2 else 1, data=part)
-                    is_first = False
-        ended = await self._outcome()
-        self._is_over = True
-        if ended is not None and refusal:
-            code, why = why_not_run(refusal.decode(errors="replace"))
-            ended = frames.Exited(code or ended.exit_code, why)
-        if ended is not None:
-            yield ended
-
-    async def write(self, data: bytes) -> None:
-        writer = self._streams.writer
-        if data and not writer.is_closing():
-            with suppress(ConnectionError):
-                writer.write(data)
-                await writer.drain()
-
-    async def end_input(self) -> None:
-        if self._tty:
-            await self.write(END_OF_TRANSMISSION)
-        elif self.can_end_input and not self._streams.writer.is_closing():
-            with suppress(OSError):
-                self._streams.writer.write_eof()
-
-    def resize(self, *, height: int, width: int) -> None:
-        if self._tty:
-            self._resize(height=height, width=width)
-
-    def close(self) -> None:
-        if not self._streams.writer.is_closing():
-            self._streams.close()
-            if not self._is_over:
-                self._abandon()
-
-
-class ContainerMeter:
-    """Measures a container; each sample covers the time since the one before."""
-
-    def __init__(self, engine: Engine, container: str, started_at: datetime) -> None:
-        self._engine = engine
-        self._container = container
-        self._busy = 0
-        self._at = started_at.timestamp()
-
-    def sample(self) -> JobTelemetry | None:
-        """Return what it uses now, or None when it is gone."""
-        try:
-            stats = self._engine.call_now(
-                self._engine.api.stats, self._container, stream=False, one_shot=True
-            )
-        except (EngineRefused, EngineUnavailable):
-            return None
-        memory, busy = stats["memory_stats"], stats["cpu_stats"]["cpu_usage"]["total_usage"]
-        if "usage" not in memory:  # it has ended
-            return None
-        now = time.time()
-        cpu = max(busy - self._busy, 0) / 10**9 / max(now - self._at, 0.01)
-        self._busy, self._at = busy, now
-        # Pages of files that could be dropped at any time are not counted, by either kernel's name.
-        details = memory.get("stats", {})
-        cache = details.get("total_inactive_file", details.get("inactive_file", 0))
-        return JobTelemetry(timestamp=now, cpu=cpu, memory_bytes=max(memory["usage"] - cache, 0))
-
-
 def _identity(folder: Path) -> str:
     """Return what marks this state folder's containers; the engine has others, too."""
     file = folder / "containers"
@@ -846,6 +789,10 @@ def _instant(text: str) -> datetime:
 
 def _now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def _refused() -> ConnectionRefusedError:
+    return ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
 
 def _not_running(job_id: str) -> ResourceNotFound:

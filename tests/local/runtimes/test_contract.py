@@ -57,6 +57,13 @@ def ready(session: Session, job: JobDescription) -> JobDescription:
     return job
 
 
+def ready_bytes(session: Session, job: JobDescription) -> JobDescription:
+    """Wait until a job has written something, be it no whole line."""
+    with session.jobs.monitor(job) as pieces:
+        next(iter(pieces))
+    return job
+
+
 @pytest.mark.parametrize(
     ("command", "code", "status"),
     [
@@ -201,8 +208,9 @@ def test_a_command_has_two_outputs_and_an_input_that_ends(session: Session, run:
 
 
 def test_a_command_has_a_terminal_of_the_size_that_it_is_told(dial: Dial, run: Run) -> None:
-    channel = dial(run(FOREVER), "exec", cmd="sh", **TERMINAL)
+    channel = dial(run(FOREVER), "exec", cmd="env PS1='# ' sh", **TERMINAL)
     channel.send(b'\x04{"height": 33, "width": 121}')
+    channel.until(b"# ")  # a shell that starts throws away what was typed before
     until_told(channel, b"33 121")
     channel.send(b"\x00exit 5\n")
     assert channel.rest().statuses == [{"exit_code": 5}]
@@ -266,7 +274,7 @@ def test_a_killed_job_ends_attach_without_a_status(session: Session, dial: Dial,
 
 
 def test_a_jobs_terminal_is_resized(session: Session, run: Run, dial: Dial) -> None:
-    job = run("sh", tty=True)
+    job = ready_bytes(session, run("sh", tty=True, env={"PS1": "# "}))
     channel = dial(job, "attach", offer=PLAIN, **TERMINAL)
     channel.send(b'\x04{"height": 33, "width": 121}')
     until_told(channel, b"33 121")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +30,10 @@ from neuro_sync import (
     Session,
 )
 from neuro_sync.errors import ConfigError
+from neuro_sync.local.lifecycle import Event, Exited, Started
+from neuro_sync.local.logs import JobLog
+from neuro_sync.local.runtimes.base import Launch, Mount
+from neuro_sync.local.runtimes.docker import DockerRuntime
 from neuro_sync.local.runtimes.engine import find_endpoint, why_not_pulled, why_not_run
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE, IMAGE_USER
@@ -106,6 +112,47 @@ def test_a_job_runs_as_the_user_who_runs_the_platform(session: Session) -> None:
     assert list(session.jobs.logs(start(session, "id -u"))) == [str(os.getuid())]
 
 
+def test_what_a_job_writes_into_a_folder_belongs_to_who_runs_the_platform(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    data = tmp_path / "data"
+    data.mkdir()
+    command = "sh -c 'echo hello > /data/written; cat /fixed/written; echo no > /fixed/more'"
+    container = Container(image=IMAGE, command=command, resources=Resources(cpu=1, memory_mb=64))
+    folder = tmp_path / "jobs" / "job-mounts"
+    log = JobLog(folder)
+    log.create()
+    mounts = (Mount(data, "/data"), Mount(data, "/fixed", read_only=True))
+
+    async def run() -> list[Event]:
+        events: list[Event] = []
+        ended = asyncio.Event()
+
+        def report(_: str, event: Event) -> None:
+            events.append(event)
+            if isinstance(event, Exited):
+                ended.set()
+
+        runtime = DockerRuntime()
+        await runtime.open(tmp_path, report)
+        try:
+            runtime.launch(Launch(folder.name, container, log=log, mounts=mounts))
+            await asyncio.wait_for(ended.wait(), 30)
+        finally:
+            await runtime.close()
+        return events
+
+    started, exited = asyncio.run(run())
+    assert isinstance(started, Started)
+    assert isinstance(exited, Exited)
+    assert exited.exit_code == 1
+    assert [path.name for path in data.iterdir()] == ["written"]
+    assert (data / "written").stat().st_uid == os.getuid()
+    assert (folder / "log").read_text().startswith("hello\n")
+    assert "Read-only file system" in (folder / "log").read_text()
+
+
 def test_a_privileged_job_may_do_everything(session: Session) -> None:
     show = "grep CapBnd /proc/self/status"
     (plain,) = session.jobs.logs(start(session, show))
@@ -129,6 +176,31 @@ def test_a_container_that_somebody_removes_is_a_failed_job(
     client.remove_container(containers(client, job)[0], force=True)
     ended = session.jobs.wait(job)
     assert ended.status is JobStatus.FAILED
+
+
+def test_a_container_without_a_network_is_reached_through_the_engine(
+    session: Session, client: docker.APIClient
+) -> None:
+    job = start(
+        session,
+        "sh -c 'nc -ll -p 4242 -e cat & until netstat -ltn | grep -q :4242; do sleep 0.01; done;"
+        " echo ready; wait'",
+    )
+    with session.jobs.logs(job) as lines:
+        next(lines)
+    client.disconnect_container_from_network(containers(client, job)[0], "bridge")
+    with (
+        session.jobs.port_forward(job, 0, 4242) as forward,
+        socket.create_connection(("127.0.0.1", forward.local_port), 10) as connection,
+    ):
+        connection.sendall(b"hello")
+        assert connection.recv(5) == b"hello"
+    with (
+        session.jobs.port_forward(job, 0, 4243) as forward,
+        socket.create_connection(("127.0.0.1", forward.local_port), 10) as connection,
+    ):
+        assert connection.recv(1) == b""
+    session.jobs.kill(job)
 
 
 # Saving
