@@ -30,6 +30,7 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import Preset
+from .models.disks import Disk
 from .models.images import RemoteImage
 from .models.jobs import (
     Container,
@@ -49,6 +50,7 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
+from .models.secrets import Secret
 from .version import __version__
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Container",
+    "Disk",
     "DiskVolume",
     "ExecInspect",
     "HTTPPort",
@@ -90,6 +93,7 @@ __all__ = [
     "ResourceNotFound",
     "Resources",
     "SaveStep",
+    "Secret",
     "SecretFile",
     "ServerError",
     "ServerNotAvailable",

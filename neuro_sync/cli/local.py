@@ -62,6 +62,7 @@ def local() -> None:
     show_default=True,
     help="What runs its jobs: commands on this machine, or containers.",
 )
+@click.option("--log-limit", type=SIZE, help="End a job that writes more output; 10G.")
 def up(
     state: str | None,
     ephemeral: bool,
@@ -69,6 +70,7 @@ def up(
     memory: int | None,
     port: int,
     runtime: Literal["process", "docker"],
+    log_limit: int | None,
 ) -> None:
     """Start the local platform, and run it until Ctrl-C.
 
@@ -81,13 +83,20 @@ def up(
     if state and ephemeral:
         raise click.UsageError("--state and --ephemeral exclude each other")
     try:
+        from neuro_sync.local.runtimes.process import LOG_LIMIT
         from neuro_sync.local.server import LocalPlatform
     except ImportError as error:
         raise ConfigError(
             f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
         ) from error
     platform = LocalPlatform(
-        state, ephemeral=ephemeral, port=port, cores=cpu, memory=memory, runtime=runtime
+        state,
+        ephemeral=ephemeral,
+        port=port,
+        cores=cpu,
+        memory=memory,
+        log_limit=log_limit or LOG_LIMIT,
+        runtime=runtime,
     )
     with _stop_signal() as wait, platform:
         output.banner(

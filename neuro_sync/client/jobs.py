@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, NoReturn, overload
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from yarl import URL
 
 from neuro_sync.errors import (
@@ -26,7 +26,7 @@ from neuro_sync.errors import (
     WaitTimeout,
 )
 from neuro_sync.models import frames
-from neuro_sync.models.base import explain
+from neuro_sync.models.base import Refused
 from neuro_sync.models.images import RemoteImage
 from neuro_sync.models.jobs import (
     Container,
@@ -134,7 +134,7 @@ class Jobs:
         Endpoint: POST /jobs?from_preset
         """
         cluster = self._config.cluster(cluster_name)
-        with _Refused():
+        with Refused():
             spec = JobStart(
                 image=image,
                 preset_name=preset_name,
@@ -197,7 +197,7 @@ class Jobs:
 
         Endpoint: POST /jobs
         """
-        with _Refused():
+        with Refused():
             spec = JobRun(
                 container=container,
                 name=name,
@@ -268,7 +268,7 @@ class Jobs:
 
         Endpoint: PUT /jobs/{id}/max_run_time_minutes
         """
-        with _Refused():
+        with Refused():
             change = LifeSpanChange(additional_max_run_time_minutes=_minutes(additional_life_span))
         body = change.model_dump(exclude_none=True)
         self._transport.request("PUT", self._api("jobs", _key(id), LIFE_SPAN), body=body)
@@ -799,17 +799,6 @@ def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tup
         stdout = stderr = True
     flags = {"tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
     return [(name, str(int(flag))) for name, flag in flags.items()]
-
-
-class _Refused:
-    """Tells a bad value of a call as the `IllegalArgumentError` that a platform would answer."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValidationError):
-            raise IllegalArgumentError(explain(error)) from error
 
 
 def _reached(job: JobDescription, until: Until) -> bool:

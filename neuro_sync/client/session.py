@@ -53,7 +53,9 @@ class Session(Closing):
         from neuro_sync.transport.clock import Clock as RealClock
         from neuro_sync.transport.http import HttpTransport
 
+        from .disks import Disks
         from .jobs import Jobs
+        from .secrets import Secrets
 
         api_url, found_token = find_platform(url, token)
         clock = clock or RealClock()
@@ -67,6 +69,8 @@ class Session(Closing):
             project_name=project_name,
         )
         self.jobs = Jobs(self._transport, self._config, clock)
+        self.secrets = Secrets(self._transport, self._config)
+        self.disks = Disks(self._transport, self._config)
         self._stop_platform: weakref.finalize[[], Session] | None = None
 
     @classmethod

@@ -36,7 +36,8 @@ class Refusals:
             return
         if scope["type"] == "http" and scope["method"] == "HEAD":
             # The server leaves the body of its own scope's HEAD out.
-            scope = {**scope, "method": "GET"}
+            state = {**scope.get("state", {}), "is_head": True}
+            scope = {**scope, "method": "GET", "state": state}
         begun = False
 
         async def send_named(message: Message) -> None:

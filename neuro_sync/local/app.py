@@ -11,7 +11,20 @@ from neuro_sync.version import __version__
 from .access import AccessRules, Users
 from .answers import Refusals, http_error
 from .jobs import JobService, Tenant
-from .routes import channels, config, jobs, monitoring, ports, retired, saving, telemetry
+from .mounts import Mounts
+from .routes import (
+    channels,
+    config,
+    disks,
+    jobs,
+    monitoring,
+    ports,
+    retired,
+    saving,
+    secrets,
+    storage,
+    telemetry,
+)
 
 API = "/api/v1"
 
@@ -19,6 +32,7 @@ API = "/api/v1"
 def create_app(
     *,
     service: JobService,
+    mounts: Mounts,
     users: Users,
     home: Tenant,
     presets: tuple[Preset, ...],
@@ -27,11 +41,25 @@ def create_app(
     """Return the application around a service; whoever made that opens and closes it."""
     app = FastAPI(title="Neuro local platform", version=__version__, redirect_slashes=False)
     app.state.jobs = service
+    app.state.storage = mounts.storage
+    app.state.secrets = mounts.secrets
+    app.state.disks = mounts.disks
     app.state.home = home
     app.state.presets = presets
     app.state.execs = retired.Execs()
     app.state.url = f"http://127.0.0.1:{port}"
-    for section in (config, jobs, telemetry, monitoring, channels, ports, saving, retired):
+    services = (storage, secrets, disks)
+    for section in (
+        config,
+        jobs,
+        telemetry,
+        monitoring,
+        channels,
+        ports,
+        saving,
+        *services,
+        retired,
+    ):
         app.include_router(section.router, prefix=API)
     app.add_api_route(f"{API}/tags", jobs.tags)
     app.add_api_route("/ping", config.ping)

@@ -43,9 +43,10 @@ from neuro_sync.models.jobs import (
 
 from . import lifecycle
 from .clock import Clock, Timer
-from .lifecycle import Cancelled, CouldNotRun, Event, Rules, Transitions, Vanished
+from .lifecycle import Cancelled, CouldNotRun, Event, Failed, Rules, Transitions, Vanished
 from .logs import JobLog, Pulse
 from .machine import cheapest, room_of
+from .mounts import Missing, Mounts
 from .runtimes.base import Launch, Runtime
 from .schedule import Decisions, Job, Phase, Schedule
 from .store import JobChange, JobFilter, JobRow, Store
@@ -85,6 +86,7 @@ class JobService:
         store: Store,
         runtime: Runtime,
         schedule: Schedule,
+        mounts: Mounts,
         presets: tuple[Preset, ...],
         home: Tenant,
         clock: Clock,
@@ -92,6 +94,7 @@ class JobService:
         self._store = store
         self._runtime = runtime
         self._schedule = schedule
+        self._mounts = mounts
         self._presets = {preset.name: preset for preset in presets}
         self._home = home
         self._clock = clock
@@ -114,7 +117,10 @@ class JobService:
         for row in rows:
             if row.phase in (Phase.LIVE, Phase.ENDING):
                 with self._reporting(row.id):
-                    self._runtime.adopt(self._launch(row), is_ending=row.phase == Phase.ENDING)
+                    is_ending = row.phase == Phase.ENDING
+                    # A run that has begun has got what it needs, which may be gone by now.
+                    launch = self._launch(row, is_new=not is_ending and not _has_begun(row))
+                    self._runtime.adopt(launch, is_ending=is_ending)
         self._carry_out(self._schedule.resume(now))
 
     async def close(self) -> None:
@@ -173,12 +179,13 @@ class JobService:
             phase=Phase.WAITING.value,
             waits_for_seat=options.wait_for_jobs_quota,
         )
-        self._open_log(job_id).create()
         self._store.add(row, tuple(sorted(set(spec.tags))))
-        decisions = self._schedule.add(self._job(row), now)
+        job = self._job(row)
+        decisions = self._schedule.add(job, now)
         # After the answer: a job is pending when its user learns of it.
+        asyncio.get_running_loop().call_soon(self._open_log(job_id).create)
         self._carry_out(decisions, launch_later=True)
-        return self._row(job_id)
+        return replace(row, transitions=_LIFE.dump_json(job.life).decode())
 
     def kill(self, id_or_name: str, owner: str) -> None:
         """Cancel a job at once; what it runs ends a moment later. One that is over stays."""
@@ -283,6 +290,7 @@ class JobService:
         for job in decisions.changed.values():
             if job.phase is Phase.OVER:
                 self._logs.pop(job.id).end()
+                self._mounts.release(job.id)
         for job in decisions.kill:
             self._runtime.kill(job.id)
         was_idle = not self._to_launch
@@ -299,7 +307,7 @@ class JobService:
         job = self._to_launch[0]
         if job.phase is Phase.LIVE:
             with self._reporting(job.id):
-                self._runtime.launch(self._launch(self._row(job.id)))
+                self._runtime.launch(self._launch(self._row(job.id), is_new=True))
         else:  # it was told to end before it came to that
             self._report_later(job.id, Vanished(_real_now()))
         self._to_launch.popleft()
@@ -311,6 +319,11 @@ class JobService:
         """Let a job fail that cannot be launched."""
         try:
             yield
+        except Missing as error:
+            why = "The job could not be started."
+            self._report_later(job_id, Failed(_real_now(), str(error), why))
+        except IllegalArgumentError as error:
+            self._report_later(job_id, CouldNotRun(_real_now(), 125, str(error)))
         except (OSError, NeuroError) as error:
             logger.exception("job %s could not be started", job_id)
             self._report_later(job_id, CouldNotRun(_real_now(), 125, str(error)))
@@ -366,16 +379,25 @@ class JobService:
             run=row.run,
         )
 
-    def _launch(self, job: JobRow) -> Launch:
-        """Return all that a runtime has to know for a job's present run."""
+    def _launch(self, job: JobRow, *, is_new: bool) -> Launch:
+        """Return all that a runtime has to know for a job's present run.
+
+        Only for a new one the values of secrets and what is mounted are looked up.
+        """
         container = Container.model_validate(job.description["container"])
-        return Launch(
+        launch = Launch(
             job.id,
             container,
             log=self._logs[job.id],
             run=job.run,
-            environment=container.env,
             privileged=job.description["privileged"],
+        )
+        if not is_new:
+            return launch
+        return replace(
+            launch,
+            environment=self._mounts.environment(container),
+            mounts=self._mounts.of(job.id, container),
         )
 
     def _open_log(self, job_id: str) -> JobLog:
@@ -485,6 +507,12 @@ class JobService:
 
 def _real_now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def _has_begun(job: JobRow) -> bool:
+    """Tell whether a job's present run is known to have started."""
+    last = _LIFE.validate_json(job.transitions)[-1]
+    return last.status is JobStatus.RUNNING and last.reason != lifecycle.RESTARTING
 
 
 def _seconds(minutes: int) -> float:

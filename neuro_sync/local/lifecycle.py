@@ -130,20 +130,9 @@ class Cancelled:
     description: str | None = None
 
 
-Event = (
-    Queued
-    | Unschedulable
-    | Waiting
-    | Started
-    | Exited
-    | CouldNotRun
-    | Failed
-    | Vanished
-    | Displaced
-    | Cancelled
-)
 Ended = Exited | CouldNotRun | Failed | Vanished
 """What a run ends with."""
+Event = Queued | Unschedulable | Waiting | Started | Ended | Displaced | Cancelled
 Transitions = tuple[JobStatusItem, ...]
 
 RESTARTING = "Restarting"

@@ -22,12 +22,16 @@ from neuro_sync.errors import ConfigError
 from .access import Users
 from .app import API, create_app
 from .clock import Clock, SystemClock
+from .disks import DiskStore
 from .jobs import JobService, Tenant
 from .machine import Machine
+from .mounts import Mounts
 from .runtimes.base import Runtime
-from .runtimes.process import ProcessRuntime
+from .runtimes.process import LOG_LIMIT, ProcessRuntime
 from .schedule import Schedule
+from .secrets import SecretStore
 from .state import Address, StateFolder, local_user, running_platform
+from .storage import StorageFolder
 from .store import Store
 
 __all__ = ["LocalPlatform", "running_platform"]
@@ -97,6 +101,7 @@ class LocalPlatform:
         cores: float | None = None,
         memory: int | None = None,
         total_running_jobs: int | None = None,
+        log_limit: int | None = LOG_LIMIT,
         clock: Clock | None = None,
         runtime: RuntimeName = "process",
     ) -> None:
@@ -107,7 +112,8 @@ class LocalPlatform:
         of the engine that the ``docker`` command would use. `cores` and `memory` (bytes) are what
         its jobs may use together, in place of what this machine has; they may well be more.
         `total_running_jobs` is the quota of each user: how many unfinished jobs he may have. A
-        test sets a `ManualClock` forward.
+        job whose output exceeds `log_limit` bytes is ended, so that it does not fill the disk;
+        None lets it go on. A test sets a `ManualClock` forward.
         """
         for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
             if value is not None and not 0 < value < math.inf:
@@ -120,6 +126,7 @@ class LocalPlatform:
         self._cores = cores
         self._memory = memory
         self._quota = total_running_jobs
+        self._log_limit = log_limit
         self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -188,10 +195,20 @@ class LocalPlatform:
         runtime = self._make_runtime()
         self._store = Store(self.folder / "platform.db")
         schedule = Schedule(machine.room, quota=self._quota)
-        self._service = JobService(self._store, runtime, schedule, offered, home, self._clock)
+        mounts = self._mounts = Mounts(
+            StorageFolder(self.folder / "storage", self.folder / "uploads"),
+            SecretStore(self.folder / "secrets"),
+            DiskStore(self._store.database, self.folder / "disks", self._clock),
+        )
+        mounts.storage.open(home.org, home.project)
+        mounts.secrets.open()
+        self._service = JobService(
+            self._store, runtime, schedule, mounts, offered, home, self._clock
+        )
         app = create_app(
             service=self._service,
-            users=Users({self._token: user}),
+            mounts=mounts,
+            users=Users({self._token: user}, CLUSTER),
             home=home,
             presets=offered,
             port=self._port,
@@ -216,7 +233,7 @@ class LocalPlatform:
 
     def _make_runtime(self) -> Runtime:
         if self._runtime == "process":
-            return ProcessRuntime(grace=self._grace)
+            return ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
         if self._runtime != "docker":
             raise ConfigError(
                 f"there is no runtime {self._runtime!r}; there are 'process' and 'docker'"
@@ -253,6 +270,7 @@ class LocalPlatform:
         self, server: _Server, listener: socket.socket, ready: threading.Event
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._mounts.disks.open()
         await self._service.open(self.folder)
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():

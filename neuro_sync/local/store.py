@@ -152,6 +152,11 @@ class Store:
             ) from error
         self.path.chmod(0o600)
 
+    @property
+    def database(self) -> sqlite3.Connection:
+        """What others keep their own tables in, by the same rules."""
+        return self._database
+
     def close(self) -> None:
         self._database.close()
 

@@ -21,6 +21,7 @@ from typing import Any
 from neuro_sync import ConnectionFailed, JobDescription, JobRestartPolicy, JobStatus, Session
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.store import JobChange, Store
+from tests.processes import is_alive, outside
 
 ROUNDS = int(os.environ.get("NEURO_TEST_CRASHES", "3"))
 """How often the platform is killed; somebody who changes how jobs are started gives 20."""
@@ -192,6 +193,7 @@ def test_a_kill_that_was_recorded_and_not_carried_out_is_made_good(tmp_path: Pat
         job = start(session, "sh -c 'echo $$; exec sleep 60'", preset_name="cpu-small-p")
         with session.jobs.logs(job) as lines:
             first = next(lines)
+        pid = outside(tmp_path / "state", job.id, int(first))
     now = datetime.now(timezone.utc).isoformat()
     suspended = {"status": "suspended", "transition_time": now}
     with after_a_crash(
@@ -200,8 +202,8 @@ def test_a_kill_that_was_recorded_and_not_carried_out_is_made_good(tmp_path: Pat
         with session.jobs.logs(job) as lines:
             assert next(lines) == first
             second = next(lines)  # it was suspended, and there is room for it again
-        assert not Path(f"/proc/{first}").exists()
-        assert Path(f"/proc/{second}").exists()
+        assert not is_alive(pid)
+        assert is_alive(outside(tmp_path / "state", job.id, int(second)))
         assert session.jobs.wait(job, until="running").history.restarts == 1
 
 

@@ -117,7 +117,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(Schedule(MACHINE, quota=6))
+        self.world = World(Schedule(MACHINE, quota=3))
         self.lives: dict[str, lifecycle.Transitions] = {}
 
     @rule(
@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
             rules=rules,
             priority=priority,
             owner=owner,
-            waits_for_seat=self.world.schedule.unfinished[owner] >= 6,
+            waits_for_seat=self.world.schedule.unfinished[owner] >= 3,
             schedule_timeout=schedule_timeout,
             life_span=life_span,
         )
@@ -193,7 +193,7 @@ class Machine(RuleBasedStateMachine):
     def restart_the_platform(self) -> None:
         """A new schedule, made of what was recorded alone, goes on where the last one was."""
         old = self.world.schedule
-        new = self.world.schedule = Schedule(MACHINE, quota=6)
+        new = self.world.schedule = Schedule(MACHINE, quota=3)
         unfinished, free = +old.unfinished, old.free
         for job in old:
             again = replace(job, life_span=job.life_span, has_seat=False, lane=None, due=None)
@@ -250,7 +250,7 @@ class Machine(RuleBasedStateMachine):
                 seats[job.owner] += job.has_seat
             if job.run:
                 assert job.has_seat or job.status.is_finished
-        assert all(taken <= 6 for taken in seats.values())
+        assert all(taken <= 3 for taken in seats.values())
 
     @invariant()
     def histories_only_grow_and_end_once(self) -> None:
@@ -323,11 +323,12 @@ def test_each_gpu_is_given_to_one_job(world: World) -> None:
 
 
 def test_room_that_is_being_made_is_kept_for_whom_it_is_made(world: World) -> None:
-    running = world.add(Room(3000, 10))
+    running = world.add(Room(2000, 10))
     world.begin(running)
-    large, small = world.add(FULL, priority=3), world.add(Room(2000, 10), priority=1)
+    large = world.add(FULL)
     world.cancel(running)
-    assert world.launched == [running.id]  # it has not gone yet, and then all of it is needed
+    small = world.add(Room(2000, 10), priority=-1)
+    assert world.launched == [running.id]  # it would fit, but then the other one would not
     world.end(running)
     assert world.launched == [running.id, large.id]
     world.end(large)

@@ -19,7 +19,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -327,6 +327,9 @@ class DockerRuntime:
             found = await self._persist(job, self._inspect)
             job.started_at = _instant(found["State"]["StartedAt"])
             job.is_running = True
+            if not job.run.was_started:
+                job.run = replace(job.run, was_started=True)
+                job.run.write(job.folder)
             self._report(launch.job_id, Started(job.started_at))
             state = await self._copy(job, writer, output)
         except _CouldNotRun as refusal:
@@ -351,6 +354,8 @@ class DockerRuntime:
         while True:
             try:
                 job.container = await self._find(launch.job_id, job)
+                if not job.container and job.run.was_started:
+                    raise EngineRefused(404, "somebody removed it")
                 if not job.container and not job.killed.is_set():
                     job.container = await self._create(launch, job)
                 is_new = (
@@ -390,11 +395,6 @@ class DockerRuntime:
             raise _CouldNotRun.for_image(str(launch.container.image), str(error)) from error
 
     async def _create_once(self, launch: Launch, job: _Job) -> str:
-        container = launch.container
-        if not launch.mounts and (
-            container.volumes or container.disk_volumes or container.secret_files
-        ):
-            raise _CouldNotRun(Failed(_now(), "Its volumes cannot be mounted here.", NOT_STARTED))
         options = self._options(launch, job)
         try:
             created = await self._engine.call(self._engine.api.create_container, **options)
@@ -409,7 +409,6 @@ class DockerRuntime:
 
     def _options(self, launch: Launch, job: _Job) -> dict[str, Any]:
         container, resources = launch.container, launch.container.resources
-        port = container.http.port if container.http else None
         environment = dict(launch.environment)
         user = None
         if not launch.privileged:
@@ -433,7 +432,6 @@ class DockerRuntime:
                 Mount(mount.target, str(mount.source), type="bind", read_only=mount.read_only)
                 for mount in launch.mounts
             ],
-            port_bindings={port: ("127.0.0.1", port)} if port else None,
             device_requests=gpus or None,
             # The usual one keeps text only; this one keeps bytes, and all of them.
             log_config=LogConfig(
@@ -450,7 +448,6 @@ class DockerRuntime:
             "stdin_open": True,
             "detach": True,  # else its input ends when the first one who attached leaves
             "user": user,
-            "ports": [port] if port else None,
             "name": f"{launch.job_id}-{job.run.number}",
             "labels": {
                 STATE_LABEL: self._state,
@@ -700,6 +697,8 @@ class _Run:
     number: int
     begin: int
     """Where in the job's log its output begins."""
+    was_started: bool = False
+    """Whether it ran; what ran is not run again."""
 
     @classmethod
     def read(cls, folder: Path) -> _Run | None:
@@ -710,7 +709,7 @@ class _Run:
 
     def write(self, folder: Path) -> None:
         new = folder / "run.new"
-        new.write_text(json.dumps({"number": self.number, "begin": self.begin}))
+        new.write_text(json.dumps(asdict(self)))
         new.replace(folder / "run")
 
 

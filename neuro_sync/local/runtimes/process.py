@@ -19,15 +19,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn, cast
 
-from neuro_sync.errors import IllegalArgumentError, NotSupported, ResourceNotFound
-from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Started, Vanished
+from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
+from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
 
@@ -35,9 +37,12 @@ from . import supervisor
 from .base import Launch, Report
 from .channels import CommandChannel, Input, JobChannel, until_readable
 from .ports import addresses
+from .sandbox import check_target, find_bubblewrap, view_arguments
 
 logger = logging.getLogger(__name__)
 
+LOG_LIMIT = 10 * 2**30
+"""Bytes of output after which a job is ended, so that it does not fill the disk."""
 TAIL_BYTES = 2000
 """How much of a failed job's output becomes its description."""
 
@@ -48,8 +53,10 @@ class ProcessRuntime:
     name = "process"
     allows_privileged = False
 
-    def __init__(self, *, grace: float = 3.0) -> None:
+    def __init__(self, *, grace: float = 3.0, log_limit: int | None = LOG_LIMIT) -> None:
+        """Say how many seconds a killed job may take, and how many bytes of output it may write."""
         self._grace = grace
+        self._log_limit = log_limit
         self._jobs: dict[str, _Supervised] = {}
 
     async def open(self, folder: Path, report: Report) -> None:
@@ -63,25 +70,28 @@ class ProcessRuntime:
             os.mkfifo(wake, 0o600)
         self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._wake, self._on_wake)
+        self._bubblewrap, self._lacking = await asyncio.to_thread(find_bubblewrap, self._supervisor)
+        if not self._bubblewrap:
+            logger.info("jobs run without bubblewrap: %s", self._lacking)
+        self._clean_up_after_crashes(folder / "jobs")
 
     def check(self, container: Container) -> None:
-        for mounts, word in (
-            (container.volumes, "volumes"),
-            (container.secret_files, "secret files"),
-            (container.disk_volumes, "disk volumes"),
-            (container.secret_env, "secret variables"),
-        ):
-            if mounts:
-                raise NotSupported(
-                    f"the process runtime of this local platform gives jobs no {word}; "
-                    "start the job without them"
-                )
+        mounts = (container.volumes, container.disk_volumes, container.secret_files)
+        targets = [mount.container_path for part in mounts for mount in part]
+        if targets and not self._bubblewrap:
+            raise NotSupported(
+                "volumes, disks and files of secrets need bubblewrap where jobs run as processes, "
+                f"and {self._lacking} and restart the platform, or start the job without them"
+            )
+        for target in targets:
+            check_target(target)
         if not container.command and not container.entrypoint:
             raise IllegalArgumentError(
                 "the process runtime runs no image, so a job needs a command or an entrypoint"
             )
         texts = (container.command, container.entrypoint, container.working_dir)
-        if any("\0" in text for text in (*texts, *chain(*container.env.items())) if text):
+        names = (*chain(*container.env.items()), *container.secret_env, *targets)
+        if any("\0" in text for text in (*texts, *names) if text):
             raise IllegalArgumentError("invalid command format: it has a NUL character")
 
     def launch(self, launch: Launch) -> None:
@@ -95,15 +105,19 @@ class ProcessRuntime:
         job = _Supervised(folder, launch)
         if not (folder / "control").exists():
             os.mkfifo(folder / "control", 0o600)
-        _write_spec(folder / "spec", launch, scratch)
-        job.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(self._supervisor), str(folder), str(launch.run)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            start_new_session=True,
-        )
+        box, home = [], str(scratch)
+        if self._bubblewrap:
+            view, home = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
+            box = [self._bubblewrap, *view]
+        with _spec(launch, home, box, self._log_limit) as spec:
+            job.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(self._supervisor), str(folder), str(launch.run)],
+                stdin=spec,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                start_new_session=True,
+            )
         self._jobs[launch.job_id] = job
         self._watch(launch.job_id, job, job.process.pid)
 
@@ -298,7 +312,7 @@ class ProcessRuntime:
             return
         self._read_events(job_id)
         job.release(asyncio.get_running_loop())
-        shutil.rmtree(job.folder / "scratch", ignore_errors=True)
+        self._remove(job.folder / "scratch")
         del self._jobs[job_id]
         if job.next is not None:
             self._launch_or_report(job.next)
@@ -309,8 +323,24 @@ class ProcessRuntime:
     def _launch_or_report(self, launch: Launch) -> None:
         try:
             self.launch(launch)
-        except OSError as error:
+        except (OSError, NeuroError) as error:
             self._report(launch.job_id, CouldNotRun(datetime.now(timezone.utc), 125, str(error)))
+
+    def _clean_up_after_crashes(self, jobs: Path) -> None:
+        """Remove the scratch folders of jobs that ended while no platform was there to do it."""
+        for scratch in jobs.glob("*/scratch"):
+            if _supervisor_of(scratch.parent) is None:
+                self._remove(scratch)
+        for old in jobs.glob("*/scratch.*"):
+            self._remove(old)
+
+    def _remove(self, scratch: Path) -> None:
+        # Out of the way at once, for the job's next run. It may hold a million files, and others
+        # want their turn.
+        old = scratch.with_name(f"scratch.{uuid.uuid4()}")
+        with suppress(FileNotFoundError):
+            scratch.replace(old)
+            asyncio.get_running_loop().run_in_executor(None, _remove, old)
 
 
 class _Supervised:
@@ -367,27 +397,50 @@ class _Supervised:
             self.process.returncode = self.process.returncode or 0
 
 
-def _write_spec(path: Path, launch: Launch, scratch: Path) -> None:
+def _spec(launch: Launch, home: str, box: list[str], log_limit: int | None) -> BinaryIO:
+    """Return what the supervisor reads, in a file without a name: no secret comes to lie on disk.
+
+    The format is told there.
+    """
     container = launch.container
     arguments = shlex.split(container.entrypoint or "") + shlex.split(container.command or "")
     # Nothing of the platform's own environment; `python` is the one that runs the platform.
     environment = {
         "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.defpath)),
-        "HOME": str(scratch),
+        "HOME": home,
         "LANG": "C.UTF-8",
         **({"TERM": "xterm-256color"} if container.tty else {}),
         **launch.environment,
     }
-    parts = [
-        container.working_dir or str(scratch),
+    settings = [
+        container.working_dir or home,
         "1" if container.tty else "0",
-        str(len(arguments)),
-        *arguments,
-        *(f"{name}={value}" for name, value in environment.items()),
+        "" if log_limit is None else str(log_limit),
     ]
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write("\0".join(parts).encode("utf-8", "surrogateescape"))
+    items: list[str] = []
+    for part in (settings, arguments, box):
+        items += [str(len(part)), *part]
+    items += [f"{name}={value}" for name, value in environment.items()]
+    if sys.platform == "linux":
+        file: BinaryIO = os.fdopen(os.memfd_create("spec"), "w+b")
+    else:
+        file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115  # the caller closes it
+    file.write("\0".join(items).encode("utf-8", "surrogateescape"))
+    file.flush()
+    file.seek(0)
+    return file
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, also where a job took away its own right to do that."""
+
+    def permit(remove: Callable[[str], object], path: str, _: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700)
+            remove(path)
+
+    shutil.rmtree(folder, onerror=permit)
 
 
 def _prevent(folder: Path, run: int) -> None:
@@ -491,6 +544,8 @@ def _event(line: bytes, folder: Path) -> Event:
         return Started(at)
     if kind == "exited":
         return Exited(at, int(rest), _tail(folder / "log") if int(rest) else "")
+    if kind == "stopped":
+        return Failed(at, "OutputLimit", f"The platform ended the job: {rest}.")
     code, _, why = rest.partition(" ")
     return CouldNotRun(at, int(code), why)
 

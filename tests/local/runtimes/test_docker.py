@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from yarl import URL
 
 from neuro_sync import (
     Container,
@@ -28,12 +28,9 @@ from neuro_sync import (
     Resources,
     ServerNotAvailable,
     Session,
+    Volume,
 )
 from neuro_sync.errors import ConfigError
-from neuro_sync.local.lifecycle import Event, Exited, Started
-from neuro_sync.local.logs import JobLog
-from neuro_sync.local.runtimes.base import Launch, Mount
-from neuro_sync.local.runtimes.docker import DockerRuntime
 from neuro_sync.local.runtimes.engine import find_endpoint, why_not_pulled, why_not_run
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE, IMAGE_USER
@@ -112,45 +109,36 @@ def test_a_job_runs_as_the_user_who_runs_the_platform(session: Session) -> None:
     assert list(session.jobs.logs(start(session, "id -u"))) == [str(os.getuid())]
 
 
-def test_what_a_job_writes_into_a_folder_belongs_to_who_runs_the_platform(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_job_writes_into_a_volume_belongs_to_who_runs_the_platform(
+    session: Session, platform: LocalPlatform
 ) -> None:
-    monkeypatch.setenv("DOCKER_HOST", engine)
-    data = tmp_path / "data"
-    data.mkdir()
-    command = "sh -c 'echo hello > /data/written; cat /fixed/written; echo no > /fixed/more'"
-    container = Container(image=IMAGE, command=command, resources=Resources(cpu=1, memory_mb=64))
-    folder = tmp_path / "jobs" / "job-mounts"
-    log = JobLog(folder)
-    log.create()
-    mounts = (Mount(data, "/data"), Mount(data, "/fixed", read_only=True))
+    folder = Volume(storage_uri=URL("storage:written"), container_path="/data")
+    fixed = Volume(storage_uri=URL("storage:written"), container_path="/fixed", read_only=True)
+    job = start(
+        session,
+        "sh -c 'echo hello > /data/file; cat /fixed/file; echo no > /fixed/more'",
+        volumes=[folder, fixed],
+    )
+    read, refused = sorted(session.jobs.logs(job))
+    assert read == "hello"
+    assert "Read-only file system" in refused
+    assert session.jobs.wait(job).history.exit_code == 1
+    (file,) = platform.folder.rglob("written/*")
+    assert (file.name, file.stat().st_uid) == ("file", os.getuid())
 
-    async def run() -> list[Event]:
-        events: list[Event] = []
-        ended = asyncio.Event()
 
-        def report(_: str, event: Event) -> None:
-            events.append(event)
-            if isinstance(event, Exited):
-                ended.set()
-
-        runtime = DockerRuntime()
-        await runtime.open(tmp_path, report)
-        try:
-            runtime.launch(Launch(folder.name, container, log=log, mounts=mounts))
-            await asyncio.wait_for(ended.wait(), 30)
-        finally:
-            await runtime.close()
-        return events
-
-    started, exited = asyncio.run(run())
-    assert isinstance(started, Started)
-    assert isinstance(exited, Exited)
-    assert exited.exit_code == 1
-    assert [path.name for path in data.iterdir()] == ["written"]
-    assert (data / "written").stat().st_uid == os.getuid()
-    assert (folder / "log").read_text().startswith("hello\n")
-    assert "Read-only file system" in (folder / "log").read_text()
+def test_a_job_that_ran_is_not_run_again_when_its_container_has_gone(
+    tmp_path: Path, engine: str, client: docker.APIClient
+) -> None:
+    state = tmp_path / "state"
+    with platform_process(state, engine) as process, Session.local(state=state) as session:
+        job = session.jobs.wait(start(session, "sleep 600"), until="running")
+        process.kill()
+        process.wait()
+    client.remove_container(containers(client, job)[0], force=True)
+    with platform_process(state, engine), Session.local(state=state) as session:
+        ended = session.jobs.wait(job)
+        assert (ended.status, ended.reason) == (JobStatus.FAILED, "NotFound")
 
 
 def test_a_privileged_job_may_do_everything(session: Session) -> None:
