@@ -15,6 +15,7 @@ from .errors import (
     ConfigError,
     Conflict,
     ConnectionFailed,
+    EngineFailed,
     IllegalArgumentError,
     JobFailed,
     NDJSONError,
@@ -31,7 +32,16 @@ from .errors import (
 )
 from .models.config import Preset
 from .models.disks import Disk
-from .models.images import RemoteImage
+from .models.images import (
+    AbstractDockerImageProgress,
+    ImageProgressPull,
+    ImageProgressPush,
+    ImageProgressStep,
+    LocalImage,
+    RemoteImage,
+    Tag,
+    TagOption,
+)
 from .models.jobs import (
     Container,
     DiskVolume,
@@ -50,11 +60,15 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
+from .models.parse import EnvParseResult, VolumeParseResult
 from .models.secrets import Secret
+from .models.users import Action, Permission, Quota, Share
 from .version import __version__
 
 __all__ = [
     "APIError",
+    "AbstractDockerImageProgress",
+    "Action",
     "AuthError",
     "AuthenticationError",
     "AuthorizationError",
@@ -70,9 +84,14 @@ __all__ = [
     "Container",
     "Disk",
     "DiskVolume",
+    "EngineFailed",
+    "EnvParseResult",
     "ExecInspect",
     "HTTPPort",
     "IllegalArgumentError",
+    "ImageProgressPull",
+    "ImageProgressPush",
+    "ImageProgressStep",
     "JobDescription",
     "JobFailed",
     "JobPriority",
@@ -81,13 +100,16 @@ __all__ = [
     "JobStatusHistory",
     "JobStatusItem",
     "JobTelemetry",
+    "LocalImage",
     "Message",
     "NDJSONError",
     "NeuroError",
     "NotSupported",
+    "Permission",
     "PortForward",
     "Preset",
     "ProtocolError",
+    "Quota",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
@@ -98,10 +120,14 @@ __all__ = [
     "ServerError",
     "ServerNotAvailable",
     "Session",
+    "Share",
     "StdStream",
     "StreamClosed",
     "StreamInterrupted",
+    "Tag",
+    "TagOption",
     "Volume",
+    "VolumeParseResult",
     "WaitTimeout",
     "__version__",
     "get",

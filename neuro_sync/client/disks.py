@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from neuro_sync.errors import NotSupported
-from neuro_sync.models.base import Refused
 from neuro_sync.models.config import ClusterConfig
 from neuro_sync.models.disks import Disk, NewDisk
 from neuro_sync.transport.http import HttpTransport, segment
 
+from .arguments import BadValuesRefused
 from .config import Config
 
 
@@ -50,7 +50,7 @@ class Disks:
         cluster = self._config.cluster(cluster_name)
         if isinstance(timeout_unused, timedelta):
             timeout_unused = timeout_unused.total_seconds()
-        with Refused():
+        with BadValuesRefused():
             disk = NewDisk(
                 storage=storage,
                 life_span=timeout_unused,

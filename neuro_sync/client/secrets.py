@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from neuro_sync.models.base import Refused
 from neuro_sync.models.secrets import NewSecret, OpenedSecret, Secret
 from neuro_sync.transport.http import HttpTransport, segment
 
+from .arguments import BadValuesRefused
 from .config import Config
 
 
@@ -41,7 +41,7 @@ class Secrets:
         Endpoint: POST {secrets}
         """
         cluster = self._config.cluster(cluster_name)
-        with Refused():
+        with BadValuesRefused():
             secret = NewSecret(key=key, value=value, **self._tenant(org_name, project_name))
         self._transport.request("POST", cluster.secrets_url, body=secret.model_dump(mode="json"))
 

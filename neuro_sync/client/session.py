@@ -54,8 +54,11 @@ class Session(Closing):
         from neuro_sync.transport.http import HttpTransport
 
         from .disks import Disks
+        from .images import Images
         from .jobs import Jobs
+        from .parse import Parser
         from .secrets import Secrets
+        from .users import Users
 
         api_url, found_token = find_platform(url, token)
         clock = clock or RealClock()
@@ -69,8 +72,11 @@ class Session(Closing):
             project_name=project_name,
         )
         self.jobs = Jobs(self._transport, self._config, clock)
+        self.images = Images(self._transport, self._config, found_token)
+        self.parse = Parser(self._config)
         self.secrets = Secrets(self._transport, self._config)
         self.disks = Disks(self._transport, self._config)
+        self.users = Users(self._transport, self._config)
         self._stop_platform: weakref.finalize[[], Session] | None = None
 
     @classmethod
@@ -99,6 +105,7 @@ class Session(Closing):
             ) from error
         address = None if ephemeral else running_platform(state)
         if address is not None:
+            address.check_version()
             if runtime not in (None, address.runtime):
                 raise ConfigError(
                     f"the local platform at {address.url} runs jobs with {address.runtime!r}, "

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Iterable, Mapping
+import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import parse_qs
 
 from fastapi import Depends
@@ -17,12 +16,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from neuro_sync.errors import AuthenticationError, AuthorizationError, IllegalArgumentError
 from neuro_sync.models.users import Action
 
+from .answers import is_registry
 from .permissions import Grants, Resource
+
+if TYPE_CHECKING:
+    from .users import Users
 
 OPEN_PATHS = frozenset({"/ping", "/api/v1/ping"})
 """What answers without a token, and says nothing."""
 CONFIG_PATH = "/api/v1/config"
-SCHEMES = ("job", "storage", "image", "secret", "disk", "blob")
 SUBPROTOCOL_PREFIX = "bearer.apolo.us-"
 
 
@@ -78,25 +80,9 @@ Asking = Annotated[Caller, Depends(_caller)]
 """The type of a route's parameter that is given the `Caller`."""
 
 
-@dataclass(frozen=True)
-class Users:
-    """Whose token is whose."""
-
-    names: Mapping[str, str]
-    """Token to user name."""
-    cluster: str
-
-    def of_token(self, token: str) -> Caller | None:
-        found = None
-        for known, name in self.names.items():
-            # All are compared, and each in constant time: the time tells nothing.
-            if hmac.compare_digest(known.encode(), token.encode()):
-                found = Caller(name, self._grants)
-        return found
-
-    @cached_property
-    def _grants(self) -> Grants:
-        return Grants((Resource(scheme, self.cluster), Action.MANAGE) for scheme in SCHEMES)
+def own_hosts(port: int) -> frozenset[str]:
+    """Return the names, each with the port, that this platform answers to."""
+    return frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
 
 
 class AccessRules:
@@ -110,7 +96,7 @@ class AccessRules:
     def __init__(self, app: ASGIApp, users: Users, port: int) -> None:
         self._app = app
         self._users = users
-        self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        self._hosts = own_hosts(port)
         self._origins = {f"http://{host}" for host in self._hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +104,7 @@ class AccessRules:
             await self._app(scope, receive, send)
             return
         caller = self._admit(scope)
-        scope.setdefault("state", {}).update(caller=caller, user=caller.name if caller else None)
+        scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Caller | None:
@@ -133,11 +119,28 @@ class AccessRules:
             raise AuthorizationError(f"pages of {origin!r} may not use this platform")
         if scope["path"] in OPEN_PATHS:
             return None
-        token = _token(headers, scope)
+        token = _password(headers) if is_registry(scope["path"]) else _token(headers, scope)
         caller = self._users.of_token(token) if token else None
         if caller is None and scope["path"] != CONFIG_PATH:
             raise AuthenticationError("401: Unauthorized")
         return caller
+
+
+def _password(headers: Headers) -> str:
+    """Find the caller's token where Docker engines put it: whatever the user's name may be."""
+    authorization = headers.get("authorization")
+    if authorization is None:
+        return ""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        raise IllegalArgumentError("Unexpected authorization scheme")
+    try:
+        _, colon, token = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except ValueError:
+        colon = token = ""
+    if not colon or not token:
+        raise IllegalArgumentError("No credentials")
+    return token
 
 
 def _token(headers: Headers, scope: Scope) -> str | None:

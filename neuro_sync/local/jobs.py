@@ -9,13 +9,14 @@ import json
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
@@ -29,6 +30,7 @@ from neuro_sync.errors import (
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
     Container,
+    HTTPPort,
     JobOptions,
     JobPriority,
     JobRestartPolicy,
@@ -40,15 +42,19 @@ from neuro_sync.models.jobs import (
     Resources,
     Workload,
 )
+from neuro_sync.models.users import Action
 
 from . import lifecycle
+from .access import Caller
 from .clock import Clock, Timer
 from .lifecycle import Cancelled, CouldNotRun, Event, Failed, Rules, Transitions, Vanished
 from .logs import JobLog, Pulse
 from .machine import cheapest, room_of
 from .mounts import Missing, Mounts
+from .permissions import Resource
 from .runtimes.base import Launch, Runtime
 from .schedule import Decisions, Job, Phase, Schedule
+from .sites import Sites
 from .store import JobChange, JobFilter, JobRow, Store
 
 logger = logging.getLogger(__name__)
@@ -87,17 +93,22 @@ class JobService:
         runtime: Runtime,
         schedule: Schedule,
         mounts: Mounts,
+        sites: Sites,
         presets: tuple[Preset, ...],
         home: Tenant,
         clock: Clock,
+        *,
+        registry_hosts: Collection[str] = (),
     ) -> None:
         self._store = store
+        self._sites = sites
         self._runtime = runtime
         self._schedule = schedule
         self._mounts = mounts
         self._presets = {preset.name: preset for preset in presets}
         self._home = home
         self._clock = clock
+        self._registry_hosts = registry_hosts
         self._timer: Timer | None = None
         self._numbers = itertools.count()
         self._to_launch: deque[Job] = deque()
@@ -114,6 +125,8 @@ class JobService:
         for row in rows:
             self._open_log(row.id).create()
             self._schedule.restore(self._job(row), now)
+            if row.answer is None:
+                self._reopen_site(row)
         for row in rows:
             if row.phase in (Phase.LIVE, Phase.ENDING):
                 with self._reporting(row.id):
@@ -135,18 +148,17 @@ class JobService:
             logger.warning("some jobs did not end; they are left to it")
         if self._timer is not None:
             self._timer.cancel()
+        await self._sites.close_all()
         await self._runtime.close()
 
-    def start(self, spec: JobStart | JobRun, owner: str) -> JobRow:
+    def start(self, spec: JobStart | JobRun, caller: Caller) -> JobRow:
         """Accept a job and have it started.
 
         The checks are those of the hosted platform; a body that is malformed was refused before.
         """
-        tenant = self._tenant(spec)
+        tenant = self._tenant(spec, caller)
         container, options = self._resolve(spec)
         _check_addresses(container, tenant.cluster)
-        if spec.name is not None:
-            self._check_name(spec.name, tenant.project)
         if options.pass_config:
             raise NotSupported(
                 "pass_config: this local platform gives jobs no login of their own; leave it out"
@@ -155,8 +167,11 @@ class JobService:
             raise IllegalArgumentError("energy_schedule_name requires scheduler_enabled")
         if options.scheduler_enabled and options.schedule_timeout is not None:
             raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
+        caller.require_all(_needs(container, tenant, self._registry_hosts))
         if not options.wait_for_jobs_quota:
-            self._check_quota(owner)
+            self._check_quota(caller.name)
+        if spec.name is not None:
+            self._check_name(spec.name, tenant.project)
         if options.privileged and not self._runtime.allows_privileged:
             raise IllegalArgumentError(f"Cluster {tenant.cluster} does not allow privileged jobs")
         self._check_room(container.resources)
@@ -165,16 +180,19 @@ class JobService:
         now = self._clock.now()
         life = lifecycle.created(now)
         price = self._price(container, options.preset_name)
+        description = _describe(job_id, caller.name, tenant, container, options, price)
+        if container.http is not None:
+            description["http_url"] = self._open_site(job_id, container.http)
         row = JobRow(
             id=job_id,
             name=spec.name,
-            owner=owner,
+            owner=caller.name,
             cluster_name=tenant.cluster,
             org_name=tenant.org,
             project_name=tenant.project,
             status=life[-1].status.value,
             created_at=now,
-            description=_describe(job_id, owner, tenant, container, options, price),
+            description=description,
             transitions=_LIFE.dump_json(life).decode(),
             phase=Phase.WAITING.value,
             waits_for_seat=options.wait_for_jobs_quota,
@@ -187,29 +205,38 @@ class JobService:
         self._carry_out(decisions, launch_later=True)
         return replace(row, transitions=_LIFE.dump_json(job.life).decode())
 
-    def kill(self, id_or_name: str, owner: str) -> None:
+    def kill(self, id_or_name: str, caller: Caller) -> None:
         """Cancel a job at once; what it runs ends a moment later. One that is over stays."""
         now = self._clock.now()
-        job = self.find(id_or_name, owner)
+        job = self.find(id_or_name, caller, Action.WRITE)
         self._carry_out(self._schedule.report(job.id, Cancelled(now, "UserRequested"), now))
 
-    def find(self, id_or_name: str, owner: str) -> JobRow:
-        """Return a job by id, or an owner's newest one of a name."""
-        job = self._store.get(id_or_name, owner)
-        if job is None:
-            raise IllegalArgumentError(f"no such job {id_or_name}")
+    def find(self, id_or_name: str, caller: Caller, action: Action) -> JobRow:
+        """Return a job by id, or the caller's newest one of a name, to do something with it.
+
+        Raises:
+            IllegalArgumentError: There is none.
+            AuthorizationError: There is, but the caller may not do that.
+        """
+        job = self._get(id_or_name, caller.name)
+        caller.require(action, *job.resources)
         return job
 
-    def running(self, id_or_name: str, owner: str) -> JobRow:
-        """Return a job that runs now.
+    def running(self, id_or_name: str, caller: Caller) -> JobRow:
+        """Return a job that runs now, to take part in what goes on inside.
 
         Raises:
             ResourceNotFound: It does not run yet, or no more.
         """
-        job = self.find(id_or_name, owner)
+        job = self.find(id_or_name, caller, Action.WRITE)
         if job.status != JobStatus.RUNNING.value:
             raise ResourceNotFound(f"Job '{job.id}' is not running.")
         return job
+
+    @property
+    def total_running_jobs(self) -> int | None:
+        """How many unfinished jobs each user may have."""
+        return self._schedule.quota
 
     @property
     def runtime(self) -> Runtime:
@@ -263,9 +290,10 @@ class JobService:
         """Return all tags an owner ever used, those of the newest job first."""
         return self._store.tags(owner)
 
-    def list(self, wanted: JobFilter) -> Iterator[str]:
-        """Yield each job's answer, as `answer` gives it."""
-        for job in self._store.answers(wanted):
+    def list(self, wanted: JobFilter, caller: Caller) -> Iterator[str]:
+        """Yield the answer of each job that the caller may read, as `answer` gives it."""
+        readable = caller.grants.readable("job")
+        for job in self._store.answers(replace(wanted, readable=readable)):
             yield job if isinstance(job, str) else self.answer(job)
 
     def answer(self, job: JobRow) -> str:
@@ -273,6 +301,17 @@ class JobService:
         if job.answer is not None:
             return job.answer
         return _answer(job.description, _LIFE.validate_json(job.transitions), self._clock.now())
+
+    def _open_site(self, job_id: str, http: HTTPPort, port: int = 0) -> str:
+        return self._sites.open(job_id, http.port, requires_auth=http.requires_auth, port=port)
+
+    def _reopen_site(self, job: JobRow) -> None:
+        """Listen for an earlier platform's job, where it did if that is possible."""
+        url = job.description.get("http_url")
+        if url is not None:
+            http = HTTPPort.model_validate(job.description["container"]["http"])
+            url = self._open_site(job.id, http, urlsplit(url).port or 0)
+            self._store.describe(job.id, {**job.description, "http_url": url})
 
     def _on_event(self, job_id: str, event: Event) -> None:
         event = replace(event, at=self._clock.at(event.at))
@@ -288,6 +327,8 @@ class JobService:
             self._store.change([self._change(job) for job in decisions.changed.values()])
             self._changes.beat()
         for job in decisions.changed.values():
+            if job.status.is_finished:
+                self._sites.close(job.id)
             if job.phase is Phase.OVER:
                 self._logs.pop(job.id).end()
                 self._mounts.release(job.id)
@@ -410,9 +451,15 @@ class JobService:
         return log
 
     def _row(self, job_id: str) -> JobRow:
-        return self.find(job_id, "")
+        return self._get(job_id, "")
 
-    def _tenant(self, options: JobOptions) -> Tenant:
+    def _get(self, id_or_name: str, owner: str) -> JobRow:
+        job = self._store.get(id_or_name, owner)
+        if job is None:
+            raise IllegalArgumentError(f"no such job {id_or_name}")
+        return job
+
+    def _tenant(self, options: JobOptions, caller: Caller) -> Tenant:
         home = self._home
         if options.cluster_name not in (None, home.cluster):
             raise AuthorizationError("User is not allowed to submit jobs to the specified cluster")
@@ -421,14 +468,7 @@ class JobService:
                 "User is not allowed to submit jobs to the specified cluster "
                 "as a member of given organization"
             )
-        project = options.project_name or home.project
-        if project != home.project:
-            uri = f"job://{home.cluster}/{home.org}/{project}"
-            raise AuthorizationError(
-                "no such project, or not yours",
-                payload={"missing": [{"uri": uri, "action": "write"}]},
-            )
-        return Tenant(home.cluster, home.org, project)
+        return Tenant(home.cluster, home.org, options.project_name or caller.name.partition("/")[0])
 
     def _resolve(self, spec: JobStart | JobRun) -> tuple[Container, JobOptions]:
         """Return the container and the options, with what the preset says filled in."""
@@ -462,7 +502,7 @@ class JobService:
         return container, spec.model_copy(update=flags)
 
     def _check_quota(self, owner: str) -> None:
-        quota = self._schedule.quota
+        quota = self.total_running_jobs
         if quota is not None and self._schedule.unfinished[owner] >= quota:
             raise IllegalArgumentError(f"Jobs limit quota exceeded for user {owner!r}")
 
@@ -517,6 +557,26 @@ def _has_begun(job: JobRow) -> bool:
 
 def _seconds(minutes: int) -> float:
     return min(minutes * 60, LONGEST_TIMER)
+
+
+def _needs(
+    container: Container, tenant: Tenant, registry_hosts: Collection[str]
+) -> Iterator[tuple[Action, Resource]]:
+    """Yield the permissions that it takes to start a job."""
+    yield Action.WRITE, Resource("job", tenant.cluster, tenant.org, tenant.project)
+    host, _, name = container.image.as_docker_url().partition("/")
+    if host in registry_hosts:
+        *folders, last = name.partition("@")[0].split("/")
+        yield Action.READ, Resource("image", tenant.cluster, *folders, last.partition(":")[0])
+    for file in container.secret_files:
+        yield Action.READ, Resource.parse(str(file.secret_uri))
+    for secret in container.secret_env.values():
+        yield Action.READ, Resource.parse(str(secret))
+    for volume in container.volumes:
+        action = Action.READ if volume.read_only else Action.WRITE
+        yield action, Resource.parse(str(volume.storage_uri))
+    for disk in container.disk_volumes:
+        yield Action.READ if disk.read_only else Action.WRITE, Resource.parse(str(disk.disk_uri))
 
 
 def _check_addresses(container: Container, cluster: str) -> None:
@@ -574,8 +634,6 @@ def _describe(
         "schedule_timeout": options.schedule_timeout,
         "max_run_time_minutes": options.max_run_time_minutes,
         "internal_hostname_named": options.name and f"{options.name}--{short_hash}.{namespace}",
-        # A process listens on this machine, so that is where its web server is.
-        "http_url": container.http and f"http://127.0.0.1:{container.http.port}",
     }
     return description | {name: value for name, value in optional.items() if value is not None}
 

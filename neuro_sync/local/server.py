@@ -17,24 +17,29 @@ import uvicorn
 from typing_extensions import Self
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from neuro_sync.errors import ConfigError
+from neuro_sync.errors import APIError, ConfigError
+from neuro_sync.models.users import Action
 
-from .access import Users
+from .access import own_hosts
+from .accounts import Accounts, accounts_of
 from .app import API, create_app
 from .clock import Clock, SystemClock
 from .disks import DiskStore
 from .jobs import JobService, Tenant
 from .machine import Machine
 from .mounts import Mounts
+from .registry import Registry
 from .runtimes.base import Runtime
 from .runtimes.process import LOG_LIMIT, ProcessRuntime
 from .schedule import Schedule
 from .secrets import SecretStore
-from .state import Address, StateFolder, local_user, running_platform
+from .sites import Sites
+from .state import StateFolder, folder_of, local_user, running_platform, stop_platform
 from .storage import StorageFolder
 from .store import Store
+from .users import Users
 
-__all__ = ["LocalPlatform", "running_platform"]
+__all__ = ["LocalPlatform", "folder_of", "running_platform", "stop_platform"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +54,12 @@ LARGEST_MESSAGE = 4 * 2**20 - 1
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Pass over what uvicorn logs as an error after each handshake that was refused properly."""
-    return "without completing handshake" not in str(record.msg)
+    """Pass over what uvicorn logs of daily events.
+
+    These are handshakes that were refused properly, and container engines, which try TLS first.
+    """
+    text = str(record.msg)
+    return "without completing handshake" not in text and "Invalid HTTP request" not in text
 
 
 class _Server(uvicorn.Server):
@@ -104,6 +113,7 @@ class LocalPlatform:
         log_limit: int | None = LOG_LIMIT,
         clock: Clock | None = None,
         runtime: RuntimeName = "process",
+        is_program: bool = False,
     ) -> None:
         """Say where it keeps its state, where it listens, and what runs its jobs.
 
@@ -113,11 +123,15 @@ class LocalPlatform:
         its jobs may use together, in place of what this machine has; they may well be more.
         `total_running_jobs` is the quota of each user: how many unfinished jobs he may have. A
         job whose output exceeds `log_limit` bytes is ended, so that it does not fill the disk;
-        None lets it go on. A test sets a `ManualClock` forward.
+        None lets it go on. A test sets a `ManualClock` forward. `is_program` says that this
+        process is there for the platform alone and ends when it is sent SIGTERM, so that
+        ``neuro local down`` may do that.
         """
         for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} = {value}: a platform needs a number above 0")
+        self._is_program = is_program
+        self._forget = False
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
@@ -149,6 +163,11 @@ class LocalPlatform:
         return self._runtime
 
     @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        return self._port
+
+    @property
     def token(self) -> str:
         return self._token
 
@@ -166,7 +185,9 @@ class LocalPlatform:
             user = local_user()
             self._token = self._state.token(user)
             self._run(self._server(user), listener)
-            self._state.announce(Address(self.url, self._token, self._runtime))
+            self._state.announce(
+                self.url, self._token, runtime=self._runtime, is_program=self._is_program
+            )
         except BaseException:
             self._clean_up()
             raise
@@ -193,8 +214,9 @@ class LocalPlatform:
         offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = self._make_runtime()
-        self._store = Store(self.folder / "platform.db")
-        schedule = Schedule(machine.room, quota=self._quota)
+        self._store = Store(self._state.database)
+        users = self._users = Users(Accounts(self._store.database), home, self._token)
+        sites = Sites(runtime.dial, users.name_of, self._may_see)
         mounts = self._mounts = Mounts(
             StorageFolder(self.folder / "storage", self.folder / "uploads"),
             SecretStore(self.folder / "secrets"),
@@ -203,14 +225,24 @@ class LocalPlatform:
         mounts.storage.open(home.org, home.project)
         mounts.secrets.open()
         self._service = JobService(
-            self._store, runtime, schedule, mounts, offered, home, self._clock
+            self._store,
+            runtime,
+            Schedule(machine.room, quota=self._quota),
+            mounts,
+            sites,
+            offered,
+            home,
+            self._clock,
+            registry_hosts=own_hosts(self._port),
         )
+        self._registry = Registry(self.folder)
         app = create_app(
             service=self._service,
             mounts=mounts,
-            users=Users({self._token: user}, CLUSTER),
+            users=users,
             home=home,
             presets=offered,
+            registry=self._registry,
             port=self._port,
         )
         settings = uvicorn.Config(
@@ -246,7 +278,15 @@ class LocalPlatform:
                 f"the docker runtime needs {error.name}: pip install 'neuro-sync[local,docker]'"
             ) from error
         login = Login("token", self._token)
-        return DockerRuntime(grace=self._grace, registry=f"{HOST}:{self._port}", login=login)
+        return DockerRuntime(grace=self._grace, registry_hosts=own_hosts(self._port), login=login)
+
+    def _may_see(self, user: str, job_id: str) -> bool:
+        """Tell whether a user may see a job's web page."""
+        try:
+            self._service.find(job_id, self._users.caller(user), Action.READ)
+        except APIError:  # the user may be gone by now
+            return False
+        return True
 
     def _run(self, server: _Server, listener: socket.socket) -> None:
         self._uvicorn = server
@@ -286,15 +326,32 @@ class LocalPlatform:
         if thread.is_alive():
             # Jobs first: the server waits for its connections, and followers wait for the jobs.
             asyncio.run_coroutine_threadsafe(self._service.close(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._registry.close(), self._loop).result()
             self._loop.call_soon_threadsafe(self._uvicorn.stop.set)
             thread.join()
         self._clean_up()
+
+    def add_user(self, name: str) -> str:
+        """Make a user, with a project of the same name, and return the user's token.
+
+        Raises:
+            IllegalArgumentError: The name is taken, or is none that a user can have.
+        """
+        with accounts_of(self.folder) as accounts:
+            accounts.add_user(name)
+            return accounts.add_token(name)
+
+    def delete_at_end(self) -> None:
+        """Have `close` delete the state folder, with all that the platform remembers."""
+        self._forget = True
 
     def _clean_up(self) -> None:
         if self._listener is not None:
             self._listener.close()
         if self._store is not None:
             self._store.close()
+        if self._forget:
+            self._state.delete()
         self._state.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)

@@ -6,11 +6,13 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from neuro_sync.errors import ConfigError
+
+from .permissions import Resource
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -70,6 +72,12 @@ class JobRow:
     waits_for_seat: bool = False
     """Whether it waits while its owner has as many jobs as the quota allows."""
 
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """What a permission on the job is granted on: its id, or its name if it has one."""
+        tenant = (self.cluster_name, self.org_name, self.project_name)
+        return tuple(Resource("job", *tenant, name) for name in (self.id, self.name) if name)
+
 
 @dataclass(frozen=True)
 class JobChange:
@@ -100,6 +108,8 @@ class JobFilter:
     until: datetime | None = None
     reverse: bool = False
     limit: int | None = None
+    readable: tuple[str, ...] | None = None
+    """Paths of jobs, by id or name, and of what they lie in; no others are listed. None is all."""
 
     def where(self) -> tuple[str, list[Any]]:
         """Return the condition in SQL and its values."""
@@ -125,7 +135,28 @@ class JobFilter:
             if moment is not None:
                 conditions.append(f"created_at {comparison} ?")
                 values.append(moment.timestamp())
+        if self.readable is not None:
+            within, paths = _within(self.readable)
+            conditions.append(within)
+            values += paths
         return " AND ".join(conditions), values
+
+
+_LEVELS = ("cluster_name", "org_name", "project_name")
+_PATHS = (_LEVELS[:1], _LEVELS[:2], _LEVELS, (*_LEVELS, "id"), (*_LEVELS, "name"))
+
+
+def _within(paths: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the condition in SQL, and its values, for what lies at or below one of the paths."""
+    conditions, values = ["0"], []
+    for columns in _PATHS:
+        same_depth = [path for path in paths if path.count("/") == len(columns) - 1]
+        if same_depth:
+            path = " || '/' || ".join(columns)
+            # One value for all: there may be more of them than a query has places for.
+            conditions.append(f"{path} IN (SELECT value FROM json_each(?))")  # noqa: S608
+            values.append(json.dumps(same_depth))
+    return f"({' OR '.join(conditions)})", values
 
 
 @dataclass
@@ -154,7 +185,7 @@ class Store:
 
     @property
     def database(self) -> sqlite3.Connection:
-        """What others keep their own tables in, by the same rules."""
+        """The open file, for what else is kept in it; the same thread uses both."""
         return self._database
 
     def close(self) -> None:
@@ -286,7 +317,7 @@ def _job(row: sqlite3.Row) -> JobRow:
         org_name=row["org_name"],
         project_name=row["project_name"],
         status=row["status"],
-        created_at=datetime.fromtimestamp(row["created_at"]).astimezone(),
+        created_at=datetime.fromtimestamp(row["created_at"], timezone.utc),
         description=json.loads(row["description"]) if row["phase"] != "over" else {},
         transitions=row["transitions"],
         answer=row["answer"],

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 from typing_extensions import Self
 
-from neuro_sync.errors import IllegalArgumentError, ProtocolError
+from neuro_sync.errors import ProtocolError
 
 T = TypeVar("T")
 M = TypeVar("M", bound="Model")
@@ -113,17 +113,6 @@ def explain(error: ValidationError) -> str:
 
 CONFIDENTIAL = frozenset({"env", "value"})
 """Fields whose content is not repeated in an error."""
-
-
-class Refused:
-    """Tells a bad value within the block as the `IllegalArgumentError` of a platform."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValidationError):
-            raise IllegalArgumentError(explain(error)) from error
 
 
 def _explain_one(item: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -123,6 +124,7 @@ class HttpTransport:
         query: Query = (),
         body: object = None,
         accept: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
 
@@ -130,7 +132,9 @@ class HttpTransport:
             APIError: The platform said no.
             ConnectionFailed: It did not say anything.
         """
-        response = self._send(method, url, query, body, accept, stream=False)
+        request = self._prepare(method, url, query, body, accept)
+        request.headers.update(headers)
+        response = self._send(request, stream=False)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
@@ -144,7 +148,7 @@ class HttpTransport:
         accept: str | None = None,
     ) -> Stream:
         """Return an answer while it is still being sent; raises as `request` does."""
-        response = self._send(method, url, query, body, accept, stream=True)
+        response = self._send(self._prepare(method, url, query, body, accept), stream=True)
         return Stream(response, f"{method} {urlsplit(url).path}")
 
     def connection_settings(self, url: str) -> ConnectionSettings:
@@ -167,12 +171,9 @@ class HttpTransport:
         self._closed = True
         self._session.close()
 
-    def _send(
-        self, method: str, url: str, query: Query, body: object, accept: str | None, *, stream: bool
-    ) -> requests.Response:
+    def _send(self, request: requests.PreparedRequest, *, stream: bool) -> requests.Response:
         self._check_open()
-        request = self._prepare(method, url, query, body, accept)
-        attempts = ATTEMPTS if method in REPEATABLE else 1
+        attempts = ATTEMPTS if request.method in REPEATABLE else 1
         for attempt in range(1, attempts + 1):
             try:
                 return self._send_once(request, stream=stream)

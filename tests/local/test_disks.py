@@ -21,12 +21,23 @@ from neuro_sync import (
     ResourceNotFound,
     Session,
 )
+from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.clock import ManualClock
 from neuro_sync.local.server import LocalPlatform
 from tests.processes import eventually
 from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
 
 GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def _projects(platform: LocalPlatform, session: Session) -> None:
+    """Projects that nobody else uses, and that come after the one that is meant by default."""
+    with accounts_of(platform.folder) as accounts:
+        for name in ("zz-another", "zz-wired", "zz-limited"):
+            if name not in accounts.projects():
+                accounts.add_project(name)
+                accounts.set_member(name, session.username, "admin")
 
 
 def start_with(session: Session, disk: str, command: str, **options: Any) -> JobDescription:
@@ -58,10 +69,10 @@ def test_a_name_is_used_once_in_a_project(session: Session) -> None:
     first = session.disks.create(GIB, name="used-once")
     with pytest.raises(Conflict, match="'used-once' already exists"):
         session.disks.create(GIB, name="used-once")
-    other = session.disks.create(GIB, name="used-once", project_name="another")
-    assert session.disks.get("used-once", project_name="another").id == other.id != first.id
+    other = session.disks.create(GIB, name="used-once", project_name="zz-another")
+    assert session.disks.get("used-once", project_name="zz-another").id == other.id != first.id
     session.disks.rm(first.id)
-    session.disks.rm(other.id, project_name="another")
+    session.disks.rm(other.id, project_name="zz-another")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +92,10 @@ def test_what_is_no_disk_is_refused(
 
 
 def test_the_disks_of_a_project_have_a_limit(session: Session) -> None:
-    first = session.disks.create(400 * GIB, project_name="limited")
+    first = session.disks.create(400 * GIB, project_name="zz-limited")
     with pytest.raises(AuthorizationError, match=r"exceeded storage size limit 500\.0 GB"):
-        session.disks.create(101 * GIB, project_name="limited")
-    session.disks.rm(first.id, project_name="limited")
+        session.disks.create(101 * GIB, project_name="zz-limited")
+    session.disks.rm(first.id, project_name="zz-limited")
 
 
 @pytest.mark.usefixtures("bubblewrap")
@@ -229,9 +240,9 @@ NEW = {
     "life_span": None,
     "name": None,
     "org_name": "local",
-    "project_name": "wired",
+    "project_name": "zz-wired",
 }
-QUERY = {"org_name": "local", "project_name": "wired"}
+QUERY = {"org_name": "local", "project_name": "zz-wired"}
 
 
 def test_the_life_of_a_disk_on_the_wire(send: Any) -> None:
@@ -241,10 +252,10 @@ def test_the_life_of_a_disk_on_the_wire(send: Any) -> None:
     expected = {
         "storage": GIB,
         "used_bytes": 0,
-        "owner": "wired",
+        "owner": "zz-wired",
         "name": "wire",
         "org_name": "local",
-        "project_name": "wired",
+        "project_name": "zz-wired",
         "status": "Ready",
         "last_usage": None,
         "life_span": 90.0,

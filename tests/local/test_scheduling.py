@@ -257,6 +257,7 @@ def test_who_has_as_many_jobs_as_he_may_is_refused() -> None:
             machine.start()
         user = machine.session.username
         assert refused.value.text == f"Jobs limit quota exceeded for user '{user}'"
+        assert machine.session.users.get_quota().total_running_jobs == 2
         waiting = [machine.start("true", wait_for_jobs_quota=True) for _ in range(2)]
         assert [(job.status, job.reason) for job in waiting] == [(PENDING, "Creating")] * 2
         machine.kill(jobs[0])

@@ -16,6 +16,7 @@ import requests
 from yarl import URL
 
 from neuro_sync import IllegalArgumentError, JobStatus, ResourceNotFound, SecretFile, Session
+from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.server import LocalPlatform
 from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
 
@@ -27,6 +28,16 @@ HASHES = (
     'print(hashlib.sha256(open("/run/neuro/key", "rb").read()).hexdigest(), flush=True)\n'
     "sys.stdin.readline()'"
 )
+
+
+@pytest.fixture(autouse=True)
+def _projects(platform: LocalPlatform, session: Session) -> None:
+    """Projects that nobody else uses, and that come after the one that is meant by default."""
+    with accounts_of(platform.folder) as accounts:
+        for name in ("zz-another", "zz-wired"):
+            if name not in accounts.projects():
+                accounts.add_project(name)
+                accounts.set_member(name, session.username, "admin")
 
 
 def files_with(folder: Path, value: bytes) -> list[str]:
@@ -115,13 +126,17 @@ def test_any_bytes_come_back_as_they_went(session: Session, value: bytes) -> Non
 
 def test_secrets_are_listed_by_project(session: Session) -> None:
     session.secrets.add("listed", b"value")
-    session.secrets.add("listed-too", b"value", project_name="another")
-    (secret,) = session.secrets.list(project_name="another")
-    assert (secret.key, secret.owner, secret.project_name) == ("listed-too", "another", "another")
-    assert str(secret.uri) == "secret://local/local/another/listed-too"
+    session.secrets.add("listed-too", b"value", project_name="zz-another")
+    (secret,) = session.secrets.list(project_name="zz-another")
+    assert (secret.key, secret.owner, secret.project_name) == (
+        "listed-too",
+        "zz-another",
+        "zz-another",
+    )
+    assert str(secret.uri) == "secret://local/local/zz-another/listed-too"
     assert "listed" in [secret.key for secret in session.secrets.list()]
-    session.secrets.rm("listed-too", project_name="another")
-    assert list(session.secrets.list(project_name="another")) == []
+    session.secrets.rm("listed-too", project_name="zz-another")
+    assert list(session.secrets.list(project_name="zz-another")) == []
 
 
 def test_a_secret_that_is_not_there_is_named(session: Session) -> None:
@@ -176,9 +191,9 @@ def send(platform: LocalPlatform) -> Any:
     return send_request
 
 
-NEW = {"key": "wire", "value": "dmFsdWU=", "org_name": "local", "project_name": "wired"}
-QUERY = {"org_name": "local", "project_name": "wired"}
-TOLD = {"key": "wire", "owner": "wired", "org_name": "local", "project_name": "wired"}
+NEW = {"key": "wire", "value": "dmFsdWU=", "org_name": "local", "project_name": "zz-wired"}
+QUERY = {"org_name": "local", "project_name": "zz-wired"}
+TOLD = {"key": "wire", "owner": "zz-wired", "org_name": "local", "project_name": "zz-wired"}
 
 
 def test_the_life_of_a_secret_on_the_wire(send: Any) -> None:

@@ -12,8 +12,11 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, ValidationError
 
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
+from neuro_sync.local.access import Asking
 from neuro_sync.local.answers import bad_request
+from neuro_sync.local.permissions import Resource
 from neuro_sync.models.base import Model
+from neuro_sync.models.users import Action
 
 from .jobs import NDJSON
 from .monitoring import Service
@@ -30,18 +33,23 @@ class _Save(Model):
 
 
 @router.post("/{id}/save")
-async def save(id: str, request: Request, jobs: Service) -> StreamingResponse:
+async def save(id: str, request: Request, jobs: Service, caller: Asking) -> StreamingResponse:
     """Send what happens as JSON lines; a failure is the last of them, and the status still 200."""
     try:
         image = _Save.from_request(await request.body()).container.image
     except ValidationError as error:
         raise bad_request(error) from error
-    registry = request.app.state.url.partition("://")[2]
-    if image.partition("/")[0] != registry:
+    registry: str = request.app.state.url.partition("://")[2]
+    host, _, name = image.partition("/")
+    if host != registry:
         raise IllegalArgumentError(
             f"Unknown registry host in {image!r}: this platform's is {registry}"
         )
-    job = jobs.find(id, request.state.user)
+    job = jobs.find(id, caller, Action.WRITE)
+    # Before the commit: other users' jobs run what bears this name in the engine.
+    *folders, last = name.partition("@")[0].split("/")
+    home = request.app.state.home
+    caller.require(Action.WRITE, Resource("image", home.cluster, *folders, last.partition(":")[0]))
     _, _, token = request.headers.get("authorization", "").partition(" ")
     lines = _lines(jobs.runtime.save(job.id, image, token))
     return StreamingResponse(lines, headers={"content-type": f"{NDJSON}; charset=utf-8"})

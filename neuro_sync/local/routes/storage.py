@@ -170,7 +170,7 @@ def refusals() -> Iterator[None]:
 async def open_file(call: Call) -> Response:
     """Send a file or a range of it; to HEAD, what it is."""
     call.require(Action.READ)
-    if getattr(call.request.state, "is_head", False):
+    if call.request.scope.get("asked_method") == "HEAD":
         entry = await asyncio.to_thread(call.storage.status, call.parts)
         return Response(headers=_file_headers(entry, entry.length))
     file = await asyncio.to_thread(call.storage.read, call.parts)

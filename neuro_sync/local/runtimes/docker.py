@@ -17,7 +17,7 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -92,14 +92,14 @@ class DockerRuntime:
     allows_privileged = True
 
     def __init__(
-        self, *, grace: float = 3.0, registry: str = "", login: Login | None = None
+        self, *, grace: float = 3.0, registry_hosts: Collection[str], login: Login
     ) -> None:
         """Say how long a job that is killed may take to end, in seconds.
 
-        `registry` is the host of the platform's own images, and `login` the platform's there.
+        `registry_hosts` are those of the platform's own images, and `login` is its own there.
         """
         self._grace = grace
-        self._registry = registry
+        self._registry_hosts = registry_hosts
         self._login = login
         self._jobs: dict[str, _Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -474,7 +474,7 @@ class DockerRuntime:
     async def _pull_image(self, launch: Launch) -> None:
         image = launch.container.image.as_docker_url()
         self._report(launch.job_id, Waiting(_now(), "Pulling", f"Pulling image {image!r}"))
-        is_ours = image.partition("/")[0] == self._registry
+        is_ours = image.partition("/")[0] in self._registry_hosts
         layers: dict[str, str] = {}
         told = time.monotonic()
         try:
