@@ -311,9 +311,9 @@ class _Platform:
         sent = tokens.token()
         platform = self._ask()
         # A token that is not accepted is no error here, so that the transport did not see it.
-        if not platform.authorized and tokens.renew(sent):
+        if not platform.clusters and not platform.authorized and tokens.renew(sent):
             platform = self._ask()
-        if not platform.authorized or not platform.clusters:
+        if not platform.clusters:
             why = "knows no cluster for you" if platform.authorized else "does not accept the token"
             raise AuthenticationError(f"{self._url} {why}", method="GET", path="/config")
         return platform

@@ -222,9 +222,7 @@ class _Entrance(Closing):
         user_of(grant.token)  # one without a name is refused before it is saved
         body = self._config(grant.token)
         platform = PlatformConfig.from_answer(body)
-        if not platform.clusters or not (
-            platform.authorized or grant.token == _token_for_nothing()
-        ):
+        if not platform.clusters:
             why = "knows no cluster for you" if platform.authorized else "does not accept the token"
             raise AuthenticationError(f"{self._url} {why}", method="GET", path="/config")
         cluster = platform.clusters[0]
