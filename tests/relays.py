@@ -71,6 +71,13 @@ class FrontDoor(_Listener):
         self._context = context
         self.address = f"{'https' if context else 'http'}://{LOOPBACK}:{self.port}"
         self._services = services or self.address
+        self._open: set[socket.socket] = set()
+
+    def cut_all(self) -> None:
+        """Cut all connections that are open."""
+        for connection in tuple(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -85,6 +92,13 @@ class FrontDoor(_Listener):
             self._hand_on(client)
 
     def _hand_on(self, client: socket.socket) -> None:
+        self._open.add(client)
+        try:
+            self._hand_on_request(client)
+        finally:
+            self._open.discard(client)
+
+    def _hand_on_request(self, client: socket.socket) -> None:
         head, rest = _read_head(client)
         head = head.replace(b":%d" % self.port, b":%d" % self._target)
         admitted = self._admitted(head)

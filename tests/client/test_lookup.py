@@ -127,15 +127,15 @@ def test_a_token_of_the_environment_goes_with_an_address_that_is_given(
         assert session.username == "environment"
 
 
-@pytest.mark.parametrize("given", [{"token": token_of("a")}, {}])
-def test_half_of_an_answer_is_not_completed_by_guessing(
-    home: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+@pytest.mark.parametrize("in_variable", [False, True])
+def test_a_token_without_an_address_is_not_sent_to_where_somebody_logged_in(
+    home: Path, monkeypatch: pytest.MonkeyPatch, in_variable: bool
 ) -> None:
     save(home / ".neuro", "saved")
-    if not given:
+    if in_variable:
         monkeypatch.setenv("NEURO_SYNC_TOKEN", token_of("environment"))
     with pytest.raises(ConfigError, match="no platform to talk to"):
-        Session(**given)
+        Session(token=None if in_variable else token_of("argument"))
 
 
 NOWHERE = """\
