@@ -27,10 +27,9 @@ def passed(user: str, url: str = HERE, **more: str | None) -> str:
     return base64.b64encode(json.dumps(content).encode()).decode()
 
 
-def save(folder: Path, user: str, url: str = HERE, **names: str) -> LoginStore:
+def save(folder: Path, user: str) -> LoginStore:
     store = LoginStore(folder)
-    login = SavedLogin(url, token_of(user), 1e12, "canary-refresh", {}, **names)
-    store.write(login, now=1.0)
+    store.write(SavedLogin(HERE, token_of(user), 1e12, "canary-refresh", {}), now=1.0)
     return store
 
 

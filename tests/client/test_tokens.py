@@ -27,6 +27,7 @@ from neuro_sync.local.server import LocalPlatform
 from neuro_sync.models.jobs import JobDescription
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.tokens import user_of
+from tests.client.racing import race
 from tests.oauth_server import CANARY, OAuthServer, TokenDoor
 
 PAST = 1.0
@@ -185,11 +186,10 @@ def test_a_command_goes_on_when_its_token_expires_and_the_next_one_renews_it(
 
 
 RACER = """
-import sys, threading
+import threading
 from neuro_sync import Session
 
 with Session() as session:
-    input()  # until all are ready
     tokens = []
     threads = [threading.Thread(target=lambda: tokens.append(session.config.token()))
                for _ in range(8)]
@@ -199,33 +199,13 @@ with Session() as session:
 """
 
 
-def race(code: str, processes: int) -> list[str]:
-    """Run some code in several processes, which begin together; return what each printed."""
-    runners = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(processes)
-    ]
-    for runner in runners:
-        assert runner.stdin
-        runner.stdin.write("go\n")
-        runner.stdin.flush()
-    printed = [runner.communicate(timeout=60)[0].strip() for runner in runners]
-    assert [runner.returncode for runner in runners] == [0] * processes
-    return printed
-
-
 @pytest.mark.parametrize("rotates", [False, True])
 def test_many_threads_of_many_processes_renew_a_token_once(
     store: LoginStore, oauth: OAuthServer, rotates: bool
 ) -> None:
     oauth.rotates = rotates
     expire(store)
-    printed = race(RACER, 4)
+    printed = race([RACER] * 4)
     assert oauth.refreshes == 1
     assert printed == [store.read().token] * 4
 
