@@ -147,6 +147,8 @@ class HttpProxy(_Listener):
         """The method and the target of each request, in the order in which they came."""
         self.logins: list[str | None] = []
         """The value of ``Proxy-Authorization`` of each request."""
+        self.agents: list[str] = []
+        """Who asked, in the words of each request."""
 
     @property
     def address(self) -> str:
@@ -159,6 +161,8 @@ class HttpProxy(_Listener):
         login = found[1].decode() if found else None
         self.requests.append(f"{method} {target}")
         self.logins.append(login)
+        agent = re.search(rb"(?i)\r\nuser-agent: ([^\r]*)\r\n", head)
+        self.agents.append(agent[1].decode() if agent else "")
         if self._login and login != f"Basic {self._login}":
             client.sendall(
                 b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n"
