@@ -41,6 +41,7 @@ class Config:
         settings: Settings,
         names: Mapping[str, str | None],
     ) -> None:
+        self.api_url = URL(found.url)
         self.settings = settings
         """What ``user.toml`` and the project's file say."""
         self._transport = transport
@@ -56,10 +57,6 @@ class Config:
         other = copy.copy(self)
         other._chosen = self._chosen | _given(names)  # noqa: SLF001  # a copy of ours
         return other
-
-    @property
-    def api_url(self) -> URL:
-        return URL(self._found.url)
 
     @property
     def username(self) -> str:

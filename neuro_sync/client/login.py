@@ -249,6 +249,7 @@ class _Entrance(Closing):
             **stored_platform(body),
         )
         self._store.write(login, now=now)
+        self._store.warn_if_open_to_others()
 
     def _config(self, token: str = "") -> bytes:
         from neuro_sync.transport.tokens import FixedToken

@@ -158,11 +158,13 @@ class Session(Closing):
             raise ConfigError(
                 f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
             ) from error
-        from .settings import Settings
+        from .saved_login import current_store
+        from .settings import read_settings
 
         address = None if ephemeral else running_platform(state)
-        # What a project's file says is meant for a hosted platform; here there is one cluster.
-        settings = Settings()
+        store = current_store()
+        # The names in a project's file are those of a hosted platform.
+        settings = read_settings(store.folder if store else None).without_names()
         if address is not None:
             return cls(address.url, address.token, timeout=timeout, settings=settings)
         platform = LocalPlatform(state, ephemeral=ephemeral).start()

@@ -17,6 +17,8 @@ from pydantic import (
     field_validator,
 )
 
+from typing_extensions import Self
+
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.base import Model
 
@@ -28,6 +30,7 @@ LIFE_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
 SECONDS = (86400, 3600, 60, 1)
 NAMES = ("cluster-name", "org-name", "project-name")
 """What only a project may settle."""
+FIELDS = tuple(name.replace("-", "_") for name in NAMES)
 
 
 def parse_life_span(text: str) -> float:
@@ -105,6 +108,10 @@ class Settings(_Section):
     def project_file(self) -> Path | None:
         """Where the project's file is, if there is one."""
         return self._project_file
+
+    def without_names(self) -> Self:
+        """Return the same for a platform on which a project's names mean nothing."""
+        return self.model_copy(update={"job": self.job.model_copy(update=dict.fromkeys(FIELDS))})
 
     @field_validator("alias")
     @classmethod

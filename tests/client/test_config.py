@@ -146,12 +146,13 @@ def test_a_cluster_that_is_not_there_is_told_with_who_chose_it(home: Path) -> No
     )
 
 
-def test_a_local_platform_does_not_heed_the_file_of_the_project(
+def test_a_local_platform_does_not_heed_the_names_of_the_project(
     home: Path, platform: LocalPlatform
 ) -> None:
-    (home / ".neuro.toml").write_text("[job]\ncluster-name = 'one'")
+    (home / ".neuro.toml").write_text("[job]\ncluster-name = 'one'\nlife-span = '1d'")
     with Session.local(state=platform.folder) as session:
         assert session.cluster_name == "local"
+        assert session.config.settings.job.life_span == 86400
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,15 @@ def test_a_login_is_for_its_owner_alone(home: Path, platform: LocalPlatform) -> 
     assert stat.S_IMODE((home / ".neuro").stat().st_mode) == 0o700
 
 
+def test_a_folder_that_others_may_look_into_is_told_at_once(
+    home: Path, platform: LocalPlatform, caplog: pytest.LogCaptureFixture
+) -> None:
+    (home / ".neuro").mkdir()
+    (home / ".neuro").chmod(0o755)
+    neuro_sync.login_with_token(platform.token, url=platform.url)
+    assert caplog.messages[-1].endswith(f": chmod 700 {home}/.neuro")
+
+
 def test_a_new_login_takes_the_place_of_the_old_one(
     home: Path, oauth: OAuthServer, door: TokenDoor, platform: LocalPlatform
 ) -> None:

@@ -322,6 +322,17 @@ def test_a_token_that_was_given_is_refused_in_the_words_of_the_platform(
             session.jobs.get_capacity()
 
 
+def test_a_new_token_that_is_refused_as_well_ends_the_call(
+    logged_in: Session, oauth: OAuthServer, door: TokenDoor
+) -> None:
+    assert logged_in.cluster_name == "local"
+    oauth.revoke_tokens()
+    oauth.lifetime = -1.0
+    with pytest.raises(AuthenticationError, match=r"bad token \*\*\*"):
+        logged_in.jobs.start(image="any", preset_name="cpu-small", command="true")
+    assert (oauth.refreshes, door.refused) == (1, 2)
+
+
 @pytest.mark.parametrize(("status", "error"), [(503, ServerNotAvailable), (429, NeuroError)])
 def test_a_token_endpoint_that_is_busy_is_no_reason_to_log_in_again(
     store: LoginStore, oauth: OAuthServer, status: int, error: type[Exception]
