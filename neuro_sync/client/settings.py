@@ -16,7 +16,6 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-
 from typing_extensions import Self
 
 from neuro_sync.errors import ConfigError

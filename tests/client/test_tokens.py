@@ -195,7 +195,7 @@ with Session() as session:
                for _ in range(8)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
-    print(*set(tokens))
+    print("\\n".join([*set(tokens), ""]), end="")  # in one piece, since others print too
 """
 
 
