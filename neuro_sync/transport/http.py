@@ -462,9 +462,9 @@ class _Adapter(HTTPAdapter):
         return response
 
 
-def socket_options() -> list[tuple[int, int, int]]:
+def socket_options() -> list[tuple[int, int, int | bytes]]:
     """Return what each connection is set to: send at once, and notice a peer that is gone."""
-    options = [
+    options: list[tuple[int, int, int | bytes]] = [
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     ]

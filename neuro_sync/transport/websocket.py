@@ -21,6 +21,8 @@ from urllib.parse import urlencode, urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from typing_extensions import Self
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError
 
 from neuro_sync.closing import Closing
 from neuro_sync.errors import (
@@ -113,6 +115,9 @@ class WebSocket(Closing):
         # to send takes away.
         self._owed_pongs: deque[bytes] = deque()
         self._heard = 0.0
+        # Whether the connection may hold bytes that its socket does not announce, as TLS does, or
+        # more than one piece of them.
+        self._may_have_more = True
         # Bytes of messages sent; a ping bears the number, so that its pong tells how many of
         # them the peer has taken in.
         self._sent = 0
@@ -200,24 +205,20 @@ class WebSocket(Closing):
         if proxy and proxy.scheme != "http":
             raise ConfigError(f"exec, attach and port_forward know no {proxy.scheme} proxies")
         where = (str(proxy.hostname), proxy.port or 80) if proxy else (host, port)
-        connection = (
-            http.client.HTTPSConnection(*where, timeout=connect, context=_context(self._settings))
-            if is_secure
-            else http.client.HTTPConnection(*where, timeout=connect)
-        )
+        connection = HTTPConnection(*where, timeout=connect, socket_options=socket_options())
         if proxy:
             connection.set_tunnel(host, port, headers=dict(self._settings.proxy_headers))
         try:
             connection.connect()
-        except (TimeoutError, ssl.SSLError):
-            raise
-        except OSError as error:
-            if proxy:
-                raise proxy_error(error, self._what) from error
-            raise
-        connected: socket.socket = connection.sock
-        for option in socket_options():
-            connected.setsockopt(*option)
+        except (HTTPError, OSError, http.client.HTTPException) as error:
+            connection.close()
+            cause = error.__cause__ if isinstance(error, HTTPError) else error
+            if proxy and isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
+                raise proxy_error(cause, self._what) from error
+            raise (cause or error) from error
+        connected = connection.sock
+        if is_secure:
+            connected = _context(self._settings).wrap_socket(connected, server_hostname=host)
         connected.settimeout(read)
         return connected
 
@@ -371,14 +372,20 @@ class WebSocket(Closing):
             connected, selector = self._socket, self._selector
             if connected is None or selector is None:
                 raise StreamClosed(f"{self._what} is not open")
-            piece = self._read_now(connected)
-            if piece is not None:
-                self._heard = time.monotonic()
-                return piece
-            if not selector.select(self.heartbeat):
+            if not self._may_have_more and not selector.select(self.heartbeat):
                 self._notice_silence(max(self._heard, waiting_since))
             elif self._closed:
                 return b""
+            else:
+                piece = self._read_now(connected)
+                # Nothing is tried in vain: that would let go of the interpreter, and take it again
+                # from the thread that was just given a message and is about to answer it.
+                self._may_have_more = piece is not None and (
+                    len(piece) == PIECE or isinstance(connected, ssl.SSLSocket)
+                )
+                if piece is not None:
+                    self._heard = time.monotonic()
+                    return piece
             self._send_owed_pongs()
 
     def _read_now(self, connected: socket.socket) -> bytes | None:
