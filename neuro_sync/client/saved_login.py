@@ -115,9 +115,11 @@ class LoginStore:
         database = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT)
         try:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            # Where nothing can be written, its shared memory cannot be made, nor is it needed.
+        except sqlite3.Error as error:
             database.close()
+            if not isinstance(error, sqlite3.OperationalError) or os.access(self.folder, os.W_OK):
+                raise
+            # Where nothing can be written, its shared memory cannot be made, nor is it needed.
             return sqlite3.connect(address + "&immutable=1", uri=True)
         return database
 
