@@ -36,7 +36,7 @@ from .errors import (
     StreamInterrupted,
     WaitTimeout,
 )
-from .models.config import Preset
+from .models.config import ClusterConfig, Preset, Project, ResourcePool
 from .models.images import RemoteImage
 from .models.jobs import (
     Container,
@@ -65,6 +65,7 @@ __all__ = [
     "BadGateway",
     "Client",
     "ClientError",
+    "ClusterConfig",
     "CommandFailed",
     "CommandResult",
     "CommandTimeout",
@@ -90,10 +91,12 @@ __all__ = [
     "NotSupported",
     "PortForward",
     "Preset",
+    "Project",
     "ProtocolError",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
+    "ResourcePool",
     "Resources",
     "SecretFile",
     "ServerError",

@@ -80,10 +80,8 @@ class LoginStore:
         self.file = folder / DATABASE
 
     def exists(self) -> bool:
-        try:
-            return self.file.is_file()
-        except OSError:  # a folder that we may not look into
-            return False
+        # Not by Path, which raises for a folder that we may not look into.
+        return os.path.isfile(self.file)
 
     def read(self) -> SavedLogin:
         """Return what is saved.
@@ -173,7 +171,8 @@ class LoginStore:
     def _replace_file(self, row: dict[str, Any]) -> None:
         # Whole before it bears its name: no other process ever sees half of it.
         fresh = self.folder / f"{DATABASE}.new"
-        fresh.unlink(missing_ok=True)
+        for left_over in self.folder.glob(f"{fresh.name}*"):
+            left_over.unlink()
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._replace_row(fresh, row)
         for name in COMPANIONS:
@@ -249,7 +248,9 @@ class LoginStore:
 def _transaction(file: Path) -> Iterator[sqlite3.Connection]:
     import sqlite3
 
-    database = sqlite3.connect(file, timeout=BUSY_TIMEOUT, isolation_level=None)
+    # Not made here if it is gone: then somebody has just logged out.
+    address = file.absolute().as_uri() + "?mode=rw"
+    database = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
     with closing(database):
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("BEGIN IMMEDIATE")

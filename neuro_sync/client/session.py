@@ -96,7 +96,8 @@ class Session(Closing):
         )
         self._clock = clock
         self._stop_platform: weakref.finalize[[], Session] | None = None
-        self._is_view = False
+        # Of a view, the session it is one of: the connections and the platform end with that one.
+        self._origin: Session | None = None
         names = {
             "cluster_name": cluster_name,
             "org_name": org_name,
@@ -130,7 +131,7 @@ class Session(Closing):
             "project_name": project_name,
         }
         other = copy.copy(self)
-        other._is_view = True  # noqa: SLF001  # a copy of ours
+        other._origin = self  # noqa: SLF001  # a copy of ours
         transport = self._transport.with_options(timeout=timeout)
         other._open_sections(transport, self.config.with_options(names))  # noqa: SLF001
         return other
@@ -208,7 +209,7 @@ class Session(Closing):
 
         It may be called more than once; any other call afterwards raises.
         """
-        if self._is_view:
+        if self._origin is not None:
             return
         self._transport.close()
         if self._stop_platform is not None:

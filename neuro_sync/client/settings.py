@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -129,7 +130,7 @@ def read_settings(folder: Path | None, start: Path | None = None) -> Settings:
             the file and the key.
     """
     merged: dict[str, Any] = {}
-    if folder is not None and (user_file := folder / USER_FILE).is_file():
+    if folder is not None and os.path.isfile(user_file := folder / USER_FILE):
         merged = _read(user_file)
         settled = merged.get("job", {})
         for name in NAMES:
@@ -152,7 +153,8 @@ def _find_project_file(start: Path | None) -> Path | None:
         return None
     for folder in (here, *here.parents):
         for name in PROJECT_FILES:
-            if (folder / name).is_file():
+            # Not by Path, which raises for a folder that we may not look into.
+            if os.path.isfile(folder / name):
                 return folder / name
     return None
 

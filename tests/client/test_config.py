@@ -301,3 +301,10 @@ def test_a_view_shares_connections_token_and_end_with_its_session(
     session.close()
     with pytest.raises(neuro_sync.NeuroError, match="closed"):
         view.jobs.get_capacity()
+
+
+def test_a_view_keeps_the_local_platform_of_its_session_running() -> None:
+    view = Session.local(ephemeral=True).with_options(timeout=(5.0, 5.0))
+    assert view.cluster_name == "local"
+    assert view._origin is not None
+    view._origin.close()

@@ -180,6 +180,16 @@ def test_a_passed_config_is_saved(
         assert session.config.sources["cluster_name"] == f"the saved login {saved(home).file}"
 
 
+def test_a_passed_config_of_a_cluster_that_is_gone_is_not_saved(
+    home: Path, platform: LocalPlatform
+) -> None:
+    content = {"token": platform.token, "url": platform.url, "cluster": "mars"}
+    text = base64.b64encode(json.dumps(content).encode()).decode()
+    with pytest.raises(ConfigError, match="there is no cluster 'mars'; there are: local"):
+        neuro_sync.login_with_passed_config(text)
+    assert not saved(home).exists()
+
+
 def test_a_passed_config_that_is_missing_is_told(home: Path) -> None:
     with pytest.raises(ConfigError) as missing:
         neuro_sync.login_with_passed_config()

@@ -347,6 +347,16 @@ def test_a_token_endpoint_that_is_busy_is_no_reason_to_log_in_again(
         assert session.config.token()
 
 
+def test_a_session_that_outlives_a_logout_leaves_nothing_behind(
+    logged_in: Session, store: LoginStore, oauth: OAuthServer
+) -> None:
+    neuro_sync.logout()
+    oauth.revoke_tokens()
+    assert logged_in.cluster_name == "local"
+    assert oauth.refreshes == 1
+    assert not store.exists()
+
+
 def test_a_new_login_of_the_same_user_is_taken_up(
     logged_in: Session, store: LoginStore, oauth: OAuthServer, door: TokenDoor
 ) -> None:
