@@ -55,10 +55,12 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
+from .models.users import Action, Permission, Quota, Share
 from .version import __version__
 
 __all__ = [
     "APIError",
+    "Action",
     "AuthError",
     "AuthenticationError",
     "AuthorizationError",
@@ -89,10 +91,12 @@ __all__ = [
     "NDJSONError",
     "NeuroError",
     "NotSupported",
+    "Permission",
     "PortForward",
     "Preset",
     "Project",
     "ProtocolError",
+    "Quota",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
@@ -102,6 +106,7 @@ __all__ = [
     "ServerError",
     "ServerNotAvailable",
     "Session",
+    "Share",
     "StdStream",
     "StreamClosed",
     "StreamInterrupted",

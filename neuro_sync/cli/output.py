@@ -20,6 +20,11 @@ def banner(url: str, folder: str, *, kept: bool) -> None:
     )
 
 
+def result(text: str) -> None:
+    """Print a line of what was asked for."""
+    click.echo(text)
+
+
 def note(text: str) -> None:
     """Tell a person something that is no result."""
     click.echo(text, err=True)

@@ -108,10 +108,12 @@ class Session(Closing):
 
     def _open_sections(self, transport: HttpTransport, config: Config) -> None:
         from .jobs import Jobs
+        from .users import Users
 
         self._transport = transport
         self.config = config
         self.jobs = Jobs(transport, config, self._clock)
+        self.users = Users(transport, config)
 
     def with_options(
         self,
@@ -167,6 +169,7 @@ class Session(Closing):
         # The names in a project's file are those of a hosted platform.
         settings = read_settings(store.folder if store else None).without_names()
         if address is not None:
+            address.check_version()
             return cls(address.url, address.token, timeout=timeout, settings=settings)
         platform = LocalPlatform(state, ephemeral=ephemeral).start()
         session = cls(platform.url, platform.token, timeout=timeout, settings=settings)

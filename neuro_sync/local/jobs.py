@@ -7,11 +7,12 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
@@ -25,6 +26,7 @@ from neuro_sync.errors import (
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
     Container,
+    HTTPPort,
     JobOptions,
     JobRestartPolicy,
     JobRun,
@@ -35,11 +37,15 @@ from neuro_sync.models.jobs import (
     Resources,
     Workload,
 )
+from neuro_sync.models.users import Action
 
 from . import lifecycle, machine
+from .access import Caller
 from .lifecycle import Cancelled, Event, Transitions
 from .logs import JobLog, Pulse
+from .permissions import Resource
 from .runtimes.base import Launch, Runtime
+from .sites import Sites
 from .store import JobFilter, JobRow, Store
 
 logger = logging.getLogger(__name__)
@@ -70,12 +76,21 @@ class JobService:
     """
 
     def __init__(
-        self, store: Store, runtime: Runtime, presets: tuple[Preset, ...], home: Tenant
+        self,
+        store: Store,
+        runtime: Runtime,
+        sites: Sites,
+        presets: tuple[Preset, ...],
+        home: Tenant,
+        *,
+        registry_hosts: Collection[str] = (),
     ) -> None:
         self._store = store
+        self._sites = sites
         self._runtime = runtime
         self._presets = {preset.name: preset for preset in presets}
         self._home = home
+        self._registry_hosts = registry_hosts
         self._closing = False
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._changes = Pulse()
@@ -84,6 +99,7 @@ class JobService:
         """Begin to run jobs, and take up those of an earlier platform on the same folder."""
         await self._runtime.open(folder, self._on_event)
         for job in self._store.list(JobFilter(statuses=_UNFINISHED)):
+            self._reopen_site(job)
             self._runtime.adopt(_launch(job))
             self._watch_life_span(self._row(job.id))
 
@@ -102,18 +118,17 @@ class JobService:
             logger.warning("some jobs did not end; their supervisors are left to it")
         for timer in self._deadlines.values():
             timer.cancel()
+        await self._sites.close_all()
         await self._runtime.close()
 
-    def start(self, spec: JobStart | JobRun, owner: str) -> JobRow:
+    def start(self, spec: JobStart | JobRun, caller: Caller) -> JobRow:
         """Accept a job and have it started.
 
         The checks are those of the hosted platform; a body that is malformed was refused before.
         """
-        tenant = self._tenant(spec)
+        tenant = self._tenant(spec, caller)
         container, options = self._resolve(spec)
         _check_addresses(container, tenant.cluster)
-        if spec.name is not None:
-            self._check_name(spec.name, tenant.project)
         if options.restart_policy is not JobRestartPolicy.NEVER:
             raise NotSupported(
                 f"restart_policy {options.restart_policy.value!r}: this local platform "
@@ -127,22 +142,28 @@ class JobService:
             raise IllegalArgumentError("energy_schedule_name requires scheduler_enabled")
         if options.scheduler_enabled and options.schedule_timeout is not None:
             raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
+        caller.require_all(_needs(container, tenant, self._registry_hosts))
+        if spec.name is not None:
+            self._check_name(spec.name, tenant.project)
         if options.privileged:
             raise IllegalArgumentError(f"Cluster {tenant.cluster} does not allow privileged jobs")
         self._runtime.check(container)
         job_id = f"job-{uuid.uuid4()}"
         now = _now()
         life = lifecycle.created(now)
+        description = _describe(job_id, caller.name, tenant, container, options)
+        if container.http is not None:
+            description["http_url"] = self._open_site(job_id, container.http)
         row = JobRow(
             id=job_id,
             name=spec.name,
-            owner=owner,
+            owner=caller.name,
             cluster_name=tenant.cluster,
             org_name=tenant.org,
             project_name=tenant.project,
             status=life[-1].status.value,
             created_at=now,
-            description=_describe(job_id, owner, tenant, container, options),
+            description=description,
             transitions=_LIFE.dump_json(life).decode(),
         )
         self._store.add(row, tuple(sorted(set(spec.tags))))
@@ -159,9 +180,9 @@ class JobService:
             logger.exception("job %s could not be started", row.id)
             self._on_event(row.id, lifecycle.CouldNotRun(_now(), 125, str(error)))
 
-    def kill(self, id_or_name: str, owner: str) -> None:
+    def kill(self, id_or_name: str, caller: Caller) -> None:
         """Cancel a job at once; what it runs ends a moment later. One that is over stays."""
-        job = self.find(id_or_name, owner)
+        job = self.find(id_or_name, caller, Action.WRITE)
         if job.answer is None:
             self._end(job.id, "UserRequested")
 
@@ -169,20 +190,24 @@ class JobService:
         self._on_event(job_id, Cancelled(_now(), reason))
         self._runtime.kill(job_id)
 
-    def find(self, id_or_name: str, owner: str) -> JobRow:
-        """Return a job by id, or an owner's newest one of a name."""
-        job = self._store.get(id_or_name, owner)
-        if job is None:
-            raise IllegalArgumentError(f"no such job {id_or_name}")
+    def find(self, id_or_name: str, caller: Caller, action: Action) -> JobRow:
+        """Return a job by id, or the caller's newest one of a name, to do something with it.
+
+        Raises:
+            IllegalArgumentError: There is none.
+            AuthorizationError: There is, but the caller may not do that.
+        """
+        job = self._get(id_or_name, caller.name)
+        caller.require(action, *job.resources)
         return job
 
-    def running(self, id_or_name: str, owner: str) -> JobRow:
-        """Return a job that runs now.
+    def running(self, id_or_name: str, caller: Caller) -> JobRow:
+        """Return a job that runs now, to take part in what goes on inside.
 
         Raises:
             ResourceNotFound: It does not run yet, or no more.
         """
-        job = self.find(id_or_name, owner)
+        job = self.find(id_or_name, caller, Action.WRITE)
         if job.status != JobStatus.RUNNING.value:
             raise ResourceNotFound(f"Job '{job.id}' is not running.")
         return job
@@ -244,14 +269,26 @@ class JobService:
         """Return all tags an owner ever used, those of the newest job first."""
         return self._store.tags(owner)
 
-    def list(self, wanted: JobFilter) -> Iterator[str]:
-        """Yield each job's answer, as `answer` gives it."""
-        for job in self._store.answers(wanted):
+    def list(self, wanted: JobFilter, caller: Caller) -> Iterator[str]:
+        """Yield the answer of each job that the caller may read, as `answer` gives it."""
+        readable = caller.grants.readable("job")
+        for job in self._store.answers(replace(wanted, readable=readable)):
             yield job if isinstance(job, str) else self.answer(job)
 
     def answer(self, job: JobRow) -> str:
         """Return what the wire tells of a job now, as JSON without a newline."""
         return job.answer or _answer(job.description, _LIFE.validate_json(job.transitions), _now())
+
+    def _open_site(self, job_id: str, http: HTTPPort, port: int = 0) -> str:
+        return self._sites.open(job_id, http.port, requires_auth=http.requires_auth, port=port)
+
+    def _reopen_site(self, job: JobRow) -> None:
+        """Listen for an earlier platform's job, where it did if that is possible."""
+        url = job.description.get("http_url")
+        if url is not None:
+            http = HTTPPort.model_validate(job.description["container"]["http"])
+            url = self._open_site(job.id, http, urlsplit(url).port or 0)
+            self._store.describe(job.id, {**job.description, "http_url": url})
 
     def _on_event(self, job_id: str, event: Event) -> None:
         job = self._row(job_id)
@@ -269,6 +306,8 @@ class JobService:
         )
         logger.info("job %s: %s %s", job_id, status, after[-1].reason)
         self._changes.beat()
+        if status.is_finished:
+            self._sites.close(job_id)
         if status.is_finished and job_id in self._deadlines:
             self._deadlines.pop(job_id).cancel()
         elif status.is_running:
@@ -288,9 +327,15 @@ class JobService:
         )
 
     def _row(self, job_id: str) -> JobRow:
-        return self.find(job_id, "")
+        return self._get(job_id, "")
 
-    def _tenant(self, options: JobOptions) -> Tenant:
+    def _get(self, id_or_name: str, owner: str) -> JobRow:
+        job = self._store.get(id_or_name, owner)
+        if job is None:
+            raise IllegalArgumentError(f"no such job {id_or_name}")
+        return job
+
+    def _tenant(self, options: JobOptions, caller: Caller) -> Tenant:
         home = self._home
         if options.cluster_name not in (None, home.cluster):
             raise AuthorizationError("User is not allowed to submit jobs to the specified cluster")
@@ -299,14 +344,7 @@ class JobService:
                 "User is not allowed to submit jobs to the specified cluster "
                 "as a member of given organization"
             )
-        project = options.project_name or home.project
-        if project != home.project:
-            uri = f"job://{home.cluster}/{home.org}/{project}"
-            raise AuthorizationError(
-                "no such project, or not yours",
-                payload={"missing": [{"uri": uri, "action": "write"}]},
-            )
-        return Tenant(home.cluster, home.org, project)
+        return Tenant(home.cluster, home.org, options.project_name or caller.name.partition("/")[0])
 
     def _resolve(self, spec: JobStart | JobRun) -> tuple[Container, JobOptions]:
         """Return the container and the options, with what the preset says filled in."""
@@ -364,6 +402,26 @@ def _launch(job: JobRow) -> Launch:
     return Launch(job.id, container, environment=container.env)
 
 
+def _needs(
+    container: Container, tenant: Tenant, registry_hosts: Collection[str]
+) -> Iterator[tuple[Action, Resource]]:
+    """Yield the permissions that it takes to start a job."""
+    yield Action.WRITE, Resource("job", tenant.cluster, tenant.org, tenant.project)
+    host, _, name = container.image.as_docker_url().partition("/")
+    if host in registry_hosts:
+        *folders, last = name.partition("@")[0].split("/")
+        yield Action.READ, Resource("image", tenant.cluster, *folders, last.partition(":")[0])
+    for file in container.secret_files:
+        yield Action.READ, Resource.parse(str(file.secret_uri))
+    for secret in container.secret_env.values():
+        yield Action.READ, Resource.parse(str(secret))
+    for volume in container.volumes:
+        action = Action.READ if volume.read_only else Action.WRITE
+        yield action, Resource.parse(str(volume.storage_uri))
+    for disk in container.disk_volumes:
+        yield Action.READ if disk.read_only else Action.WRITE, Resource.parse(str(disk.disk_uri))
+
+
 def _check_addresses(container: Container, cluster: str) -> None:
     """Refuse addresses that name another cluster, or none."""
     uris = [volume.storage_uri for volume in container.volumes]
@@ -415,8 +473,6 @@ def _describe(
         "schedule_timeout": options.schedule_timeout,
         "max_run_time_minutes": options.max_run_time_minutes,
         "internal_hostname_named": options.name and f"{options.name}--{short_hash}.{namespace}",
-        # A process listens on this machine, so that is where its web server is.
-        "http_url": container.http and f"http://127.0.0.1:{container.http.port}",
     }
     return description | {name: value for name, value in optional.items() if value is not None}
 

@@ -15,17 +15,21 @@ import uvicorn
 from typing_extensions import Self
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from neuro_sync.errors import ConfigError
+from neuro_sync.errors import APIError, ConfigError
+from neuro_sync.models.users import Action
 
-from .access import Users
+from .access import own_hosts
+from .accounts import Accounts, accounts_of
 from .app import API, create_app
 from .jobs import JobService, Tenant
 from .machine import presets
 from .runtimes.process import ProcessRuntime
-from .state import Address, StateFolder, local_user, running_platform
+from .sites import Sites
+from .state import StateFolder, folder_of, local_user, running_platform, stop_platform
 from .store import Store
+from .users import Users
 
-__all__ = ["LocalPlatform", "running_platform"]
+__all__ = ["LocalPlatform", "folder_of", "running_platform", "stop_platform"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +92,16 @@ class LocalPlatform:
         ephemeral: bool = False,
         port: int = 0,
         grace: float = 3.0,
+        is_program: bool = False,
     ) -> None:
         """Say where it keeps its state and where it listens.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
-        by itself.
+        by itself. `is_program` says that this process is there for the platform alone and ends
+        when it is sent SIGTERM, so that ``neuro local down`` may do that.
         """
+        self._is_program = is_program
+        self._forget = False
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
@@ -114,6 +122,11 @@ class LocalPlatform:
         return f"http://{HOST}:{self._port}{API}"
 
     @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        return self._port
+
+    @property
     def token(self) -> str:
         return self._token
 
@@ -130,7 +143,7 @@ class LocalPlatform:
             user = local_user()
             self._token = self._state.token(user)
             self._run(self._server(user), listener)
-            self._state.announce(Address(self.url, self._token))
+            self._state.announce(self.url, self._token, is_program=self._is_program)
         except BaseException:
             self._clean_up()
             raise
@@ -156,11 +169,15 @@ class LocalPlatform:
         offered = presets()
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = ProcessRuntime(grace=self._grace)
-        self._store = Store(self.folder / "platform.db")
-        self._service = JobService(self._store, runtime, offered, home)
+        self._store = Store(self._state.database)
+        users = self._users = Users(Accounts(self._store.database), home, self._token)
+        sites = Sites(runtime.dial, users.name_of, self._may_see)
+        self._service = JobService(
+            self._store, runtime, sites, offered, home, registry_hosts=own_hosts(self._port)
+        )
         app = create_app(
             service=self._service,
-            users=Users({self._token: user}),
+            users=users,
             home=home,
             presets=offered,
             port=self._port,
@@ -182,6 +199,14 @@ class LocalPlatform:
         )
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         return _Server(settings)
+
+    def _may_see(self, user: str, job_id: str) -> bool:
+        """Tell whether a user may see a job's web page."""
+        try:
+            self._service.find(job_id, self._users.caller(user), Action.READ)
+        except APIError:  # the user may be gone by now
+            return False
+        return True
 
     def _run(self, server: _Server, listener: socket.socket) -> None:
         self._uvicorn = server
@@ -224,11 +249,27 @@ class LocalPlatform:
             thread.join()
         self._clean_up()
 
+    def add_user(self, name: str) -> str:
+        """Make a user, with a project of the same name, and return the user's token.
+
+        Raises:
+            IllegalArgumentError: The name is taken, or is none that a user can have.
+        """
+        with accounts_of(self.folder) as accounts:
+            accounts.add_user(name)
+            return accounts.add_token(name)
+
+    def delete_at_end(self) -> None:
+        """Have `close` delete the state folder, with all that the platform remembers."""
+        self._forget = True
+
     def _clean_up(self) -> None:
         if self._listener is not None:
             self._listener.close()
         if self._store is not None:
             self._store.close()
+        if self._forget:
+            self._state.delete()
         self._state.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)

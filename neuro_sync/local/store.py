@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from neuro_sync.errors import ConfigError
+
+from .permissions import Resource
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -60,6 +62,12 @@ class JobRow:
     answer: str | None = None
     """The whole answer as JSON, once it never changes again."""
 
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """What a permission on the job is granted on: its id, or its name if it has one."""
+        tenant = (self.cluster_name, self.org_name, self.project_name)
+        return tuple(Resource("job", *tenant, name) for name in (self.id, self.name) if name)
+
 
 @dataclass(frozen=True)
 class JobFilter:
@@ -78,6 +86,8 @@ class JobFilter:
     until: datetime | None = None
     reverse: bool = False
     limit: int | None = None
+    readable: tuple[str, ...] | None = None
+    """Paths of jobs, by id or name, and of what they lie in; no others are listed. None is all."""
 
     def where(self) -> tuple[str, list[Any]]:
         """Return the condition in SQL and its values."""
@@ -103,7 +113,28 @@ class JobFilter:
             if moment is not None:
                 conditions.append(f"created_at {comparison} ?")
                 values.append(moment.timestamp())
+        if self.readable is not None:
+            within, paths = _within(self.readable)
+            conditions.append(within)
+            values += paths
         return " AND ".join(conditions), values
+
+
+_LEVELS = ("cluster_name", "org_name", "project_name")
+_PATHS = (_LEVELS[:1], _LEVELS[:2], _LEVELS, (*_LEVELS, "id"), (*_LEVELS, "name"))
+
+
+def _within(paths: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the condition in SQL, and its values, for what lies at or below one of the paths."""
+    conditions, values = ["0"], []
+    for columns in _PATHS:
+        same_depth = [path for path in paths if path.count("/") == len(columns) - 1]
+        if same_depth:
+            path = " || '/' || ".join(columns)
+            # One value for all: there may be more of them than a query has places for.
+            conditions.append(f"{path} IN (SELECT value FROM json_each(?))")  # noqa: S608
+            values.append(json.dumps(same_depth))
+    return f"({' OR '.join(conditions)})", values
 
 
 @dataclass
@@ -129,6 +160,11 @@ class Store:
                 "move the state folder away, or name another one with --state"
             ) from error
         self.path.chmod(0o600)
+
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The open file, for what else is kept in it; the same thread uses both."""
+        return self._database
 
     def close(self) -> None:
         self._database.close()
@@ -245,7 +281,7 @@ def _job(row: sqlite3.Row) -> JobRow:
         org_name=row["org_name"],
         project_name=row["project_name"],
         status=row["status"],
-        created_at=datetime.fromtimestamp(row["created_at"]).astimezone(),
+        created_at=datetime.fromtimestamp(row["created_at"], timezone.utc),
         description=json.loads(row["description"]) if row["answer"] is None else {},
         transitions=row["transitions"],
         answer=row["answer"],

@@ -133,9 +133,22 @@ def test_a_token_without_an_address_is_not_sent_to_where_somebody_logged_in(
     save(home / ".neuro", "saved")
     if in_variable:
         monkeypatch.setenv("NEURO_SYNC_TOKEN", token_of("environment"))
-    with pytest.raises(ConfigError, match="no platform to talk to"):
+    with pytest.raises(ConfigError) as refused:
         Session(token=None if in_variable else token_of("argument"))
+    assert str(refused.value) == HALF.format(
+        argument="not given" if in_variable else "given",
+        variable="set" if in_variable else "not set",
+    )
 
+
+HALF = """\
+no platform to talk to. Looked at:
+  the argument url: not given
+  the argument token: {}
+  the variable NEURO_SYNC_URL: not set
+  the variable NEURO_SYNC_TOKEN: {}
+Log in with neuro_sync.login(), give Session(url=..., token=...), \
+or use Session.local() to run jobs on this machine."""
 
 NOWHERE = """\
 no platform to talk to. Looked at:
