@@ -107,12 +107,20 @@ class Session(Closing):
         self._open_sections(transport, Config(transport, found, settings, names))
 
     def _open_sections(self, transport: HttpTransport, config: Config) -> None:
+        from .disks import Disks
+        from .images import Images
         from .jobs import Jobs
+        from .parse import Parser
+        from .secrets import Secrets
         from .users import Users
 
         self._transport = transport
         self.config = config
         self.jobs = Jobs(transport, config, self._clock)
+        self.images = Images(transport, config)
+        self.parse = Parser(config)
+        self.secrets = Secrets(transport, config)
+        self.disks = Disks(transport, config)
         self.users = Users(transport, config)
 
     def with_options(
