@@ -2,6 +2,13 @@
 
 from .client.channels import CommandResult, StdStream
 from .client.forward import PortForward
+from .client.login import (
+    login,
+    login_headless,
+    login_with_passed_config,
+    login_with_token,
+    logout,
+)
 from .client.session import Client, Session, get
 from .errors import (
     APIError,
@@ -30,7 +37,7 @@ from .errors import (
     StreamInterrupted,
     WaitTimeout,
 )
-from .models.config import Preset
+from .models.config import ClusterConfig, Preset, Project, ResourcePool
 from .models.disks import Disk
 from .models.images import (
     AbstractDockerImageProgress,
@@ -75,6 +82,7 @@ __all__ = [
     "BadGateway",
     "Client",
     "ClientError",
+    "ClusterConfig",
     "CommandFailed",
     "CommandResult",
     "CommandTimeout",
@@ -108,11 +116,13 @@ __all__ = [
     "Permission",
     "PortForward",
     "Preset",
+    "Project",
     "ProtocolError",
     "Quota",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
+    "ResourcePool",
     "Resources",
     "SaveStep",
     "Secret",
@@ -131,4 +141,9 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "get",
+    "login",
+    "login_headless",
+    "login_with_passed_config",
+    "login_with_token",
+    "logout",
 ]

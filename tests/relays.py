@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import select
 import socket
@@ -12,6 +13,7 @@ from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from typing_extensions import Self
 
@@ -137,6 +139,13 @@ class FrontDoor(_Listener):
         self._context = context
         self.address = f"{'https' if context else 'http'}://{LOOPBACK}:{self.port}"
         self._services = services or self.address
+        self._open: set[socket.socket] = set()
+
+    def cut_all(self) -> None:
+        """Cut all connections that are open."""
+        for connection in tuple(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -151,8 +160,20 @@ class FrontDoor(_Listener):
             self._hand_on(client)
 
     def _hand_on(self, client: socket.socket) -> None:
+        self._open.add(client)
+        try:
+            self._hand_on_request(client)
+        finally:
+            self._open.discard(client)
+
+    def _hand_on_request(self, client: socket.socket) -> None:
         head, rest = _read_head(client)
         head = head.replace(b":%d" % self.port, b":%d" % self._target)
+        admitted = self._admitted(head)
+        if admitted is None:
+            client.sendall(self._refusal(head))
+            return
+        head = admitted
         if b"upgrade: websocket" not in head.lower():
             head = head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
         with socket.create_connection((LOOPBACK, self._target)) as server:
@@ -162,10 +183,23 @@ class FrontDoor(_Listener):
             else:
                 _pump(client, server)
 
+    def _admitted(self, head: bytes) -> bytes | None:
+        """Return the head of a request as it is handed on; None refuses it."""
+        return head
+
+    def _refusal(self, head: bytes) -> bytes:
+        """Return the answer to a request that is refused."""
+        raise NotImplementedError
+
+    def _described(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the platform's description as it is told."""
+        return config
+
     def _at_services(self, answer: bytes) -> bytes:
         head, _, body = answer.partition(b"\r\n\r\n")
         body = body.replace(b"http://%s:%d" % (LOOPBACK.encode(), self._target), b"%s")
         body = body.replace(b"%s", self._services.encode())
+        body = json.dumps(self._described(json.loads(body))).encode()
         length = b"content-length: %d" % len(body)
         return re.sub(rb"(?i)content-length: \d+", length, head) + b"\r\n\r\n" + body
 
@@ -181,6 +215,8 @@ class HttpProxy(_Listener):
         """The method and the target of each request, in the order in which they came."""
         self.logins: list[str | None] = []
         """The value of ``Proxy-Authorization`` of each request."""
+        self.agents: list[str] = []
+        """Who asked, in the words of each request."""
 
     @property
     def address(self) -> str:
@@ -193,6 +229,8 @@ class HttpProxy(_Listener):
         login = found[1].decode() if found else None
         self.requests.append(f"{method} {target}")
         self.logins.append(login)
+        agent = re.search(rb"(?i)\r\nuser-agent: ([^\r]*)\r\n", head)
+        self.agents.append(agent[1].decode() if agent else "")
         if self._login and login != f"Basic {self._login}":
             client.sendall(
                 b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n"

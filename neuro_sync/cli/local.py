@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from neuro_sync.client.config import TOKEN_VARIABLE, URL_VARIABLE
+from neuro_sync.client.lookup import TOKEN_VARIABLE, URL_VARIABLE
 from neuro_sync.errors import ConfigError
 
 from . import output
