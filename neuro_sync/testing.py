@@ -14,7 +14,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-METHODS = (b"GET ", b"POST ", b"PUT ", b"DELETE ")
+METHODS = (b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ")
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Fault:
     """Hand nothing on after so many bytes of the answer, and leave the connection open."""
     garbage_after: int | None = None
     """Send nonsense after so many bytes of the answer, and close."""
+    cut_request_after: int | None = None
+    """Reset the connection after so many bytes of the request."""
     delay: float = 0.0
     """Hold the answer back for so many seconds."""
     answer: bytes | None = None
@@ -108,13 +110,20 @@ class FaultProxy:
 
     def _requests(self, link: _Link) -> None:
         while data := link.client.recv(65536):
+            data = data.replace(b":%d" % self.port, b":%d" % self._target)
             if data.startswith(METHODS):  # and not the body, which may come by itself
-                link.fault, link.sent = self._fault_of(data), 0
+                link.fault, link.sent, link.asked = self._fault_of(data), 0, 0
+            limit, before = link.fault.cut_request_after, link.asked
+            link.asked += len(data)
+            if limit is not None and link.asked > limit:
+                link.fault.hit.set()
+                link.server.sendall(data[: limit - before])
+                return
             if link.fault.answer is not None:
                 link.fault.hit.set()
                 link.client.sendall(link.fault.answer)
                 continue
-            link.server.sendall(data.replace(b":%d" % self.port, b":%d" % self._target))
+            link.server.sendall(data)
 
     def _fault_of(self, data: bytes) -> Fault:
         with self._lock:
@@ -153,6 +162,7 @@ class _Link:
         self.server = server
         self.fault = Fault()
         self.sent = 0
+        self.asked = 0
         self._ends = threading.Semaphore(1)
 
     def close_one(self) -> None:

@@ -112,11 +112,13 @@ class Session(Closing):
         from .jobs import Jobs
         from .parse import Parser
         from .secrets import Secrets
+        from .storage import Storage
         from .users import Users
 
         self._transport = transport
         self.config = config
         self.jobs = Jobs(transport, config, self._clock)
+        self.storage = Storage(transport, config, self._clock)
         self.images = Images(transport, config)
         self.parse = Parser(config)
         self.secrets = Secrets(transport, config)

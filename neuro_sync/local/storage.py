@@ -91,6 +91,10 @@ class _File(Closing):
                 self._closed = True
                 os.close(self._descriptor)
 
+    def __del__(self) -> None:
+        # An answer whose client has left before its first byte is dropped without being read.
+        self.close()
+
 
 class OpenedFile(_File):
     """A file that is read, with what it was when it was opened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -11,7 +12,9 @@ from pydantic import Field, SkipValidation
 from typing_extensions import Self
 from yarl import URL
 
-from .base import Model
+from neuro_sync.errors import ProtocolError
+
+from .base import ANSWER, Model
 from .uris import build, path_of
 from .users import Action
 
@@ -32,6 +35,22 @@ class FileStatusType(str, Enum):
     @classmethod
     def _missing_(cls, _: object) -> FileStatusType:
         return cls.UNKNOWN
+
+
+class _Named(Model):
+    """What holds a file's name, which may have bytes that are no text.
+
+    They come as lone surrogates, which are JSON for Python and not for pydantic.
+    """
+
+    @classmethod
+    def from_answer(cls, body: bytes | str) -> Self:
+        try:
+            return super().from_answer(body)
+        except ProtocolError:
+            if not re.search(rb"(?i)\\ud[89a-f]", body.encode() if isinstance(body, str) else body):
+                raise
+            return cls.model_validate(json.loads(body), extra="ignore", context=ANSWER)
 
 
 class FileStatus(Model):
@@ -84,7 +103,7 @@ class FileStatus(Model):
         return self.type is FileStatusType.SYMLINK
 
 
-class ListedFile(Model):
+class ListedFile(_Named):
     """A line of a listing, or the answer about one file."""
 
     status: Annotated[FileStatus, Field(alias="FileStatus")]
@@ -102,7 +121,16 @@ class DiskUsageInfo(Model):
     uri: Annotated[URL | None, SkipValidation] = None
 
 
-class RemovedFile(Model):
+class FileListing(_Named):
+    """A whole listing, from a platform that does not send it line by line."""
+
+    class Statuses(Model):
+        items: Annotated[tuple[FileStatus, ...], Field(alias="FileStatus")] = ()
+
+    statuses: Annotated[Statuses, Field(alias="FileStatuses")]
+
+
+class RemovedFile(_Named):
     """A line of what a removal reports."""
 
     path: Annotated[str, SkipValidation]
@@ -143,8 +171,8 @@ class ByteRange(NamedTuple):
 
 def child(folder: URL, name: str) -> URL:
     """Return the address of something in a folder, whatever characters its name has."""
-    path = path_of(folder).rstrip("/")
-    return build(folder.scheme, folder.host or "", f"{path}/{name}" if path else name)
+    host, path = folder.host or "", path_of(folder).rstrip("/")
+    return build(folder.scheme, host, f"{path}/{name}" if path or host else name)
 
 
 # What a copy reports while it is under way. The names are those of the official client.

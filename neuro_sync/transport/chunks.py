@@ -78,10 +78,38 @@ class ChunkDecoder:
             self._pending = rest
 
 
+class _Head:
+    """What the head of an answer is read from; one that breaks off is no head."""
+
+    def __init__(self, source: io.BufferedReader) -> None:
+        self._source = source
+        self._begun = False
+        self.close = source.close
+
+    def readline(self, limit: int) -> bytes:
+        line = self._source.readline(limit)
+        # The standard library takes the end of the connection for that of the head, and half a
+        # number for the length of the body. That nothing came at all, it tells by itself.
+        if self._begun and not line.endswith(b"\n") and len(line) < limit:
+            raise http.client.IncompleteRead(line)
+        self._begun = True
+        return line
+
+
 class Response(http.client.HTTPResponse):
     """An answer whose chunked body `read1` hands out as far as it came."""
 
     _decoder: ChunkDecoder | None = None
+
+    def begin(self) -> None:
+        """Read the head."""
+        source = self.fp
+        self.fp = _Head(source)  # type: ignore[assignment]  # all of it that is used here
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:  # there is a body
+                self.fp = source
 
     def read1(self, n: int = -1) -> bytes:
         """Return what came, at least one byte until the end; `n` is only a hint when chunked."""

@@ -11,9 +11,10 @@ import random
 import socket
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, cast
+from types import MappingProxyType
+from typing import Any, Protocol, TypedDict, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
@@ -44,7 +45,7 @@ logger = logging.getLogger("neuro_sync")
 Timeout = tuple[float, float]
 """Seconds to connect, and seconds of silence while an answer is read."""
 
-Query = Iterable[tuple[str, str]]
+Query = Iterable[tuple[str, str | bytes]]
 
 Certificate = str | tuple[str, str]
 """The path of a client's certificate; and of its key, if that is in another file."""
@@ -65,7 +66,8 @@ class ConnectionOptions(TypedDict, total=False):
     """Who asks, such as ``my-app/1.2``; it goes before our own name."""
 
 
-REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+# The only PATCH of the platform writes bytes at an offset, which may be done twice.
+REPEATABLE = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
 PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be gone a moment later."""
 
@@ -81,6 +83,15 @@ lock out. The libraries below wrap these too deep to ask for a class."""
 ATTEMPTS = 4
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
+
+
+class Content(Protocol):
+    """A body of bytes, which can be read again for each attempt to send it."""
+
+    size: int
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Begin to read it; a piece is sent before the next one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +113,8 @@ class HttpTransport:
     """Requests to one platform, from any number of threads.
 
     `timeout` holds for every request but streams, which may be silent for as long as they like.
-    GET, HEAD, PUT and DELETE are tried up to four times when the connection fails or the platform
-    is unavailable for the moment; anything else is sent once.
+    GET, HEAD, PUT, PATCH and DELETE are tried up to four times when the connection fails or the
+    platform is unavailable for the moment; anything else is sent once.
     """
 
     def __init__(
@@ -152,20 +163,25 @@ class HttpTransport:
         query: Query = (),
         body: object = None,
         form: Mapping[str, str] | None = None,
+        content: bytes | Content | None = None,
         accept: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
         login: str | None = None,
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
 
-        `body` is sent as JSON, `form` as a form. With `login` the token is the password of that
-        user, as registries want it.
+        `body` is sent as JSON, `form` as a form, `content` as it is. With `login` the token is the
+        password of that user, as registries want it.
 
         Raises:
             APIError: The platform said no.
             ConnectionFailed: It did not say anything.
         """
         request = self._prepare(method, url, query, body, form, accept)
-        response = self._send(request, login, stream=False)
+        request.headers.update(headers)
+        if content is not None:
+            _put_content(request, content)
+        response = self._send(request, login, timeout=self._timeout)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
@@ -177,9 +193,20 @@ class HttpTransport:
         query: Query = (),
         body: object = None,
         accept: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        is_silent: bool = True,
+        attempts: int | None = None,
     ) -> Stream:
-        """Return an answer while it is still being sent; raises as `request` does."""
-        response = self._send(self._prepare(method, url, query, body, None, accept), stream=True)
+        """Return an answer while it is still being sent; raises as `request` does.
+
+        What is not expected to be silent for long is cut by the session's timeout.
+        """
+        request = self._prepare(method, url, query, body, None, accept)
+        request.headers.update(headers)
+        connect, read = self._timeout
+        # Where silence is no sign of trouble, keepalive notices a dead peer.
+        timeout = (connect, None) if is_silent else (connect, read)
+        response = self._send(request, timeout=timeout, stream=True, attempts=attempts)
         return Stream(response, f"{method} {urlsplit(url).path}")
 
     def connection_settings(self, url: str) -> ConnectionSettings:
@@ -202,28 +229,39 @@ class HttpTransport:
         self._connections.close()
 
     def _send(
-        self, request: requests.PreparedRequest, login: str | None = None, *, stream: bool
+        self,
+        request: requests.PreparedRequest,
+        login: str | None = None,
+        *,
+        timeout: Timeout | tuple[float, None],
+        stream: bool = False,
+        attempts: int | None = None,
     ) -> requests.Response:
         self._connections.check_open()
         token = self.tokens.token()
+        attempts = attempts or (ATTEMPTS if request.method in REPEATABLE else 1)
         _authorize(request, token, login)
         try:
-            return self._send_patiently(request, stream=stream)
+            return self._send_patiently(request, timeout, attempts, stream=stream)
         except AuthenticationError:
             # Whatever it was, it was not done, so that it may be repeated.
             fresh = self.tokens.renew(token)
             if fresh is None:
                 raise
         _authorize(request, fresh, login)
-        return self._send_patiently(request, stream=stream)
+        return self._send_patiently(request, timeout, attempts, stream=stream)
 
     def _send_patiently(
-        self, request: requests.PreparedRequest, *, stream: bool
+        self,
+        request: requests.PreparedRequest,
+        timeout: Timeout | tuple[float, None],
+        attempts: int,
+        *,
+        stream: bool,
     ) -> requests.Response:
-        attempts = ATTEMPTS if request.method in REPEATABLE else 1
         for attempt in range(1, attempts + 1):
             try:
-                return self._send_once(request, stream=stream)
+                return self._send_once(request, timeout, stream=stream)
             except ConnectionFailed as error:
                 if attempt == attempts or any(text in str(error) for text in LASTING):
                     raise
@@ -273,12 +311,15 @@ class HttpTransport:
             headers["Content-Length"] = "0"
         return request
 
-    def _send_once(self, request: requests.PreparedRequest, *, stream: bool) -> requests.Response:
+    def _send_once(
+        self,
+        request: requests.PreparedRequest,
+        timeout: Timeout | tuple[float, None],
+        *,
+        stream: bool,
+    ) -> requests.Response:
         method, url = str(request.method), str(request.url)
-        connect, read = self._timeout
         session, settings = self._connections.to(url)
-        # A stream may be silent for as long as it likes; keepalive notices a dead peer.
-        timeout = (connect, None) if stream else (connect, read)
         try:
             response = session.get_adapter(url).send(
                 request, stream=True, timeout=timeout, **settings
@@ -405,6 +446,14 @@ def _refusal(response: requests.Response, method: str, url: str) -> Exception:
     if status in PASSING:
         return _Passing(error, response.headers.get("Retry-After"))
     return error
+
+
+def _put_content(request: requests.PreparedRequest, content: bytes | Content) -> None:
+    # The libraries below send what they can iterate over piece by piece, as soon as the headers
+    # tell its length; they begin anew for each attempt.
+    request.body = content  # type: ignore[assignment]  # the stub knows no iterables
+    size = len(content) if isinstance(content, bytes) else content.size
+    request.headers["Content-Length"] = str(size)
 
 
 class _Passing(Exception):

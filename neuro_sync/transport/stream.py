@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -15,7 +15,7 @@ import urllib3
 from typing_extensions import Self
 
 from neuro_sync.closing import Closing
-from neuro_sync.errors import NDJSONError, ProtocolError, StreamInterrupted
+from neuro_sync.errors import NDJSONError, ProtocolError, StreamInterrupted, storage_error
 from neuro_sync.models.base import Model
 
 from .chunks import PIECE
@@ -34,6 +34,7 @@ class Stream(Closing, Iterator[bytes]):
     """
 
     def __init__(self, response: requests.Response, what: str) -> None:
+        self.headers: Mapping[str, str] = response.headers
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0]
         self.opened_before = _end_of_second(response.headers.get("Date", ""))
         """A moment after it was opened, by the platform's clock, as a log writes times."""
@@ -132,6 +133,7 @@ def read_models(stream: Stream, model: type[M]) -> Iterator[M]:
 
     Raises:
         NDJSONError: The platform failed after it had begun, and said so in the last line.
+        StorageError: The same, of files, with the kernel's reason.
     """
     for line in split_lines(stream):
         if not line or line.isspace():
@@ -141,6 +143,9 @@ def read_models(stream: Stream, model: type[M]) -> Iterator[M]:
         except ProtocolError:
             failure = _json(line)
             if isinstance(failure, dict) and "error" in failure:
+                if failure.get("errno") is not None:
+                    error = storage_error(str(failure["errno"]))
+                    raise error(str(failure["error"]), payload=failure) from None
                 raise NDJSONError(str(failure["error"])) from None
             raise
 

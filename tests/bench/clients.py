@@ -13,7 +13,10 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from yarl import URL
 
 from .children import tell
 
@@ -43,6 +46,12 @@ class Client(Protocol):
 
     def forward(self, job_id: str, port: int, size: int) -> dict[str, Any]:
         """Send bytes to a job's port through a tunnel, and receive as many; tell the seconds."""
+
+    def upload(self, path: str, name: str, is_folder: bool) -> dict[str, Any]:
+        """Copy a file or a folder to the storage; tell the seconds."""
+
+    def download(self, name: str, path: str, is_folder: bool) -> dict[str, Any]:
+        """Copy it back; tell the seconds."""
 
     def close(self) -> None: ...
 
@@ -169,6 +178,34 @@ class Ours:
         with self._session.jobs.port_forward(job_id, 0, port) as tunnel:
             return pass_bytes(tunnel.local_port, size)
 
+    def upload(self, path: str, name: str, is_folder: bool) -> dict[str, Any]:
+        storage = self._session.storage
+        copy = storage.upload_dir if is_folder else storage.upload_file
+        usage = Usage()
+        copy(path, f"storage:{name}")
+        return usage.summary()
+
+    def download(self, name: str, path: str, is_folder: bool) -> dict[str, Any]:
+        storage = self._session.storage
+        copy = storage.download_dir if is_folder else storage.download_file
+        usage = Usage()
+        copy(f"storage:{name}", path)
+        return usage.summary()
+
+    def one_by_one(self, path: str, name: str, back: str) -> dict[str, Any]:
+        """Copy the files of a folder, each with a call of its own; tell the seconds up and down."""
+        storage = self._session.storage
+        storage.mkdir(f"storage:{name}")
+        files = sorted(Path(path).iterdir())
+        usage = Usage()
+        for file in files:
+            storage.upload_file(file, f"storage:{name}/{file.name}")
+        up = usage.seconds
+        usage = Usage()
+        for file in files:
+            storage.download_file(f"storage:{name}/{file.name}", Path(back, file.name))
+        return {"up": up, "down": usage.seconds}
+
     def close(self) -> None:
         self._session.close()
 
@@ -288,6 +325,22 @@ class Peer:
         local_port = free_port()
         async with self._client.jobs.port_forward(job_id, local_port, port):
             return await asyncio.to_thread(pass_bytes, local_port, size)
+
+    def upload(self, path: str, name: str, is_folder: bool) -> dict[str, Any]:
+        storage = self._client.storage
+        copy = storage.upload_dir if is_folder else storage.upload_file
+        source = URL(Path(path).as_uri())
+        usage = Usage()
+        self._run(copy(source, self._client.parse.str_to_uri(f"storage:{name}")))
+        return usage.summary()
+
+    def download(self, name: str, path: str, is_folder: bool) -> dict[str, Any]:
+        storage = self._client.storage
+        copy = storage.download_dir if is_folder else storage.download_file
+        target = URL(Path(path).as_uri())
+        usage = Usage()
+        self._run(copy(self._client.parse.str_to_uri(f"storage:{name}"), target))
+        return usage.summary()
 
     def close(self) -> None:
         self._run(self._client.close())

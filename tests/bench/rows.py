@@ -43,6 +43,9 @@ while True:
 """A server that takes or sends as many bytes as it is told."""
 
 JOBS = 10_000
+LARGE = 2**28
+"""Bytes of the file that is copied."""
+SMALL_FILES = 1_000
 MIB = 2**20
 
 IMPORT = {"bare": "pass", "ours": "import neuro_sync", "peer": "import apolo_sdk"}
@@ -337,6 +340,68 @@ def forward(bench: Bench) -> Iterator[Figure]:
     yield down.figure("port forward, down", "MB/s", 1e-6, goal=Goal(at_least=1))
 
 
+def storage_up(bench: Bench) -> Iterator[Figure]:
+    """Copy a large file to the storage, over the one that is there."""
+    file = _large_file(bench)
+    samples = Samples()
+    for side, answer in _in_turns(
+        bench, bench.server("platform"), 7, "upload", str(file), "large", False
+    ):
+        samples.add(side, LARGE / answer["seconds"])
+    yield samples.figure("storage, up", "MB/s", 1e-6, goal=Goal(at_least=1.3))
+
+
+def storage_down(bench: Bench) -> Iterator[Figure]:
+    """Copy a large file from the storage, over the one that is there."""
+    server = bench.server("platform")
+    with bench.client("ours", server) as client:
+        client.ask("upload", str(_large_file(bench)), "large", False)
+    samples = Samples()
+    target = str(bench.folder / "large-back")
+    for side, answer in _in_turns(bench, server, 7, "download", "large", target, False):
+        samples.add(side, LARGE / answer["seconds"])
+    yield samples.figure("storage, down", "MB/s", 1e-6, goal=Goal(at_least=1.3))
+
+
+def _large_file(bench: Bench) -> Path:
+    file = bench.folder / "large"
+    if not file.exists():
+        file.write_bytes(os.urandom(MIB) * (LARGE // MIB))
+    return file
+
+
+def small_files(bench: Bench) -> Iterator[Figure]:
+    """Copy a folder of small files up and down; and file by file, which is the slow way."""
+    folder = bench.folder / "small"
+    folder.mkdir()
+    for number in range(SMALL_FILES):
+        (folder / f"{number}.bin").write_bytes(os.urandom(1024))
+    up, down, alone = Samples(), Samples(), Samples()
+    server = bench.server("platform")
+    with bench.client("ours", server) as ours, bench.client("peer", server) as peer:
+        for turn in range(-1, 5):
+            for side, client in zip(SIDES, (ours, peer), strict=True):
+                name = f"small-{side}-{turn}"
+                sent = client.ask("upload", str(folder), name, True)["seconds"]
+                back = client.ask("download", name, str(bench.folder / name), True)["seconds"]
+                if turn >= 0:
+                    up.add(side, SMALL_FILES / sent)
+                    down.add(side, SMALL_FILES / back)
+        for turn in range(2):
+            target = bench.folder / f"alone-{turn}"
+            target.mkdir()
+            answer = ours.ask("one_by_one", str(folder), f"alone-{turn}", str(target))
+            alone.add("up", SMALL_FILES / answer["up"])
+            alone.add("down", SMALL_FILES / answer["down"])
+    name = f"{SMALL_FILES:,} files of 1 KiB"
+    for way, samples in (("up", up), ("down", down)):
+        yield samples.figure(f"{name}, {way}", "files/s", goal=Goal(at_least=1))
+        samples.taken["peer"] = alone.taken[way]
+        yield samples.figure(
+            f"{name}, {way}; not the peer but one by one", "files/s", goal=Goal(at_least=4)
+        )
+
+
 def _in_turns(
     bench: Bench, server: Child, turns: int, order: str, *arguments: object
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -362,4 +427,7 @@ ROWS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "exec": commands,
     "echo": echo,
     "forward": forward,
+    "storage-up": storage_up,
+    "storage-down": storage_down,
+    "storage-small": small_files,
 }

@@ -114,6 +114,7 @@ NOT_UPGRADED = Silent(status=400)
 # The registry takes no such login; to whom it gives what, test_registry.py tells.
 REGISTRY = Silent(f"/v2/local/{OPHELIA}/resnet/tags/list", status=400)
 API, ADMIN = "/api/v1", "/apis/admin/v1"
+NO_FILE = Silent(f"{API}/storage/local/ophelia?destination=/local/mallory/x", status=404)
 RUN: dict[str, Any] = {
     "project_name": OPHELIA,
     "container": {"image": "any", "resources": {"cpu": 0.1, "memory": 2**26}},
@@ -167,6 +168,11 @@ EXPECTED: dict[tuple[str, str], Refused | Silent] = {
     ("GET", f"{API}/monitoring/jobs/{{id}}/{{exec_id}}/exec_start"): NOT_UPGRADED,
     ("POST", f"{API}/monitoring/jobs/{{id}}/{{exec_id}}/exec_start"): NOT_UPGRADED,
     ("WS", f"{API}/monitoring/jobs/{{id}}/{{exec_id}}/exec_start"): WRITE_JOB,
+    ("GET", f"{API}/storage/{{path:any_path}}"): NO_FILE,
+    ("PUT", f"{API}/storage/{{path:any_path}}"): NO_FILE,
+    ("PATCH", f"{API}/storage/{{path:any_path}}"): NO_FILE,
+    ("POST", f"{API}/storage/{{path:any_path}}"): NO_FILE,
+    ("DELETE", f"{API}/storage/{{path:any_path}}"): NO_FILE,
     ("POST", f"{API}/users"): Refused(
         "manage", ("role://ophelia/roles/fool",), body={"name": "ophelia/roles/fool"}
     ),

@@ -259,3 +259,31 @@ def test_a_child_of_fork_has_connections_of_its_own(transport: HttpTransport, ec
     first = transport.request("GET", echo).content
     assert in_child(lambda: transport.request("GET", echo).content) not in (b"", first)
     assert transport.request("GET", echo).content == first
+
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: some\r\nContent-Length: 1234\r\n\r\n"
+)
+
+
+def test_an_answer_that_breaks_off_within_its_headers_is_no_answer(clock: Skipping) -> None:
+    """Not even where half of the length would pass for all of it, at any byte."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        for end in range(len(HEAD)):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(HEAD[:end])
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    for _ in range(len(HEAD)):
+        transport = HttpTransport(CANARY, clock=clock)
+        with pytest.raises(ConnectionFailed):
+            transport.stream(url, attempts=1)
+        transport.close()
+    serving.join()
+    listener.close()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import ClientDisconnect
 
 from neuro_sync.errors import (
     APIError,
@@ -110,6 +111,10 @@ class Call(NamedTuple):
         cluster: str = self.request.app.state.home.cluster
         return Resource("storage", cluster, *parts)
 
+    def action_on(self, parts: Parts) -> Action:
+        """Return the most that the caller may do."""
+        return self.caller.grants.action_on(self.resource(parts))
+
     def require(self, action: Action, parts: Parts | None = None) -> None:
         """Refuse what the caller may not do; this service does not tell it from what is missing."""
         if not self.caller.may(action, self.resource(self.parts if parts is None else parts)):
@@ -123,14 +128,24 @@ async def storage(request: Request) -> Response:
     _, _, path = unquote_to_bytes(request.scope["raw_path"]).partition(b"/storage/")
     parts = parts_of(path.decode("utf-8", "surrogateescape"))
     call = Call(request, request.app.state.storage, parts)
-    with refusals():
+    with refusals(), suppress(ClientDisconnect):
         handle = HANDLERS.get(_operation(request))
         if handle is None:
             raise NotSupported(
                 "this local platform's storage is not spoken to by websocket; "
                 "OPEN, CREATE and WRITE do the same"
             )
+        await _make_project(call)
         return await handle(call)
+    return Response(status_code=400)  # nobody is there to read it
+
+
+async def _make_project(call: Call) -> None:
+    """Make the folder of a project of the caller's, which is there from its beginning on."""
+    state = call.request.app.state
+    projects = state.users.projects_of(call.caller.name)
+    if call.parts in {(state.home.org, project) for project in projects}:
+        await asyncio.to_thread(call.storage.make, call.parts)
 
 
 def _operation(request: Request) -> str:
@@ -173,24 +188,36 @@ async def open_file(call: Call) -> Response:
     if call.request.scope.get("asked_method") == "HEAD":
         entry = await asyncio.to_thread(call.storage.status, call.parts)
         return Response(headers=_file_headers(entry, entry.length))
-    file = await asyncio.to_thread(call.storage.read, call.parts)
+    header = call.request.headers.get("range")
+    begun = await asyncio.to_thread(_begin, call.storage, call.parts, header)
+    file, wanted, pieces = begun
+    if wanted is None:
+        text = "416: Requested Range Not Satisfiable"
+        headers = {"content-range": f"bytes */{file.entry.length}"}
+        return PlainTextResponse(text, status_code=416, headers=headers)
+    headers = _file_headers(file.entry, wanted.length)
+    if header is not None:
+        headers["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{file.entry.length}"
+    status = 200 if header is None else 206
+    if wanted.length == sum(map(len, pieces)):
+        return Response(b"".join(pieces), status, headers, OCTETS)
+    return StreamingResponse(_content(file, wanted, pieces), status, headers, OCTETS)
+
+
+def _begin(
+    storage: StorageFolder, parts: Parts, header: str | None
+) -> tuple[OpenedFile, ByteRange | None, list[bytes]]:
+    """Open a file, and read the first pieces of a range; it is closed if that is all."""
+    file = storage.read(parts)
     try:
-        entry = file.entry
-        wanted = ByteRange.from_header(call.request.headers.get("range"), entry.length)
+        wanted = ByteRange.from_header(header, file.entry.length)
     except ValueError:
         file.close()
-        text = "416: Requested Range Not Satisfiable"
-        headers = {"content-range": f"bytes */{entry.length}"}
-        return PlainTextResponse(text, status_code=416, headers=headers)
-    headers = _file_headers(entry, wanted.length)
-    if call.request.headers.get("range") is not None:
-        headers["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{entry.length}"
-    return StreamingResponse(
-        _content(file, wanted),
-        status_code=206 if "content-range" in headers else 200,
-        headers=headers,
-        media_type=OCTETS,
-    )
+        return file, None, []
+    pieces = file.read(wanted.start, _sizes(wanted.start, wanted.stop))
+    if sum(map(len, pieces)) == wanted.length:
+        file.close()
+    return file, wanted, pieces
 
 
 def _file_headers(entry: Entry, length: int) -> dict[str, str]:
@@ -205,25 +232,28 @@ def _file_headers(entry: Entry, length: int) -> dict[str, str]:
     return headers
 
 
-async def _content(file: OpenedFile, wanted: ByteRange) -> AsyncIterator[bytes]:
-    """Yield a range, reading the next pieces while these are sent."""
+async def _content(
+    file: OpenedFile, wanted: ByteRange, pieces: list[bytes]
+) -> AsyncIterator[bytes]:
+    """Yield a range of which the first pieces are there, reading the next while these are sent."""
     with file:
         offset = wanted.start
-        reading = asyncio.ensure_future(_read(file, offset, wanted.stop))
-        while pieces := await reading:
+        while pieces:
             offset += sum(map(len, pieces))
-            reading = asyncio.ensure_future(_read(file, offset, wanted.stop))
+            sizes = _sizes(offset, wanted.stop)
+            reading = asyncio.ensure_future(asyncio.to_thread(file.read, offset, sizes))
             for piece in pieces:
                 yield piece
+            pieces = await reading
         if offset < wanted.stop:
             # The connection is cut, so that nobody takes it for whole.
             raise EOFError(f"{file.entry.name!r} has become shorter while it was sent")
 
 
-async def _read(file: OpenedFile, offset: int, stop: int) -> list[bytes]:
+def _sizes(offset: int, stop: int) -> list[int]:
+    """Return the sizes of the next pieces, as many as one trip brings."""
     left = min(stop - offset, BATCH * PIECE)
-    sizes = [min(PIECE, left - done) for done in range(0, left, PIECE)]
-    return await asyncio.to_thread(file.read, offset, sizes) if sizes else []
+    return [min(PIECE, left - done) for done in range(0, left, PIECE)]
 
 
 async def list_status(call: Call) -> Response:
@@ -236,13 +266,14 @@ async def list_status(call: Call) -> Response:
         if call.wants_lines:
             raise StorageNotFound("Not found", payload={"errno": "ENOENT"}) from error
         raise
+    describe = _describer(call)
     if call.wants_lines:
         # Not media_type: the protocol wants it without a charset.
-        lines = _lines(first, entries, lambda entry: {"FileStatus": _status(call, entry)})
+        lines = _lines(first, entries, lambda entry: {"FileStatus": describe(entry)})
         return StreamingResponse(lines, headers={"content-type": NDJSON})
-    statuses = [_status(call, entry) for entry in first]
+    statuses = [describe(entry) for entry in first]
     while page := await asyncio.to_thread(_take, entries, ENTRIES):
-        statuses += [_status(call, entry) for entry in page]
+        statuses += [describe(entry) for entry in page]
     return _json({"FileStatuses": {"FileStatus": statuses}})
 
 
@@ -258,21 +289,30 @@ def _visible(call: Call) -> Iterator[Entry]:
     )
 
 
-def _status(call: Call, entry: Entry, path: str | None = None) -> dict[str, object]:
-    parts = call.parts if path is not None else (*call.parts, entry.name)
+def _describer(call: Call) -> Callable[[Entry], dict[str, object]]:
+    """Return what describes the things in a folder."""
+    permission = call.action_on(call.parts)
+    # Nothing below can be more, so it need not be looked up for each.
+    if permission is Action.MANAGE:
+        return lambda entry: _status(entry.name, entry, permission)
+    return lambda entry: _status(entry.name, entry, call.action_on((*call.parts, entry.name)))
+
+
+def _status(path: str, entry: Entry, permission: Action) -> dict[str, object]:
     return {
-        "path": entry.name if path is None else path,
+        "path": path,
         "type": entry.kind,
         "length": entry.length,
         "modificationTime": entry.modified,
-        "permission": call.caller.grants.action_on(call.resource(parts)).value,
+        "permission": permission.value,
     }
 
 
 async def get_file_status(call: Call) -> Response:
     call.require(Action.LIST)
     entry = await asyncio.to_thread(call.storage.status, call.parts)
-    return _json({"FileStatus": _status(call, entry, "/" + "/".join(call.parts))})
+    path = "/" + "/".join(call.parts)
+    return _json({"FileStatus": _status(path, entry, call.action_on(call.parts))})
 
 
 async def get_disk_usage(call: Call) -> Response:
@@ -386,12 +426,12 @@ async def delete(call: Call) -> Response:
 
 async def rename(call: Call) -> Response:
     """Move to a place that is absolute, or relative to the folder of what is moved."""
+    call.require(Action.WRITE)
     destination = _destination(call.request)
     if destination is None:
         raise IllegalArgumentError("No destination")
     above = "" if destination.startswith("/") else "/".join(call.parts[:-1])
     target = parts_of(f"{above}/{destination}")
-    call.require(Action.WRITE)
     call.require(Action.WRITE, target)
     await asyncio.to_thread(call.storage.rename, call.parts, target)
     return Response(status_code=204)

@@ -1,0 +1,584 @@
+"""Files of the platform's storage: look at them, read, write and remove them, copy them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from yarl import URL
+
+from neuro_sync.closing import Closing
+from neuro_sync.errors import (
+    ConnectionFailed,
+    IllegalArgumentError,
+    ProtocolError,
+    ResourceNotFound,
+    StorageError,
+    StorageExists,
+    StorageIsDirectory,
+    StorageNotFound,
+    StreamInterrupted,
+)
+from neuro_sync.models.storage import (
+    AbstractDeleteProgress,
+    AbstractFileProgress,
+    AbstractRecursiveFileProgress,
+    DiskUsageInfo,
+    FileListing,
+    FileStatus,
+    ListedFile,
+    RemovedFile,
+    StorageProgressDelete,
+)
+from neuro_sync.models.uris import build, complete, parse_address, path_of
+from neuro_sync.transport.clock import Clock
+from neuro_sync.transport.http import Content, HttpTransport, Query
+from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
+
+from . import downloads, uploads
+from .config import Config
+from .globbing import has_magic, matches
+from .transfers import ClockSkew, Crew, Filter, Mode, local_path, reporter
+
+T = TypeVar("T")
+
+ATTEMPTS = 10
+"""How often reading is taken up again without a byte having come."""
+DELAY = 0.1
+"""Seconds before it is taken up again; each time so much longer."""
+COLLECTED = 8 * 2**20
+"""Bytes of an iterator that are sent together."""
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+Place = str | Path | URL
+"""A local file: a path, or a ``file:`` address."""
+
+
+class Storage:
+    """The storage section of a session, ``session.storage``.
+
+    Addresses are text or ``yarl.URL``, short (``storage:data/a``), of another project
+    (``storage:/project/a``) or full (``storage://cluster/org/project/a``). In text, the characters
+    ``#``, ``?`` and ``%`` of a name are written ``%23``, ``%3F`` and ``%25``.
+    """
+
+    def __init__(self, transport: HttpTransport, config: Config, clock: Clock) -> None:
+        self._transport = transport
+        self._config = config
+        self._clock = clock
+        self.clock_skew = ClockSkew()
+        """How our clock and the platform's differ, as the last answer about files showed."""
+
+    def stat(self, uri: URL | str) -> FileStatus:
+        """Describe a file or a folder.
+
+        Raises:
+            StorageNotFound: There is nothing, or nothing that you may know of.
+
+        Endpoint: GET /storage/…?op=GETFILESTATUS
+        """
+        full, url = self._locate(uri)
+        sent = time.time()
+        with _Missing(full):
+            answer = self._transport.request("GET", url, query=[("op", "GETFILESTATUS")])
+        self._note_time(sent, answer.headers.get("Date"))
+        return ListedFile.from_answer(answer.content).status.at(full)
+
+    def disk_usage(self, uri: URL | str = "storage:") -> DiskUsageInfo:
+        """Tell how full the file system is that holds a folder, the project's unless named.
+
+        Endpoint: GET /storage/…?op=GETDISKUSAGE
+        """
+        full, url = self._locate(uri)
+        sent = time.time()
+        with _Missing(full):
+            answer = self._transport.request("GET", url, query=[("op", "GETDISKUSAGE")])
+        self._note_time(sent, answer.headers.get("Date"))
+        org, project, *_ = [*path_of(full).strip("/").split("/"), "", ""]
+        where = {
+            "cluster_name": full.host,
+            "org_name": org or None,
+            "project_name": project or None,
+        }
+        return DiskUsageInfo.from_answer(answer.content).model_copy(update={**where, "uri": full})
+
+    def mkdir(self, uri: URL | str, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Make a folder, and with `parents` those above it.
+
+        Raises:
+            StorageExists: There is something, and it is a file, or `exist_ok` was not given.
+            StorageNotFound: The folder above is missing, and `parents` was not given.
+
+        Endpoint: PUT /storage/…?op=MKDIRS
+        """
+        full, url = self._locate(uri)
+        # The platform always makes what is missing and takes what is there, so look first.
+        if not exist_ok:
+            try:
+                self.stat(full)
+            except StorageNotFound:
+                pass
+            else:
+                raise StorageExists(f"{full} exists already", payload={"errno": "EEXIST"})
+        if not parents and len(_names(full)) > 1:
+            self.stat(_above(full))
+        self._transport.request("PUT", url, query=[("op", "MKDIRS")])
+
+    def create(self, uri: URL | str, data: bytes | Iterable[bytes]) -> None:
+        """Write a whole file, in place of one that is there; missing folders above it are made.
+
+        What an iterable yields is sent as it comes, some megabytes at a time. When it fails, or
+        the connection does for good, the file is shorter than it should be.
+
+        Endpoint: PUT /storage/…?op=CREATE
+        """
+        full, _ = self._locate(uri)
+        offset = 0
+        for piece in _collected((data,) if isinstance(data, bytes) else data):
+            self.send(full, piece, offset)
+            offset += len(piece)
+        if not offset:
+            self.send(full, b"", 0)
+
+    def write(self, uri: URL | str, data: bytes, offset: int) -> None:
+        """Write into a file that is there; beyond its end, the gap is filled with zeros.
+
+        Raises:
+            StorageNotFound: There is no such file.
+
+        Endpoint: PATCH /storage/…?op=WRITE
+        """
+        if not data:
+            raise ValueError("there is no data to write")
+        full, url = self._locate(uri)
+        self._write(full, url, data, offset, len(data))
+
+    def send(self, uri: URL, content: bytes | Content, offset: int) -> None:
+        """Write a part of a file; what begins at offset 0 replaces a file that is there."""
+        full, url = self._locate(uri)
+        if offset:
+            size = len(content) if isinstance(content, bytes) else content.size
+            self._write(full, url, content, offset, size)
+            return
+        with _Missing(full):
+            self._transport.request(
+                "PUT", url, query=[("op", "CREATE")], content=content, headers=OCTETS
+            )
+
+    def _write(self, full: URL, url: str, content: bytes | Content, offset: int, size: int) -> None:
+        headers = {**OCTETS, "Content-Range": f"bytes {offset}-{offset + size - 1}/*"}
+        with _Missing(full):
+            self._transport.request(
+                "PATCH", url, query=[("op", "WRITE")], content=content, headers=headers
+            )
+
+    def open(self, uri: URL | str, offset: int = 0, size: int | None = None) -> FileContent:
+        """Read a file, from an offset on and so many bytes of it, as an iterator of bytes.
+
+        A connection that breaks is opened again where it ended.
+
+        Raises:
+            StorageNotFound: There is no such file.
+            StorageIsDirectory: It is a folder.
+            IllegalArgumentError: The file ends before the offset.
+
+        Endpoint: GET /storage/…?op=OPEN
+        """
+        full, url = self._locate(uri)
+        return FileContent(self._transport, self._clock, full, url, offset, size)
+
+    def rm(
+        self,
+        uri: URL | str,
+        *,
+        recursive: bool = False,
+        progress: AbstractDeleteProgress | None = None,
+    ) -> None:
+        """Remove a file, or with `recursive` a folder and all that is in it.
+
+        Raises:
+            StorageNotFound: There is nothing.
+            StorageIsDirectory: It is a folder, and `recursive` was not given.
+
+        Endpoint: DELETE /storage/…
+        """
+        full, url = self._locate(uri)
+        query = [("op", "DELETE"), ("recursive", str(recursive).lower())]
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                # Line by line also when nobody listens: a large tree takes its time.
+                with _Missing(full), self._open(url, query, "DELETE", attempts=1) as lines:
+                    for removed in read_models(lines, RemovedFile):
+                        if progress is not None:
+                            gone = build(full.scheme, full.host or "", removed.path)
+                            progress.delete(StorageProgressDelete(gone, removed.is_dir))
+                return
+            except StorageNotFound:
+                if attempt == 1:
+                    raise
+                return  # an earlier attempt has done it, and its answer was lost
+            except ConnectionFailed:
+                if attempt == ATTEMPTS:
+                    raise
+            self._clock.sleep(DELAY * attempt)
+
+    def mv(self, src: URL | str, dst: URL | str) -> None:
+        """Rename or move a file or folder; a file, or an empty folder, that is there is replaced.
+
+        Raises:
+            StorageNotFound: There is nothing to move, or no folder to move it to.
+            StorageError: It cannot be there: a folder in place of a file, or within itself.
+
+        Endpoint: POST /storage/…?op=RENAME
+        """
+        full, url = self._locate(src)
+        target, _ = self._locate(dst)
+        if full.host != target.host:
+            raise IllegalArgumentError(f"{full} and {target} are on different clusters")
+        destination = path_of(target).encode("utf-8", "surrogateescape")
+        with _Missing(full):
+            query: Query = [("op", "RENAME"), ("destination", destination)]
+            self._transport.request("POST", url, query=query)
+
+    def glob(self, uri: URL | str, *, dironly: bool = False) -> Records[URL]:
+        """Find what matches a pattern, with ``*``, ``?``, ``[…]``, and ``**`` for any depth.
+
+        Names that begin with a dot match only a pattern that does. A pattern that ends with ``/``
+        finds folders only. Without any of these marks, the address is yielded as it is, whether
+        there is something or not.
+        """
+        # In an address a question mark begins a query; no pattern has one.
+        pattern = str(uri).replace("?", "%3F")
+        full, _ = self._locate(pattern)
+        found: Iterator[URL] = iter([full])
+        if has_magic(path_of(full)):
+            root = build(full.scheme, full.host or "", "/")
+            only = dironly or pattern.endswith("/")
+            found = matches(self, root, _names(full), folders_only=only)
+        if pattern.endswith("/"):
+            found = (
+                build(match.scheme, match.host or "", path_of(match).rstrip("/") + "/")
+                for match in found
+            )
+        return Records(_Generated(found), found)
+
+    def upload_file(
+        self,
+        src: Place,
+        dst: URL | str,
+        *,
+        update: bool = False,
+        continue_: bool = False,
+        progress: AbstractFileProgress | None = None,
+    ) -> None:
+        """Copy a local file, to a name in a folder that is there.
+
+        With `update` nothing is done if the file there is not older; with `continue_` a file there
+        that is shorter, and not older, is taken for its beginning.
+
+        Raises:
+            OSError: The local file cannot be read.
+            StorageIsDirectory: There is a folder of that name.
+            StorageNotDirectory: There is no folder to put it in.
+        """
+        full, _ = self._locate(dst)
+        mode = Mode(update, continue_)
+        uploads.upload_file(self, local_path(src), full, mode, reporter(progress))
+
+    def upload_dir(
+        self,
+        src: Place,
+        dst: URL | str,
+        *,
+        update: bool = False,
+        continue_: bool = False,
+        filter: Filter | None = None,
+        ignore_file_names: Iterable[str] = (".apoloignore", ".neuroignore"),
+        progress: AbstractRecursiveFileProgress | None = None,
+    ) -> None:
+        """Copy what is in a local folder into one of the storage, which is made if it is missing.
+
+        Eight files are copied at a time. `filter` is asked for each path below `src`, that of a
+        folder with a ``/`` at its end. What the ignore files say, in `src`, the folders above it
+        and below it, is left out; they are written as for git.
+        """
+        full, _ = self._locate(dst)
+        mode = Mode(update, continue_)
+        with Crew() as crew:
+            copy = uploads.FolderUpload(self, crew, mode, filter, tuple(ignore_file_names))
+            copy.start(local_path(src), full)
+            crew.run(reporter(progress))
+
+    def download_file(
+        self,
+        src: URL | str,
+        dst: Place,
+        *,
+        update: bool = False,
+        continue_: bool = False,
+        progress: AbstractFileProgress | None = None,
+    ) -> None:
+        """Copy a file of the storage to a local one.
+
+        It grows under another name beside it, and gets its own when it is whole. With
+        `continue_`, what an earlier attempt has left is not fetched again, unless the source has
+        changed since.
+
+        Raises:
+            StorageNotFound: There is no such file.
+            StorageIsDirectory: It is a folder.
+            OSError: The local file cannot be written.
+        """
+        full, _ = self._locate(src)
+        status = self.stat(full)
+        mode = Mode(update, continue_)
+        downloads.download_file(self, full, status, local_path(dst), mode, reporter(progress))
+
+    def download_dir(
+        self,
+        src: URL | str,
+        dst: Place,
+        *,
+        update: bool = False,
+        continue_: bool = False,
+        filter: Filter | None = None,
+        progress: AbstractRecursiveFileProgress | None = None,
+    ) -> None:
+        """Copy what is in a folder of the storage into a local one, which is made if missing."""
+        full, _ = self._locate(src)
+        mode = Mode(update, continue_)
+        with Crew() as crew:
+            downloads.FolderDownload(self, crew, mode, filter).start(full, local_path(dst))
+            crew.run(reporter(progress))
+
+    def _locate(self, uri: URL | str) -> tuple[URL, str]:
+        """Return the full address, and where the platform has it."""
+        try:
+            short = parse_address(str(uri), "storage")
+        except ValueError as error:
+            raise IllegalArgumentError(str(error)) from error
+        config = self._config
+        full = complete(
+            short,
+            cluster=config.cluster_name,
+            org=config.org_name,
+            project=config.project_name,
+        )
+        cluster = config.cluster(full.host)
+        path = "/".join(quote(name, safe="", errors="surrogateescape") for name in _names(full))
+        return full, f"{cluster.storage_url.rstrip('/')}/{path}"
+
+    def _open(
+        self, url: str, query: Query, method: str = "GET", attempts: int | None = None
+    ) -> Stream:
+        return self._transport.stream(
+            url, method=method, query=query, accept=NDJSON, is_silent=False, attempts=attempts
+        )
+
+    def _note_time(self, sent: float, date: str | None) -> None:
+        self.clock_skew = ClockSkew.seen(sent, time.time(), date) or self.clock_skew
+
+    # Last in the class: below it, the word no longer means the type.
+    def list(self, uri: URL | str = "storage:") -> Records[FileStatus]:
+        """List what is in a folder, in no order, each as it comes; it is opened at the call.
+
+        Raises:
+            StorageNotFound: There is no such folder.
+            StorageNotDirectory: It is a file.
+
+        Endpoint: GET /storage/…?op=LISTSTATUS
+        """
+        full, url = self._locate(uri)
+        sent = time.time()
+        with _Missing(full):
+            stream = self._open(url, [("op", "LISTSTATUS")])
+        self._note_time(sent, stream.headers.get("Date"))
+        found: Iterator[FileStatus]
+        if stream.content_type == NDJSON:
+            found = (line.status for line in read_models(stream, ListedFile))
+        else:
+            found = _whole_listing(stream)
+        return Records(stream, (status.within(full) for status in found))
+
+
+class FileContent(Closing, Iterator[bytes]):
+    """The bytes of a file, or of a part of it, as they come.
+
+    An end is an end. A connection that breaks is opened again where it ended; when that fails, or
+    the file has changed meanwhile, it raises. It may be closed from any thread.
+    """
+
+    def __init__(
+        self,
+        transport: HttpTransport,
+        clock: Clock,
+        uri: URL,
+        url: str,
+        offset: int,
+        size: int | None,
+    ) -> None:
+        if offset < 0 or (size is not None and size < 0):
+            raise ValueError(f"offset {offset} and size {size} should not be negative")
+        self._transport = transport
+        self._clock = clock
+        self._uri = uri
+        self._url = url
+        self._is_range = offset > 0 or size is not None
+        self._closed = False
+        self.position = offset
+        """Where in the file the next piece begins."""
+        self.stop = offset
+        """Where it ends."""
+        self._version: tuple[int, str | None] | None = None
+        self._stream: Stream | None = None
+        if size != 0:
+            self._stream = self._connect(None if size is None else offset + size)
+
+    def __iter__(self) -> FileContent:
+        return self
+
+    def __next__(self) -> bytes:
+        attempt = 0
+        while self._stream is not None and not self._closed:
+            try:
+                piece = next(self._stream, None)
+                if piece is not None:
+                    self.position += len(piece)
+                    return piece
+                if self._closed or self.position == self.stop:
+                    break
+                error = StreamInterrupted(
+                    f"{self._uri} was cut at {self.position} of {self.stop} bytes"
+                )
+            except StreamInterrupted as cut:
+                error = cut
+            self._stream = self._reconnect(error, attempt)
+            attempt += 1
+        raise StopIteration
+
+    def _reconnect(self, error: StreamInterrupted, attempt: int) -> Stream | None:
+        if self.position == self.stop:
+            return None  # only the end of the answer is missing
+        if attempt == ATTEMPTS:
+            raise error
+        self._clock.sleep(DELAY * attempt)
+        self._is_range = True
+        try:
+            return self._connect(self.stop)
+        except ConnectionFailed as failure:
+            raise StreamInterrupted(f"{error}; and again: {failure}") from failure
+
+    def _connect(self, stop: int | None) -> Stream:
+        headers = {}
+        if self._is_range:
+            headers["Range"] = f"bytes={self.position}-{'' if stop is None else stop - 1}"
+        with _Missing(self._uri):
+            stream = self._transport.stream(
+                self._url, query=[("op", "OPEN")], headers=headers, is_silent=False
+            )
+        try:
+            self._check(stream)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def _check(self, stream: Stream) -> None:
+        """Look whether it is what was asked for, and of the same file as before."""
+        headers = stream.headers
+        kind = headers.get("X-File-Type", "FILE")
+        if kind == "DIRECTORY":
+            raise StorageIsDirectory(f"{self._uri} is a folder", payload={"errno": "EISDIR"})
+        if kind != "FILE":
+            raise StorageError(f"{self._uri} is no file, but {kind}", payload={"errno": "EINVAL"})
+        if self._is_range:
+            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
+            if not found or int(found[1]) != self.position:
+                raise ProtocolError(
+                    f"asked for {self._uri} from {self.position} on, the platform sent "
+                    f"{headers.get('Content-Range', 'all of it')}"
+                )
+            self.stop = int(found[2]) + 1
+            total = int(found[3]) if found[3] != "*" else -1
+        else:
+            length = headers.get("Content-Length")
+            if length is None:
+                raise ProtocolError(f"the platform does not tell how long {self._uri} is")
+            self.stop = total = int(length)
+        version = (total, headers.get("Last-Modified"))
+        if self._version not in (None, version):
+            raise StreamInterrupted(f"{self._uri} has changed while it was read")
+        self._version = version
+
+    def close(self) -> None:
+        """Stop reading, also in another thread."""
+        self._closed = True
+        if self._stream is not None:
+            self._stream.close()
+
+    def __repr__(self) -> str:
+        return f"<FileContent of {self._uri} at {self.position} of {self.stop}>"
+
+
+class _Generated:
+    """Closes what a generator has open."""
+
+    def __init__(self, generator: Iterator[T]) -> None:
+        self._close: Callable[[], None] = getattr(generator, "close", lambda: None)
+
+    def close(self) -> None:
+        self._close()
+
+
+class _Missing:
+    """Tells which file it is that the platform has not found."""
+
+    def __init__(self, uri: URL) -> None:
+        self._uri = uri
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ResourceNotFound):
+            raise StorageNotFound(
+                f"there is no {self._uri}, or it is not yours to see",
+                method=error.method,
+                path=error.path,
+                payload={"errno": "ENOENT"},
+            ) from error
+
+
+def _whole_listing(stream: Stream) -> Iterator[FileStatus]:
+    yield from FileListing.from_answer(b"".join(stream)).statuses.items
+
+
+def _collected(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Join small pieces, and leave large ones as they are."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= COLLECTED:
+            yield b"".join(waiting)
+            waiting.clear()
+            size = 0
+    if size:
+        yield b"".join(waiting)
+
+
+def _names(uri: URL) -> list[str]:
+    return [name for name in path_of(uri).split("/") if name not in ("", ".")]
+
+
+def _with_slash(uri: URL) -> URL:
+    return build(uri.scheme, uri.host or "", path_of(uri).rstrip("/") + "/")
+
+
+def _above(uri: URL) -> URL:
+    return build(uri.scheme, uri.host or "", "/" + "/".join(_names(uri)[:-1]))

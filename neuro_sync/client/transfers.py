@@ -1,0 +1,242 @@
+"""What copies in both directions have in common: what to copy, who does it, who hears of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from yarl import URL
+
+from neuro_sync.closing import Closing
+from neuro_sync.models import storage as models
+from neuro_sync.models.uris import build
+
+WORKERS = 8
+"""Files that are copied at a time."""
+LONGEST_FAREWELL = 1.0
+"""Seconds that a worker may take to notice that it is to stop; then it is left to itself."""
+
+Event = (
+    models.StorageProgressStart
+    | models.StorageProgressStep
+    | models.StorageProgressComplete
+    | models.StorageProgressEnterDir
+    | models.StorageProgressLeaveDir
+    | models.StorageProgressFail
+)
+Report = Callable[[Event], None]
+Task = Callable[[], None]
+Filter = Callable[[str], bool]
+"""Says of a path below the copied folder whether to copy it; a folder's ends with ``/``."""
+
+_METHODS = {
+    models.StorageProgressStart: "start",
+    models.StorageProgressStep: "step",
+    models.StorageProgressComplete: "complete",
+    models.StorageProgressEnterDir: "enter",
+    models.StorageProgressLeaveDir: "leave",
+    models.StorageProgressFail: "fail",
+}
+
+
+def reporter(progress: models.AbstractFileProgress | None) -> Report:
+    """Return what calls the method of `progress` that an event belongs to."""
+    if progress is None:
+        return lambda _: None
+    return lambda event: getattr(progress, _METHODS[type(event)])(event)
+
+
+class ClockSkew(NamedTuple):
+    """Between which seconds our clock is ahead of the platform's, as the last answer showed.
+
+    Its ``Date`` has whole seconds, and was written at some time while we waited.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+
+    @classmethod
+    def seen(cls, sent: float, received: float, date: str | None) -> ClockSkew | None:
+        """Return what an exchange shows; None if the answer has no date."""
+        try:
+            told = parsedate_to_datetime(date or "").timestamp()
+        except ValueError:
+            return None
+        return cls(sent - told - 1, received - told)
+
+    def may_be_newer_here(self, here: float, there: float) -> bool:
+        """Whether a local file may have changed after the platform's was written."""
+        return here - there > self.low - 1.0
+
+    def may_be_newer_there(self, here: float, there: float) -> bool:
+        """Whether the platform's file may have changed after the local one was written."""
+        return here - there < self.high + 2.0
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Whether what is there may be kept; without either, everything is copied."""
+
+    update: bool = False
+    """Leave out what is not older than its source."""
+    continue_: bool = False
+    """The same, and go on where a copy has broken off."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether it matters what is there."""
+        return self.update or self.continue_
+
+    def offset(self, source_size: int, target_size: int, *, source_is_newer: bool) -> int | None:
+        """Return from where to copy, or None if there is nothing to do."""
+        if not self.looks or source_is_newer:
+            return 0
+        if self.update or source_size == target_size:
+            return None
+        return target_size if target_size < source_size else 0
+
+
+class Stopped(Exception):
+    """The copy was given up, because another part of it failed; only workers see it."""
+
+
+@dataclass
+class Folder:
+    """A folder that is being copied; it is done when all in it is."""
+
+    src: URL
+    dst: URL
+    above: Folder | None = None
+    pending: int = 0
+    """What in it is not done yet."""
+    check: Callable[[], None] = field(default=lambda: None)
+    """What remains to be looked at when all of it has been copied."""
+
+
+class _Done(Exception):
+    """All tasks are over."""
+
+
+class Crew(Closing):
+    """Threads that carry tasks out, while the thread of the caller hears what they report.
+
+    A task may add more tasks. The newest go first, so that a tree is copied folder by folder, and
+    little of it is held in memory. The first failure ends the rest.
+    """
+
+    def __init__(self, workers: int = WORKERS) -> None:
+        self._limit = workers
+        self._threads: list[threading.Thread] = []
+        self._tasks: list[tuple[Task, Folder]] = []
+        self._unfinished = 0
+        self._stopped = False
+        # Guards all of the above and the folders' counts; waited on for new tasks.
+        self._changed = threading.Condition()
+        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+
+    def add(self, task: Task, folder: Folder) -> None:
+        """Have a task carried out, which belongs to a folder."""
+        with self._changed:
+            folder.pending += 1
+            self._tasks.append((task, folder))
+            self._unfinished += 1
+            if len(self._threads) < min(self._limit, self._unfinished):
+                # Daemons: a worker that hangs in a dead connection must not keep the program.
+                thread = threading.Thread(target=self._work, name="neuro-storage", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._changed.notify()
+
+    def enter(self, task: Task, folder: Folder) -> None:
+        """Have a task carried out that reads a folder and adds what is in it."""
+        if folder.above is not None:
+            with self._changed:
+                folder.above.pending += 1
+        self.add(task, folder)
+
+    def report(self, event: Event) -> None:
+        """Tell the caller something; raises when the work is to end."""
+        if self._stopped:
+            raise Stopped
+        self._events.put(event)
+
+    def run(self, tell: Report) -> None:
+        """Wait until everything is done, and tell each event in this thread.
+
+        Raises:
+            BaseException: What a task raised first.
+        """
+        while True:
+            event = self._events.get()
+            if isinstance(event, _Done):
+                return
+            if isinstance(event, BaseException):
+                raise event
+            tell(event)
+
+    def close(self) -> None:
+        """Give up what is not done."""
+        with self._changed:
+            self._stopped = True
+            self._tasks.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(LONGEST_FAREWELL)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._tasks and self._unfinished and not self._stopped:
+                    self._changed.wait()
+                if not self._tasks:
+                    return
+                task, folder = self._tasks.pop()
+            try:
+                task()
+                self._leave(folder)
+            except Stopped:
+                return
+            except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
+                self._events.put(error)
+                return
+            with self._changed:
+                self._unfinished -= 1
+                if not self._unfinished:
+                    self._events.put(_Done())
+                    self._changed.notify_all()
+
+    def _leave(self, folder: Folder) -> None:
+        """Take something in a folder for done, and the folder too if it was the last."""
+        ended: Folder | None = folder
+        while ended is not None:
+            with self._changed:
+                ended.pending -= 1
+                if ended.pending:
+                    return
+            ended.check()
+            self.report(models.StorageProgressLeaveDir(ended.src, ended.dst))
+            ended = ended.above
+
+
+def file_uri(path: Path) -> URL:
+    """Return the address of a local file."""
+    return build("file", "", str(path))
+
+
+def local_path(place: str | Path | URL) -> Path:
+    """Return the local file that is meant by a path, or by a ``file:`` address.
+
+    Raises:
+        ValueError: It is an address of something else.
+    """
+    if not isinstance(place, URL):
+        return Path(place).expanduser()
+    if place.scheme != "file" or place.host:
+        raise ValueError(f"{place} is no local file; give a path, or a URL such as file:///a/b")
+    return Path(unquote(place.raw_path, errors="surrogateescape"))

@@ -1,0 +1,316 @@
+"""Copies from this machine to the storage."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yarl import URL
+
+from neuro_sync.errors import (
+    ConnectionFailed,
+    ServerNotAvailable,
+    StorageError,
+    StorageExists,
+    StorageIsDirectory,
+    StorageNotDirectory,
+    StorageNotFound,
+    StreamInterrupted,
+)
+from neuro_sync.models.storage import (
+    FileStatus,
+    StorageProgressComplete,
+    StorageProgressEnterDir,
+    StorageProgressFail,
+    StorageProgressStart,
+    StorageProgressStep,
+    child,
+)
+
+from .ignore import IgnoreRules
+from .transfers import Crew, Filter, Folder, Mode, Report, file_uri
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+PART = 64 * 2**20
+"""Bytes of a file that are sent in one request. A connection that breaks costs no more than one."""
+SMALLEST_PART = 2**20
+"""On connections that break, parts become smaller, down to this."""
+PIECE = 2**17
+"""Bytes that are read and sent at a time, within one timeout of the session."""
+STEP = 2**20
+"""Bytes between two reports of the progress."""
+LISTINGS = 4
+"""How often a folder is listed when the connection breaks."""
+MINIMAL_DEPTH = 3
+"""Parts of an address that is a project's; nobody makes one by copying into it."""
+
+
+def upload_file(storage: Storage, src: Path, dst: URL, mode: Mode, report: Report) -> None:
+    """Copy one file, and make sure that it has arrived whole."""
+    with open(src, "rb", buffering=0) as file:
+        found = _target(storage, dst)
+        size = _upload(storage, file, src, dst, found, mode, report)
+    if size is not None:
+        _check_size(storage.stat(dst), size)
+
+
+def _target(storage: Storage, dst: URL) -> FileStatus | None:
+    """Return what is there already; that it can be replaced has been checked then."""
+    try:
+        found = storage.stat(dst)
+    except StorageNotFound:
+        found = None
+    if found is not None:
+        if found.is_dir():
+            raise StorageIsDirectory(f"{dst} is a folder", payload={"errno": "EISDIR"})
+        return found
+    _check_folder(storage, dst.parent)
+    return None
+
+
+def _check_folder(storage: Storage, uri: URL) -> None:
+    try:
+        is_dir = storage.stat(uri).is_dir()
+    except StorageNotFound:
+        is_dir = False
+    if not is_dir:
+        text = f"there is no folder {uri}; make it with mkdir()"
+        raise StorageNotDirectory(text, payload={"errno": "ENOTDIR"})
+
+
+def _upload(
+    storage: Storage,
+    file: FileIO,
+    src: Path,
+    dst: URL,
+    found: FileStatus | None,
+    mode: Mode,
+    report: Report,
+) -> int | None:
+    """Send what is missing, and return how long the file is; None if there was nothing to do."""
+    status = os.fstat(file.fileno())
+    here, size = file_uri(src), status.st_size
+    offset: int | None = 0
+    if not stat.S_ISREG(status.st_mode):
+        return _upload_pipe(storage, file, here, dst, report)
+    if found is not None and mode.looks:
+        newer = storage.clock_skew.may_be_newer_here(status.st_mtime, found.modification_time)
+        offset = mode.offset(size, found.size, source_is_newer=newer)
+    if offset is None:
+        return None
+    report(StorageProgressStart(here, dst, size))
+    if offset:
+        report(StorageProgressStep(here, dst, offset, size))
+    told = offset
+
+    def step(position: int) -> None:
+        nonlocal told
+        # What is sent again after a failure is not told again.
+        if position - told >= STEP or (position == size and position > told):
+            told = position
+            report(StorageProgressStep(here, dst, position, size))
+
+    if not size:
+        storage.send(dst, b"", 0)
+    part = PART
+    while offset < size:
+        content = _FilePart(file, offset, min(part, size - offset), step)
+        try:
+            storage.send(dst, content, offset)
+        except (ConnectionFailed, ServerNotAvailable):
+            if part <= SMALLEST_PART:
+                raise
+            part //= 4
+        except _Unreadable as unreadable:
+            raise unreadable.reason from unreadable
+        else:
+            offset += content.size
+    report(StorageProgressComplete(here, dst, size))
+    return size
+
+
+def _upload_pipe(storage: Storage, file: FileIO, here: URL, dst: URL, report: Report) -> int:
+    """Send what is no regular file, such as the standard input, until it ends."""
+    report(StorageProgressStart(here, dst, 0))
+    size = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal size
+        while piece := file.read(PIECE):
+            size += len(piece)
+            report(StorageProgressStep(here, dst, size, size))
+            yield piece
+
+    storage.create(dst, pieces())
+    report(StorageProgressComplete(here, dst, size))
+    return size
+
+
+def _check_size(status: FileStatus, size: int) -> None:
+    if status.size != size:
+        raise StorageError(
+            f"{status.uri} has {status.size} bytes instead of {size} after the upload; "
+            "somebody else writes to it",
+            payload={"errno": "EIO"},
+        )
+
+
+class _Unreadable(Exception):
+    """A local file failed while it was sent; the transport must not take it for its own failure."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class _FilePart:
+    """A part of a file as the body of a request, read anew for each attempt."""
+
+    def __init__(self, file: FileIO, offset: int, size: int, step: Callable[[int], None]) -> None:
+        self._file = file
+        self._offset = offset
+        self._step = step
+        self.size = size
+
+    def __iter__(self) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(min(PIECE, self.size)))
+        done = 0
+        self._file.seek(self._offset)
+        while done < self.size:
+            piece = buffer[: self.size - done]
+            try:
+                read = self._file.readinto(piece)
+            except OSError as error:
+                raise _Unreadable(error) from error
+            if not read:
+                text = "the file has become shorter while it was sent"
+                raise _Unreadable(OSError(errno.EIO, text))
+            yield piece[:read]
+            done += read
+            self._step(self._offset + done)
+
+
+class FolderUpload:
+    """The copy of a folder: each folder and each file of it is a task of the crew."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        crew: Crew,
+        mode: Mode,
+        filter: Filter | None,
+        ignore_file_names: tuple[str, ...],
+    ) -> None:
+        self._storage = storage
+        self._crew = crew
+        self._mode = mode
+        self._filter = filter
+        self._ignore_file_names = ignore_file_names
+
+    def start(self, src: Path, dst: URL) -> None:
+        """Make the folder, whose own one has to be there, and begin to copy into it."""
+        src = src.resolve()
+        if not src.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(src))
+        self._root = src
+        rules = IgnoreRules.above(src, self._ignore_file_names)
+        if len(dst.parts) > MINIMAL_DEPTH:
+            _check_folder(self._storage, dst.parent)
+        self._enter(src, Folder(file_uri(src), dst), rules, self._mode, ())
+
+    def _enter(
+        self, src: Path, folder: Folder, rules: IgnoreRules, mode: Mode, above: tuple[Path, ...]
+    ) -> None:
+        self._crew.enter(lambda: self._copy(src, folder, rules, mode, above), folder)
+
+    def _copy(
+        self, src: Path, folder: Folder, rules: IgnoreRules, mode: Mode, above: tuple[Path, ...]
+    ) -> None:
+        """Prepare a folder, and add a task for each thing in it."""
+        there: dict[str, FileStatus] = {}
+        try:
+            if mode.looks:
+                there = listing(self._storage, folder.dst)
+        except StorageNotFound:
+            mode = Mode()
+        if not mode.looks:
+            _make(self._storage, folder.dst)
+        self._crew.report(StorageProgressEnterDir(folder.src, folder.dst))
+        rules = rules.with_folder(src, self._ignore_file_names)
+        sizes: dict[str, int] = {}
+        folder.check = lambda: self._check(folder.dst, sizes)
+        above = (*above, src.resolve())
+        for path in sorted(src.iterdir(), reverse=True):  # the newest task is the first
+            is_dir = path.is_dir()
+            if not self._is_wanted(path, rules, is_dir=is_dir):
+                continue
+            dst = child(folder.dst, path.name)
+            if is_dir and path.resolve() in above:
+                self._fail(path, dst, "the link leads back to a folder above it")
+            elif is_dir:
+                self._enter(path, Folder(file_uri(path), dst, folder), rules, mode, above)
+            elif path.is_file():
+                self._add_file(path, folder, there.get(path.name), mode, sizes)
+            else:
+                self._fail(path, dst, "it is neither a file nor a folder")
+
+    def _is_wanted(self, path: Path, rules: IgnoreRules, *, is_dir: bool) -> bool:
+        if rules.ignores(path, is_dir=is_dir):
+            return False
+        name = path.relative_to(self._root).as_posix() + ("/" if is_dir else "")
+        return self._filter is None or self._filter(name)
+
+    def _fail(self, path: Path, dst: URL, message: str) -> None:
+        self._crew.report(StorageProgressFail(file_uri(path), dst, f"{path}: {message}"))
+
+    def _add_file(
+        self,
+        path: Path,
+        folder: Folder,
+        found: FileStatus | None,
+        mode: Mode,
+        sizes: dict[str, int],
+    ) -> None:
+        dst = child(folder.dst, path.name)
+
+        def copy() -> None:
+            if found is not None and found.is_dir():
+                raise StorageIsDirectory(f"{dst} is a folder", payload={"errno": "EISDIR"})
+            with open(path, "rb", buffering=0) as file:
+                size = _upload(self._storage, file, path, dst, found, mode, self._crew.report)
+            if size is not None:
+                sizes[path.name] = size
+
+        self._crew.add(copy, folder)
+
+    def _check(self, dst: URL, sizes: Mapping[str, int]) -> None:
+        """Make sure that what was sent into a folder has arrived whole."""
+        there = listing(self._storage, dst) if sizes else {}
+        for name, size in sizes.items():
+            if name not in there:
+                raise StorageNotFound(f"{child(dst, name)} has gone since it was uploaded")
+            _check_size(there[name], size)
+
+
+def _make(storage: Storage, dst: URL) -> None:
+    try:
+        storage.mkdir(dst, parents=True, exist_ok=True)
+    except StorageExists as error:
+        raise StorageNotDirectory(f"{dst} is a file", payload={"errno": "ENOTDIR"}) from error
+
+
+def listing(storage: Storage, folder: URL) -> dict[str, FileStatus]:
+    """Return what is in a folder by name, asking again when the connection breaks."""
+    for _ in range(LISTINGS - 1):
+        with suppress(StreamInterrupted), storage.list(folder) as found:
+            return {status.name: status for status in found}
+    with storage.list(folder) as found:
+        return {status.name: status for status in found}
