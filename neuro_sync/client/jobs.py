@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, NoReturn, overload
 
@@ -71,6 +71,8 @@ Job = str | JobDescription
 Duration = float | timedelta
 """Seconds, or a ``timedelta``."""
 Until = Literal["finished", "running"]
+OnUpdate = Callable[[JobDescription], object]
+"""Is told what a job is like now."""
 
 _CAPACITY = TypeAdapter(dict[str, int], config={"defer_build": True})
 
@@ -309,6 +311,7 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> JobDescription: ...
 
     @overload
@@ -319,6 +322,7 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> tuple[JobDescription, ...]: ...
 
     def wait(
@@ -328,12 +332,14 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> JobDescription | tuple[JobDescription, ...]:
         """Wait until a job is over, and return what it was like then; of several, all of them.
 
         With ``until="running"`` a job that runs is enough; one that is over counts too. `timeout`
         is the deadline of the whole wait; without one it lasts as long as the jobs. A platform
-        that is not to be reached is asked again for five minutes.
+        that is not to be reached is asked again for five minutes. `on_update` is called with
+        each description that comes meanwhile, the same state or a new one.
 
         Raises:
             WaitTimeout: The deadline passed; the error has what was known last. The job goes on.
@@ -343,7 +349,10 @@ class Jobs:
         one = isinstance(id, str | JobDescription)
         ids = (id,) if isinstance(id, str | JobDescription) else tuple(id)
         deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
+        tell = on_update or _ignore
         jobs = [self.status(job) for job in ids]
+        for job in jobs:
+            tell(job)
         heard = self._clock.now()
         delay = FIRST_POLL
         while waiting := [place for place, job in enumerate(jobs) if not _reached(job, until)]:
@@ -356,6 +365,7 @@ class Jobs:
             try:
                 for place in waiting:
                     jobs[place] = self.status(jobs[place])
+                    tell(jobs[place])
                 heard = self._clock.now()
             except (ConnectionFailed, ServerError):
                 if self._clock.now() - heard > PATIENCE:
@@ -776,6 +786,10 @@ class _Refused:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValidationError):
             raise IllegalArgumentError(explain(error)) from error
+
+
+def _ignore(_: JobDescription) -> None:
+    pass
 
 
 def _reached(job: JobDescription, until: Until) -> bool:

@@ -75,26 +75,35 @@ class Session(Closing):
         *,
         state: str | Path | None = None,
         ephemeral: bool = False,
+        start: bool = True,
         timeout: Timeout = (10.0, 60.0),
     ) -> Self:
         """Talk to the local platform of a state folder; start one in this process if none runs.
 
         `state` is ``.neuro-local`` in the current folder, unless given here or in the variable
         ``NEURO_LOCAL_STATE``. A platform that is started here ends with the session, and so do
-        its jobs. With `ephemeral` it is always one of its own, in a temporary folder.
+        its jobs. With `ephemeral` it is always one of its own, in a temporary folder; without
+        `start` it is only one that runs already.
 
         Raises:
-            ConfigError: The extra ``local`` is not installed, or the state folder is unusable.
+            ConfigError: The extra ``local`` is not installed, the state folder is unusable, or
+                no platform runs there and none is to be started.
         """
+        from neuro_sync.local.state import folder_of, running_platform
+
+        address = None if ephemeral else running_platform(state)
+        if address is not None:
+            return cls(address.url, address.token, timeout=timeout)
+        if not start:
+            raise ConfigError(
+                f"no local platform runs on {folder_of(state)}; start one with: neuro local up"
+            )
         try:
-            from neuro_sync.local.server import LocalPlatform, running_platform
+            from neuro_sync.local.server import LocalPlatform
         except ImportError as error:
             raise ConfigError(
                 f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
             ) from error
-        address = None if ephemeral else running_platform(state)
-        if address is not None:
-            return cls(address.url, address.token, timeout=timeout)
         platform = LocalPlatform(state, ephemeral=ephemeral).start()
         session = cls(platform.url, platform.token, timeout=timeout)
         session._end_with(platform)
