@@ -7,7 +7,7 @@ means the session's current cluster, organisation and project, and is completed 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -15,6 +15,9 @@ from yarl import URL
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
+
+UNQUOTED = "/@:!$&'()*+,;=~"
+"""What yarl does not quote in a path, besides letters, digits, ``-``, ``.`` and ``_``."""
 
 
 class _Address:
@@ -68,11 +71,31 @@ def parse_address(text: str, scheme: str) -> URL:
         raise ValueError(f"{text!r} has a port, which such an address never has")
     if ".." in path.split("/"):
         raise ValueError(f"Invalid path: {path!r} leads upwards, with '..'")
-    path = unquote(path)  # build() quotes it again
-    if host:
-        return URL.build(scheme=scheme, host=host, path=path or "/")
+    path = _unquote(path)  # build() quotes it again
     # Not URL(text): it takes the digits of "storage:5" for a port.
-    return URL.build(scheme=scheme, path=path)
+    return build(scheme, host, (path or "/") if host else path)
+
+
+def build(scheme: str, host: str, path: str) -> URL:
+    """Return an address of a path as it is, with any character that a file's name may have.
+
+    Bytes that are no UTF-8 stand in it as Python's file functions return them.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # yarl would leave them out, without a word
+        quoted = quote(path, safe=UNQUOTED, errors="surrogateescape")
+        return URL.build(scheme=scheme, host=host, path=quoted, encoded=True)
+    return URL.build(scheme=scheme, host=host, path=path)
+
+
+def path_of(uri: URL) -> str:
+    """Return the path of an address as `build` was given it; ``uri.path`` keeps ``%FF`` quoted."""
+    return _unquote(uri.raw_path)
+
+
+def _unquote(text: str) -> str:
+    return unquote(text, errors="surrogateescape")
 
 
 def complete(uri: URL, *, cluster: str, org: str | None, project: str) -> URL:
@@ -84,11 +107,11 @@ def complete(uri: URL, *, cluster: str, org: str | None, project: str) -> URL:
     if uri.host:
         return uri
     tenant = [org] if org else []
-    path = uri.path
+    path = path_of(uri)
     if not path.startswith("/"):
         tenant.append(project)
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    return URL.build(scheme=uri.scheme, host=cluster, path="/" + "/".join([*tenant, *parts]))
+    return build(uri.scheme, cluster, "/" + "/".join([*tenant, *parts]))
 
 
 def _split(rest: str) -> tuple[str, str]:

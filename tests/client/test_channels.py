@@ -311,10 +311,12 @@ def test_threads_and_descriptors_are_given_back(session: Session, job: JobDescri
         return len(os.listdir("/proc/self/fd"))
 
     session.jobs.run_command(job, "true")
+    before = count()
     for _ in range(10):
         with session.jobs.exec(job, "cat", stdin=True) as stream:
             stream.write_in(b"x")
         session.jobs.run_command(job, "cat", input=b"y")
     assert not [thread.name for thread in threading.enumerate() if "neuro-sync:" in thread.name]
     session.jobs.status(job)
-    assert count() < 100
+    # Twenty of them would have left as many; the platform, in this process, may still close a few.
+    assert count() < before + 10

@@ -1,0 +1,374 @@
+"""The files of the platform's storage: one folder, ``<org>/<project>/…`` below it.
+
+Jobs write into the same folder, and a job may put a symbolic link anywhere, at any moment. So no
+path is ever handed to the kernel whole: each is walked a name at a time, from one open folder to
+the next, and a link ends the walk. What is found is then used by its descriptor.
+
+All of it is blocking. What goes wrong is an `OSError`, as the kernel tells it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from yarl import URL
+
+from neuro_sync.closing import Closing
+from neuro_sync.models.uris import path_of
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Not blocking: a job may have made a FIFO, whose opening would wait for its other end.
+FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+AT_ONCE = 1000
+"""Entries of a folder that is being emptied, of which the names are held in memory."""
+DEEPEST = 1000
+"""Folders within folders that are removed together; no path of more can be written anyway."""
+
+Parts = Sequence[str]
+"""The names of a path below the root; none of them is ``.`` or ``..``."""
+
+
+def parts_of(path: str) -> tuple[str, ...]:
+    """Take a path apart as POSIX does by its text alone; ``..`` stops at the root."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return tuple(parts)
+
+
+class NotAFile(OSError):
+    """What is in the place is neither file nor folder, so it is not replaced."""
+
+
+class Entry(NamedTuple):
+    """What a folder tells of something in it."""
+
+    name: str
+    kind: str
+    """``FILE``, ``DIRECTORY``, ``SYMLINK``, or ``UNKNOWN`` for devices, pipes and sockets."""
+    length: int
+    modified: int
+    """Seconds since 1970."""
+
+
+class Removed(NamedTuple):
+    path: str
+    is_dir: bool
+
+
+class Usage(NamedTuple):
+    """Bytes of a file system."""
+
+    total: int
+    used: int
+    free: int
+
+
+@dataclass
+class OpenedFile(Closing):
+    """A file that is read, with what it was when it was opened."""
+
+    descriptor: int
+    entry: Entry
+
+    def read(self, offset: int, sizes: Sequence[int]) -> list[bytes]:
+        """Return pieces that follow each other; fewer and shorter ones at the end of the file."""
+        pieces = []
+        for size in sizes:
+            piece = os.pread(self.descriptor, size, offset)
+            if not piece:
+                break
+            offset += len(piece)
+            pieces.append(piece)
+        return pieces
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@dataclass
+class WrittenFile(Closing):
+    """A file of which a part is being written."""
+
+    descriptor: int
+    offset: int
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write behind what was written before."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.descriptor, view, self.offset)
+            self.offset += written
+            view = view[written:]
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class NewFile(WrittenFile):
+    """The content of a file before it gets its name, so that half an upload is never seen."""
+
+    def __init__(self, scratch: Path, folder: int, name: str) -> None:
+        self._path = scratch / uuid.uuid4().hex
+        self._folder = folder
+        self._name = name
+        super().__init__(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 0)
+
+    def commit(self) -> None:
+        """Put the file in its place, where it replaces another one."""
+        if (replaced := _check_replaceable(self._folder, self._name)) is not None:
+            os.fchmod(self.descriptor, stat.S_IMODE(replaced.st_mode))
+        os.rename(self._path, self._name, dst_dir_fd=self._folder)
+
+    def close(self) -> None:
+        super().close()
+        with suppress(FileNotFoundError):  # it has its name
+            self._path.unlink()
+        os.close(self._folder)
+
+
+class StorageFolder:
+    """The storage of one platform."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        """Say where files are kept, and where uploads grow: on the same file system."""
+        self._root = root
+        self._scratch = scratch
+
+    def open(self) -> None:
+        """Make the folders, and clear away the uploads that an earlier platform did not end."""
+        for folder in (self._root, self._scratch):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        for unfinished in self._scratch.iterdir():
+            unfinished.unlink()
+
+    def path(self, uri: URL) -> Path:
+        """Return where the folder or file of a full ``storage:`` address is, for a job to mount.
+
+        A folder that is missing is made, as the hosted platform does.
+
+        Raises:
+            OSError: There is a link or a file on the way, or it is itself a link.
+        """
+        parts = parts_of(path_of(uri))
+        with suppress(FileNotFoundError):
+            if parts and self.status(parts).kind == "FILE":
+                return self._root.joinpath(*parts)
+        with self._folder(parts, make=True):
+            return self._root.joinpath(*parts)
+
+    def make(self, parts: Parts) -> None:
+        """Make a folder and those above it."""
+        with self._folder(parts, make=True):
+            pass
+
+    def status(self, parts: Parts) -> Entry:
+        """Tell what is there; a link is told of, not followed."""
+        if not parts:
+            with self._folder(()) as root:
+                return _entry("", os.fstat(root))
+        with self._folder(parts[:-1]) as folder:
+            return _entry(parts[-1], _lstat(folder, parts[-1]))
+
+    def entries(self, parts: Parts) -> Iterator[Entry]:
+        """Yield what is in a folder, in no order, while it is being read."""
+        with self._folder(parts) as folder, os.scandir(folder) as found:
+            for item in found:
+                # One that has gone in the meantime is not there.
+                with suppress(FileNotFoundError):
+                    yield _entry(item.name, item.stat(follow_symlinks=False))
+
+    def read(self, parts: Parts) -> OpenedFile:
+        """Open a file for reading."""
+        if not parts:
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+        with self._folder(parts[:-1]) as folder:
+            descriptor = _open_file(folder, parts[-1], os.O_RDONLY)
+        return OpenedFile(descriptor, _entry(parts[-1], os.fstat(descriptor)))
+
+    def write(self, parts: Parts, offset: int) -> WrittenFile:
+        """Open a file that is there for writing from an offset on."""
+        if not parts:
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+        with self._folder(parts[:-1]) as folder:
+            return WrittenFile(_open_file(folder, parts[-1], os.O_WRONLY), offset)
+
+    def create(self, parts: Parts) -> NewFile:
+        """Begin a file that takes its place when it is whole; folders above it are made."""
+        if not parts:
+            raise IsADirectoryError(errno.EISDIR, "Destination is a directory")
+        folder = self._enter(parts[:-1], make=True)
+        try:
+            _check_replaceable(folder, parts[-1])
+            return NewFile(self._scratch, folder, parts[-1])
+        except BaseException:
+            os.close(folder)
+            raise
+
+    def rename(self, source: Parts, target: Parts) -> None:
+        """Move within the storage; a file or an empty folder that is there is replaced."""
+        if not source or not target:
+            raise PermissionError(errno.EPERM, "Incorrect destination")
+        with self._folder(source[:-1]) as folder, self._folder(target[:-1]) as other:
+            moved = _lstat(folder, source[-1])
+            with suppress(FileNotFoundError):
+                there = _lstat(other, target[-1])
+                if stat.S_ISDIR(there.st_mode) and not stat.S_ISDIR(moved.st_mode):
+                    raise IsADirectoryError(errno.EISDIR, "Destination is a directory")
+                if stat.S_ISDIR(moved.st_mode) and not stat.S_ISDIR(there.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, "Destination is not a directory")
+            try:
+                os.rename(source[-1], target[-1], src_dir_fd=folder, dst_dir_fd=other)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EINVAL):
+                    number = errno.EINVAL if error.errno == errno.EINVAL else errno.ENOTEMPTY
+                    raise OSError(number, "Incorrect destination") from error
+                raise
+
+    def remove(self, parts: Parts, *, recursive: bool) -> Iterator[Removed]:
+        """Remove a file, or a folder with all that is in it, and tell of each, the inmost first.
+
+        Nothing happens before the first item is asked for.
+        """
+        if not parts:
+            raise PermissionError(errno.EPERM, "The root cannot be removed")
+        with self._folder(parts[:-1]) as folder:
+            found = _lstat(folder, parts[-1])
+            if not stat.S_ISDIR(found.st_mode):
+                os.unlink(parts[-1], dir_fd=folder)
+                yield _removed(parts, is_dir=False)
+                return
+        if not recursive:
+            raise IsADirectoryError(errno.EISDIR, "Target is a directory")
+        pending = [tuple(parts)]
+        while pending:
+            # Each folder is entered from the root again: no tree is too deep for the number of
+            # files that may be open at a time.
+            here = pending[-1]
+            items: list[os.DirEntry[str]] = []
+            # One that has gone, or has become a link, is the business of the folder above it.
+            with suppress(FileNotFoundError), self._folder(here) as folder:
+                with os.scandir(folder) as found_items:
+                    items.extend(islice(found_items, AT_ONCE))
+                for item in items:
+                    if item.is_dir(follow_symlinks=False):
+                        pending.append((*here, item.name))
+                    else:
+                        os.unlink(item.name, dir_fd=folder)
+                        yield _removed((*here, item.name), is_dir=False)
+            if len(pending[-1]) > DEEPEST:
+                raise OSError(errno.ENAMETOOLONG, "Folders are nested too deeply")
+            if not items:
+                pending.pop()
+                with suppress(FileNotFoundError), self._folder(here[:-1]) as folder:
+                    os.rmdir(here[-1], dir_fd=folder)
+                    yield _removed(here, is_dir=True)
+
+    def usage(self, parts: Parts) -> Usage:
+        """Tell how full the file system is that holds a folder or file."""
+        if parts and self.status(parts).kind != "DIRECTORY":
+            parts = parts[:-1]
+        with self._folder(parts) as folder:
+            figures = os.fstatvfs(folder)
+        unit = figures.f_frsize
+        used = (figures.f_blocks - figures.f_bfree) * unit
+        return Usage(figures.f_blocks * unit, used, figures.f_bavail * unit)
+
+    @contextmanager
+    def _folder(self, parts: Parts, *, make: bool = False) -> Iterator[int]:
+        descriptor = self._enter(parts, make=make)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _enter(self, parts: Parts, *, make: bool = False) -> int:
+        """Return a descriptor of a folder, having followed no link on the way."""
+        folder = os.open(self._root, FOLDER)
+        try:
+            for place, name in enumerate(parts, start=1):
+                below = self._enter_one(folder, name, make=make, is_last=place == len(parts))
+                os.close(folder)
+                folder = below
+        except BaseException:
+            os.close(folder)
+            raise
+        return folder
+
+    @staticmethod
+    def _enter_one(folder: int, name: str, *, make: bool, is_last: bool) -> int:
+        try:
+            return os.open(name, FOLDER, dir_fd=folder)
+        except FileNotFoundError:
+            if not make:
+                raise
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            if stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory") from error
+            if make and is_last:
+                raise FileExistsError(errno.EEXIST, "File exists") from error
+            text = "Predecessor is not a directory" if make else "Not a directory"
+            raise NotADirectoryError(errno.ENOTDIR, text) from error
+        with suppress(FileExistsError):  # somebody else was as quick
+            os.mkdir(name, dir_fd=folder)
+        return os.open(name, FOLDER, dir_fd=folder)
+
+
+def _lstat(folder: int, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+
+def _entry(name: str, found: os.stat_result) -> Entry:
+    modified = int(found.st_mtime)
+    if stat.S_ISREG(found.st_mode):
+        return Entry(name, "FILE", found.st_size, modified)
+    if stat.S_ISDIR(found.st_mode):
+        return Entry(name, "DIRECTORY", 0, modified)
+    if stat.S_ISLNK(found.st_mode):
+        return Entry(name, "SYMLINK", 1, modified)
+    return Entry(name, "UNKNOWN", 0, modified)
+
+
+def _open_file(folder: int, name: str, mode: int) -> int:
+    found = _lstat(folder, name)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    # Looked at before it is opened, since to open a device can set it going, and after it, since
+    # it may have been exchanged in between.
+    if stat.S_ISREG(found.st_mode):
+        descriptor = os.open(name, FILE | mode, dir_fd=folder)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, "No such file")
+
+
+def _check_replaceable(folder: int, name: str) -> os.stat_result | None:
+    """Return what a new file is going to replace, if there is anything."""
+    try:
+        found = _lstat(folder, name)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Destination is a directory")
+    if not stat.S_ISREG(found.st_mode):
+        raise NotAFile(errno.ENOENT, "Destination is not a file")
+    return found
+
+
+def _removed(parts: Parts, *, is_dir: bool) -> Removed:
+    return Removed("/" + "/".join(parts), is_dir)
