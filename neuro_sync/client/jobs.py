@@ -714,7 +714,7 @@ class Jobs:
         return id if JOB_ID.fullmatch(id) else self.status(id).id
 
     def _api(self, *parts: str) -> str:
-        return "/".join((self._config.api_url, *parts))
+        return f"{self._config.api_url}/{'/'.join(parts)}"
 
     def list(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,19 +16,20 @@ from neuro_sync.closing import Closing
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import Preset
 
-from .config import Config, find_platform
-
 if TYPE_CHECKING:
     from neuro_sync.local.server import LocalPlatform
     from neuro_sync.transport.clock import Clock
-    from neuro_sync.transport.http import Timeout
+    from neuro_sync.transport.http import Certificate, HttpTransport, Timeout
+
+    from .config import Config
+    from .settings import Settings
 
 
 class Session(Closing):
     """A user's view of one platform. Any number of threads may share it.
 
-    Without arguments the platform is found in the environment. Making a session contacts nobody
-    and starts no thread; the first call does.
+    Without arguments the platform is found in the environment, or is where somebody has logged in.
+    Making a session contacts nobody and starts no thread; the first call does.
     """
 
     def __init__(
@@ -34,40 +37,104 @@ class Session(Closing):
         url: str | URL | None = None,
         token: str | None = None,
         *,
+        path: str | os.PathLike[str] | None = None,
         cluster_name: str | None = None,
         org_name: str | None = None,
         project_name: str | None = None,
         timeout: Timeout = (10.0, 60.0),
         verify: bool | str = True,
+        cert: Certificate | None = None,
+        proxies: Mapping[str, str] | None = None,
+        trust_env: bool = True,
+        application: str | None = None,
+        settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Say where the platform is, as whom to talk to it, and on which cluster and project.
 
-        `url` is that of its API, such as ``https://HOST/api/v1``. `timeout` is seconds to connect
-        and seconds of silence; `verify` is the path of a CA bundle, or False to trust anybody.
+        `url` is that of its API, such as ``https://HOST/api/v1``. `path` is the config folder with
+        the saved login and ``user.toml``; `settings` stand for that file and the project's.
+        `timeout` is seconds to connect and seconds of silence; `verify` is the path of a CA bundle,
+        or False to trust anybody; `cert` the path of a client's certificate, and of its key;
+        `proxies` are by scheme. Without `trust_env` the environment names neither proxies nor a
+        bundle. `application`, such as ``my-app/1.2``, is told to the platform.
 
         Raises:
             ConfigError: There is no address or no token; the text lists where it was looked for.
+                Or a file of settings has what does not belong there.
         """
         # Loaded with the first session: a third of the time of `import neuro_sync` would be theirs.
         from neuro_sync.transport.clock import Clock as RealClock
         from neuro_sync.transport.http import HttpTransport
+        from neuro_sync.transport.tokens import NO_TOKEN, FixedToken
 
+        from .config import Config
+        from .lookup import find_platform
+        from .saved_login import current_store
+        from .settings import read_settings
+        from .tokens import SavedToken
+
+        found = find_platform(url, token, path)
+        if settings is None:
+            store = found.store or current_store(path)
+            settings = read_settings(store.folder if store else None)
+        clock = clock or RealClock()
+        anonymous = HttpTransport(
+            NO_TOKEN,
+            timeout=timeout,
+            verify=verify,
+            cert=cert,
+            proxies=proxies,
+            trust_env=trust_env,
+            application=application,
+            clock=clock,
+        )
+        tokens = (
+            SavedToken(found.store, found.login, anonymous, clock)
+            if found.store and found.login
+            else FixedToken(found.token)
+        )
+        self._clock = clock
+        self._stop_platform: weakref.finalize[[], Session] | None = None
+        self._is_view = False
+        names = {
+            "cluster_name": cluster_name,
+            "org_name": org_name,
+            "project_name": project_name,
+        }
+        transport = anonymous.with_options(tokens=tokens)
+        self._open_sections(transport, Config(transport, found, settings, names))
+
+    def _open_sections(self, transport: HttpTransport, config: Config) -> None:
         from .jobs import Jobs
 
-        api_url, found_token = find_platform(url, token)
-        clock = clock or RealClock()
-        self._transport = HttpTransport(found_token, timeout=timeout, verify=verify, clock=clock)
-        self._config = Config(
-            self._transport,
-            api_url,
-            found_token,
-            cluster_name=cluster_name,
-            org_name=org_name,
-            project_name=project_name,
+        self._transport = transport
+        self.config = config
+        self.jobs = Jobs(transport, config, self._clock)
+
+    def with_options(
+        self,
+        *,
+        timeout: Timeout | None = None,
+        cluster_name: str | None = None,
+        org_name: str | None = None,
+        project_name: str | None = None,
+    ) -> Self:
+        """Return the same session with some settings changed; it shares all connections.
+
+        Closing what is returned does nothing: the connections are closed with this session.
+        """
+        names = {
+            "cluster_name": cluster_name,
+            "org_name": org_name,
+            "project_name": project_name,
+        }
+        other = copy.copy(self)
+        other._is_view = True
+        other._open_sections(
+            self._transport.with_options(timeout=timeout), self.config.with_options(names)
         )
-        self.jobs = Jobs(self._transport, self._config, clock)
-        self._stop_platform: weakref.finalize[[], Session] | None = None
+        return other
 
     @classmethod
     def local(
@@ -91,9 +158,13 @@ class Session(Closing):
         """
         from neuro_sync.local.state import folder_of, running_platform
 
+        from .settings import Settings
+
+        # What a project's file says is meant for a hosted platform; here there is one cluster.
+        settings = Settings()
         address = None if ephemeral else running_platform(state)
         if address is not None:
-            return cls(address.url, address.token, timeout=timeout)
+            return cls(address.url, address.token, timeout=timeout, settings=settings)
         if not start:
             raise ConfigError(
                 f"no local platform runs on {folder_of(state)}; start one with: neuro local up"
@@ -105,7 +176,7 @@ class Session(Closing):
                 f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
             ) from error
         platform = LocalPlatform(state, ephemeral=ephemeral).start()
-        session = cls(platform.url, platform.token, timeout=timeout)
+        session = cls(platform.url, platform.token, timeout=timeout, settings=settings)
         session._end_with(platform)
         return session
 
@@ -116,49 +187,50 @@ class Session(Closing):
     @property
     def username(self) -> str:
         """Who the token says we are."""
-        return self._config.username
+        return self.config.username
 
     @property
     def api_url(self) -> URL:
-        return URL(self._config.api_url)
+        return self.config.api_url
 
     @property
     def cluster_name(self) -> str:
         """The cluster that calls mean unless they name another one."""
-        return self._config.cluster_name
+        return self.config.cluster_name
 
     @property
     def org_name(self) -> str | None:
-        return self._config.org_name
+        return self.config.org_name
 
     @property
     def project_name(self) -> str:
-        return self._config.project_name
+        return self.config.project_name
 
     @property
     def presets(self) -> Mapping[str, Preset]:
         """The presets of the current cluster by name, in the platform's order."""
-        return {preset.name: preset for preset in self._config.cluster().presets}
+        return self.config.presets
 
     def close(self) -> None:
         """Close all connections, and the local platform that this session started.
 
         It may be called more than once; any other call afterwards raises.
         """
+        if self._is_view:
+            return
         self._transport.close()
         if self._stop_platform is not None:
             self._stop_platform()
 
     def __repr__(self) -> str:
-        return f"<Session {self.username!r} at {self._config.api_url}>"
+        try:
+            return f"<Session {self.username!r} at {self.api_url}>"
+        except ConfigError:  # a token that tells no name
+            return f"<Session at {self.api_url}>"
 
 
-def get(
-    url: str | URL | None = None, token: str | None = None, *, timeout: Timeout = (10.0, 60.0)
-) -> Session:
-    """Open a session; the same as ``Session(...)``."""
-    return Session(url, token, timeout=timeout)
-
+get = Session
+"""The same, by the name that the reference has for it: ``with neuro_sync.get() as session``."""
 
 Client = Session
 """Another name of `Session`, for code that is being ported."""

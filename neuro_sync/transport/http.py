@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -9,20 +10,22 @@ import platform
 import random
 import socket
 import sys
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
+from typing_extensions import Self
 from urllib3.connectionpool import ConnectionPool
 
 from neuro_sync.errors import (
     APIError,
+    AuthenticationError,
+    ConfigError,
     ConnectionFailed,
     NeuroError,
     RequestTimeout,
@@ -33,6 +36,7 @@ from neuro_sync.version import __version__
 from .chunks import POOLS
 from .clock import Clock
 from .stream import Stream
+from .tokens import FixedToken, ForkSafeLock, TokenSource, masked
 
 logger = logging.getLogger("neuro_sync")
 
@@ -40,6 +44,25 @@ Timeout = tuple[float, float]
 """Seconds to connect, and seconds of silence while an answer is read."""
 
 Query = Iterable[tuple[str, str]]
+
+Certificate = str | tuple[str, str]
+"""The path of a client's certificate; and of its key, if that is in another file."""
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """How a platform is reached; whatever opens connections takes these by name."""
+
+    timeout: Timeout
+    verify: bool | str
+    """The path of a CA bundle; True is the usual one, False trusts anybody."""
+    cert: Certificate | None
+    proxies: Mapping[str, str] | None
+    """By scheme, ``http``, ``https`` or ``all``; they win over those of the environment."""
+    trust_env: bool
+    """Whether the environment may name proxies and a CA bundle."""
+    application: str | None
+    """Who asks, such as ``my-app/1.2``; it goes before our own name."""
+
 
 REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 PASSING = frozenset({429, 502, 503, 504})
@@ -63,8 +86,7 @@ LONGEST_DELAY = 30.0
 class ConnectionSettings:
     """What a connection needs that is not made by `HttpTransport`, to be of the same kind."""
 
-    headers: Mapping[str, str] = field(repr=False)
-    """Who asks; one of them holds the token."""
+    user_agent: str
     timeout: Timeout
     proxy: str | None = field(repr=False)
     """The address of the proxy to go through, which may hold a password."""
@@ -72,8 +94,7 @@ class ConnectionSettings:
     """What the proxy alone is told: the login in its address."""
     verify: bool | str
     """The path of a CA bundle; True is the usual one, False trusts anybody."""
-    cert: str | tuple[str, str] | None
-    """The client's certificate, and its key if that is in another file."""
+    cert: Certificate | None
 
 
 class HttpTransport:
@@ -86,34 +107,41 @@ class HttpTransport:
 
     def __init__(
         self,
-        token: str,
+        token: TokenSource | str,
         *,
         timeout: Timeout = (10.0, 60.0),
         verify: bool | str = True,
+        cert: Certificate | None = None,
+        proxies: Mapping[str, str] | None = None,
+        trust_env: bool = True,
+        application: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._token = token
+        """Say as whom to ask, and how; `ConnectionOptions` explains the options.
+
+        Raises:
+            ConfigError: The token or the application's name cannot be sent.
+        """
+        self.tokens = FixedToken(token) if isinstance(token, str) else token
         self._timeout = timeout
-        self._verify = verify
         self._clock = clock or Clock()
         self._headers = {
-            "User-Agent": f"neuro-sync/{__version__} ({sys.platform}) "
-            f"Python/{platform.python_version()}",
+            "User-Agent": _user_agent(application),
             "Accept-Encoding": "identity",
             "Accept": "*/*",
-            "Authorization": f"Bearer {token}",
         }
-        # Guards the pools against two threads that both notice a fork.
-        self._lock = threading.Lock()
-        self._closed = False
-        self._open_pools()
+        self._connections = _Connections(verify, cert, proxies, trust_env=trust_env)
 
-    def _open_pools(self) -> None:
-        self._process = os.getpid()
-        self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter())
-        self._settings: dict[str, Mapping[str, Any]] = {}
+    def with_options(
+        self, *, timeout: Timeout | None = None, tokens: TokenSource | None = None
+    ) -> Self:
+        """Return the same connections, used in another way."""
+        other = copy.copy(self)
+        if timeout is not None:
+            other._timeout = timeout
+        if tokens is not None:
+            other.tokens = tokens
+        return other
 
     def request(
         self,
@@ -122,15 +150,18 @@ class HttpTransport:
         *,
         query: Query = (),
         body: object = None,
+        form: Mapping[str, str] | None = None,
         accept: str | None = None,
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
+
+        `body` is sent as JSON, `form` as a form.
 
         Raises:
             APIError: The platform said no.
             ConnectionFailed: It did not say anything.
         """
-        response = self._send(method, url, query, body, accept, stream=False)
+        response = self._send(method, url, query, body, accept, form=form, stream=False)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
@@ -141,12 +172,12 @@ class HttpTransport:
 
     def connection_settings(self, url: str) -> ConnectionSettings:
         """Return how requests to an address are made, for one that is no plain request."""
-        self._check_open()
-        session, settings = self._pools(url)
+        self._connections.check_open()
+        session, settings = self._connections.to(url)
         proxy = select_proxy(url, settings["proxies"])
         adapter = cast("HTTPAdapter", session.get_adapter(url))
         return ConnectionSettings(
-            headers={name: self._headers[name] for name in ("User-Agent", "Authorization")},
+            user_agent=self._headers["User-Agent"],
             timeout=self._timeout,
             proxy=proxy,
             proxy_headers=adapter.proxy_headers(proxy) if proxy else {},
@@ -156,15 +187,37 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close all connections. Calls after this one raise."""
-        self._closed = True
-        self._session.close()
+        self._connections.close()
 
     def _send(
-        self, method: str, url: str, query: Query, body: object, accept: str | None, *, stream: bool
+        self,
+        method: str,
+        url: str,
+        query: Query,
+        body: object,
+        accept: str | None,
+        *,
+        form: Mapping[str, str] | None = None,
+        stream: bool,
     ) -> requests.Response:
-        self._check_open()
-        request = self._prepare(method, url, query, body, accept)
-        attempts = ATTEMPTS if method in REPEATABLE else 1
+        self._connections.check_open()
+        request = self._prepare(method, url, query, body, form, accept)
+        token = self.tokens.token()
+        _authorize(request, token)
+        try:
+            return self._send_patiently(request, stream=stream)
+        except AuthenticationError:
+            # Whatever it was, it was not done, so that it may be repeated.
+            fresh = self.tokens.renew(token)
+            if fresh is None:
+                raise
+        _authorize(request, fresh)
+        return self._send_patiently(request, stream=stream)
+
+    def _send_patiently(
+        self, request: requests.PreparedRequest, *, stream: bool
+    ) -> requests.Response:
+        attempts = ATTEMPTS if request.method in REPEATABLE else 1
         for attempt in range(1, attempts + 1):
             try:
                 return self._send_once(request, stream=stream)
@@ -182,12 +235,14 @@ class HttpTransport:
             self._clock.sleep(delay)
         raise AssertionError("the last attempt returns or raises")
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise NeuroError("this session is closed; make a new one")
-
     def _prepare(
-        self, method: str, url: str, query: Query, body: object, accept: str | None
+        self,
+        method: str,
+        url: str,
+        query: Query,
+        body: object,
+        form: Mapping[str, str] | None,
+        accept: str | None,
     ) -> requests.PreparedRequest:
         """Build the request by its attributes.
 
@@ -207,6 +262,10 @@ class HttpTransport:
             request.body = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(request.body))
+        elif form is not None:
+            request.body = urlencode(form).encode()
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            headers["Content-Length"] = str(len(request.body))
         elif method not in ("GET", "HEAD"):
             headers["Content-Length"] = "0"
         return request
@@ -214,7 +273,7 @@ class HttpTransport:
     def _send_once(self, request: requests.PreparedRequest, *, stream: bool) -> requests.Response:
         method, url = str(request.method), str(request.url)
         connect, read = self._timeout
-        session, settings = self._pools(url)
+        session, settings = self._connections.to(url)
         # A stream may be silent for as long as it likes; keepalive notices a dead peer.
         timeout = (connect, None) if stream else (connect, read)
         try:
@@ -231,10 +290,50 @@ class HttpTransport:
         if response.status_code == PROXY_WANTS_LOGIN:
             raise proxy_error(f"it answered: 407 {response.reason}", _where(method, url))
         if response.status_code >= 300:
-            raise self._refusal(response, method, url)
+            raise _refusal(response, method, url)
         return response
 
-    def _pools(self, url: str) -> tuple[requests.Session, Mapping[str, Any]]:
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}{', closed' if self._connections.closed else ''}>"
+
+
+class _Connections:
+    """The connections of one session: shared by its threads, opened again in a child of `fork`."""
+
+    def __init__(
+        self,
+        verify: bool | str,
+        cert: Certificate | None,
+        proxies: Mapping[str, str] | None,
+        *,
+        trust_env: bool,
+    ) -> None:
+        self._verify = verify
+        self._cert = cert
+        self._proxies = dict(proxies or {})
+        self._trust_env = trust_env
+        # Guards the pools against two threads that both notice a fork.
+        self._lock = ForkSafeLock()
+        self.closed = False
+        self._open()
+
+    def _open(self) -> None:
+        self._process = os.getpid()
+        self._session = requests.Session()
+        self._session.trust_env = self._trust_env
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter())
+        self._settings: dict[str, Mapping[str, Any]] = {}
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise NeuroError("this session is closed; make a new one")
+
+    def close(self) -> None:
+        self.closed = True
+        self._session.close()
+
+    def to(self, url: str) -> tuple[requests.Session, Mapping[str, Any]]:
         """Return the connections and, for an address, its proxies and certificates.
 
         `requests` looks both up in the environment for every request; here it is done once for
@@ -243,35 +342,57 @@ class HttpTransport:
         if self._process != os.getpid():
             with self._lock:
                 if self._process != os.getpid():
-                    self._open_pools()
+                    self._open()
         parts = urlsplit(url)
         host = f"{parts.scheme}://{parts.netloc}"
         settings = self._settings.get(host)
         if settings is None:
-            merged = self._session.merge_environment_settings(host, {}, True, self._verify, None)
-            settings = {key: merged[key] for key in ("verify", "cert")}
-            settings["proxies"] = {
-                # Without a scheme, as many write it, it is an HTTP proxy.
-                kind: proxy if "://" in proxy else f"http://{proxy}"
-                for kind, proxy in merged["proxies"].items()
-            }
-            self._settings[host] = settings
+            settings = self._settings[host] = self._look_up(host)
         return self._session, settings
 
-    @staticmethod
-    def _refusal(response: requests.Response, method: str, url: str) -> Exception:
-        status, path = response.status_code, urlsplit(url).path
-        if status < 400:
-            where = response.headers.get("Location", "nowhere")
-            text = f"the platform sends us on to {where}; use that address instead"
-            return APIError(text, status=status, method=method, path=path)
-        error = error_from_answer(status, response.content, method=method, path=path)
-        if status in PASSING:
-            return _Passing(error, response.headers.get("Retry-After"))
-        return error
+    def _look_up(self, host: str) -> Mapping[str, Any]:
+        merged = self._session.merge_environment_settings(
+            host, self._proxies.copy(), True, self._verify, self._cert
+        )
+        verify = merged["verify"]
+        if verify is True and self._trust_env:
+            # What OpenSSL itself reads, and `requests` does not.
+            verify = os.environ.get("SSL_CERT_FILE") or True
+        proxies = {
+            # Without a scheme, as many write it, it is an HTTP proxy.
+            kind: proxy if "://" in proxy else f"http://{proxy}"
+            for kind, proxy in merged["proxies"].items()
+        }
+        return {"verify": verify, "cert": merged["cert"], "proxies": proxies}
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}{', closed' if self._closed else ''}>"
+
+def _user_agent(application: str | None) -> str:
+    name = f"neuro-sync/{__version__} ({sys.platform}) Python/{platform.python_version()}"
+    if application is None:
+        return name
+    if not application.isascii() or not application.isprintable():
+        raise ConfigError(f"application = {application!r}: should look like my-app/1.2")
+    return f"{application} {name}"
+
+
+def _authorize(request: requests.PreparedRequest, token: str) -> None:
+    if token:
+        request.headers["Authorization"] = f"Bearer {token}"
+
+
+def _refusal(response: requests.Response, method: str, url: str) -> Exception:
+    status, path = response.status_code, urlsplit(url).path
+    # A server may repeat what it was sent; nobody else shall read a token for that.
+    token = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if status < 400:
+        where = masked(response.headers.get("Location", "nowhere"), token)
+        text = f"the platform sends us on to {where}; use that address instead"
+        return APIError(text, status=status, method=method, path=path)
+    said = masked(response.content.decode(errors="replace"), token)
+    error = error_from_answer(status, said, method=method, path=path)
+    if status in PASSING:
+        return _Passing(error, response.headers.get("Retry-After"))
+    return error
 
 
 class _Passing(Exception):
