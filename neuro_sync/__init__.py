@@ -48,10 +48,12 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
+from .models.users import Action, Permission, Quota, Share
 from .version import __version__
 
 __all__ = [
     "APIError",
+    "Action",
     "AuthError",
     "AuthenticationError",
     "AuthorizationError",
@@ -81,9 +83,11 @@ __all__ = [
     "NDJSONError",
     "NeuroError",
     "NotSupported",
+    "Permission",
     "PortForward",
     "Preset",
     "ProtocolError",
+    "Quota",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
@@ -92,6 +96,7 @@ __all__ = [
     "ServerError",
     "ServerNotAvailable",
     "Session",
+    "Share",
     "StdStream",
     "StreamClosed",
     "StreamInterrupted",

@@ -107,10 +107,12 @@ class Session(Closing):
 
     def _open_sections(self, transport: HttpTransport, config: Config) -> None:
         from .jobs import Jobs
+        from .users import Users
 
         self._transport = transport
         self.config = config
         self.jobs = Jobs(transport, config, self._clock)
+        self.users = Users(transport, config)
 
     def with_options(
         self,

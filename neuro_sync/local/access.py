@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import parse_qs
 
+from fastapi import Depends
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from neuro_sync.errors import AuthenticationError, AuthorizationError, IllegalArgumentError
+from neuro_sync.models.users import Action
+
+from .permissions import Grants, Resource
+
+if TYPE_CHECKING:
+    from .users import Users
 
 OPEN_PATHS = frozenset({"/ping", "/api/v1/ping"})
 """What answers without a token, and says nothing."""
@@ -19,19 +27,55 @@ SUBPROTOCOL_PREFIX = "bearer.apolo.us-"
 
 
 @dataclass(frozen=True)
-class Users:
-    """Whose token is whose."""
+class Caller:
+    """Who asks. Every route asks it for the permission that it takes, before it does anything:
 
-    names: Mapping[str, str]
-    """Token to user name."""
+        @router.put("/{org}/{project}/{path:path}")
+        async def create(org: str, project: str, path: str, caller: Asking) -> Response:
+            caller.require(Action.WRITE, Resource("storage", CLUSTER, org, project, *parts))
 
-    def of_token(self, token: str) -> str | None:
-        found = None
-        for known, name in self.names.items():
-            # All are compared, and each in constant time: the time tells nothing.
-            if hmac.compare_digest(known.encode(), token.encode()):
-                found = name
-        return found
+    A body of ``{"missing": [...]}`` with status 403 answers what is refused. Services that answer
+    something else (storage 404, the registry a plain 403) ask `may` and raise their own. Where one
+    call takes several permissions, `require_all` lists everything that is missing at once. A
+    resource with two names, as a job has, is permitted by either: ``require(action, one, other)``.
+    """
+
+    name: str
+    grants: Grants
+
+    def may(self, action: Action, *resources: Resource) -> bool:
+        """Whether it is allowed on one of the resources; they are names of the same thing."""
+        return any(self.grants.allow(action, resource) for resource in resources)
+
+    def require(self, action: Action, *resources: Resource) -> None:
+        """Do nothing if it `may`.
+
+        Raises:
+            AuthorizationError: It may not; the error lists each resource as missing.
+        """
+        if not self.may(action, *resources):
+            raise _refusal((action, resource) for resource in resources)
+
+    def require_all(self, needs: Iterable[tuple[Action, Resource]]) -> None:
+        """Do nothing if all that is needed is allowed; the error lists all that is missing."""
+        missing = [need for need in needs if not self.may(*need)]
+        if missing:
+            raise _refusal(missing)
+
+
+def _refusal(missing: Iterable[tuple[Action, Resource]]) -> AuthorizationError:
+    listed = [{"uri": str(resource), "action": action.value} for action, resource in missing]
+    text = ", ".join(f"{item['action']} on {item['uri']}" for item in listed)
+    return AuthorizationError(f"not permitted; it takes {text}", payload={"missing": listed})
+
+
+async def _caller(connection: HTTPConnection) -> Caller:
+    caller: Caller = connection.state.caller
+    return caller
+
+
+Asking = Annotated[Caller, Depends(_caller)]
+"""The type of a route's parameter that is given the `Caller`."""
 
 
 class AccessRules:
@@ -39,7 +83,7 @@ class AccessRules:
 
     A web page in a browser on this machine can send requests here too, under a host name of its
     own that it has pointed at the loopback address, or from its own origin; so both headers are
-    checked on every method. The caller's name is left in ``scope["state"]["user"]``.
+    checked on every method. Routes find the caller by `Asking`, and in ``scope["state"]``.
     """
 
     def __init__(self, app: ASGIApp, users: Users, port: int) -> None:
@@ -52,10 +96,11 @@ class AccessRules:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["user"] = self._admit(scope)
+        caller = self._admit(scope)
+        scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> str | None:
+    def _admit(self, scope: Scope) -> Caller | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if host.lower() not in self._hosts:
@@ -68,10 +113,10 @@ class AccessRules:
         if scope["path"] in OPEN_PATHS:
             return None
         token = _token(headers, scope)
-        user = self._users.of_token(token) if token else None
-        if user is None and scope["path"] != CONFIG_PATH:
+        caller = self._users.of_token(token) if token else None
+        if caller is None and scope["path"] != CONFIG_PATH:
             raise AuthenticationError("401: Unauthorized")
-        return user
+        return caller
 
 
 def _token(headers: Headers, scope: Scope) -> str | None:

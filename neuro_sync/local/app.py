@@ -8,12 +8,14 @@ from starlette.exceptions import HTTPException
 from neuro_sync.models.config import Preset
 from neuro_sync.version import __version__
 
-from .access import AccessRules, Users
+from .access import AccessRules
 from .answers import Refusals, http_error
 from .jobs import JobService, Tenant
-from .routes import channels, config, jobs, monitoring, ports, retired, telemetry
+from .routes import admin, channels, config, jobs, monitoring, ports, retired, telemetry, users
+from .users import Users
 
 API = "/api/v1"
+SECTIONS = (config, jobs, users, telemetry, monitoring, channels, ports, retired)
 
 
 def create_app(
@@ -27,14 +29,16 @@ def create_app(
     """Return the application around a service; whoever made that opens and closes it."""
     app = FastAPI(title="Neuro local platform", version=__version__, redirect_slashes=False)
     app.state.jobs = service
+    app.state.users = users
     app.state.home = home
     app.state.presets = presets
     app.state.execs = retired.Execs()
     app.state.url = f"http://127.0.0.1:{port}"
-    for section in (config, jobs, telemetry, monitoring, channels, ports, retired):
+    for section in SECTIONS:
         app.include_router(section.router, prefix=API)
     app.add_api_route(f"{API}/tags", jobs.tags)
     app.add_api_route("/ping", config.ping)
+    app.include_router(admin.router)
     app.add_exception_handler(HTTPException, http_error)
     # The last one added is the outermost.
     app.add_middleware(AccessRules, users=users, port=port)

@@ -8,7 +8,7 @@ import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,13 @@ from neuro_sync.models.jobs import (
     Resources,
     Workload,
 )
+from neuro_sync.models.users import Action
 
 from . import lifecycle, machine
+from .access import Caller
 from .lifecycle import Cancelled, Event, Transitions
 from .logs import JobLog, Pulse
+from .permissions import Resource
 from .runtimes.base import Launch, Runtime
 from .store import JobFilter, JobRow, Store
 
@@ -104,16 +107,14 @@ class JobService:
             timer.cancel()
         await self._runtime.close()
 
-    def start(self, spec: JobStart | JobRun, owner: str) -> JobRow:
+    def start(self, spec: JobStart | JobRun, caller: Caller) -> JobRow:
         """Accept a job and have it started.
 
         The checks are those of the hosted platform; a body that is malformed was refused before.
         """
-        tenant = self._tenant(spec)
+        tenant = self._tenant(spec, caller)
         container, options = self._resolve(spec)
         _check_addresses(container, tenant.cluster)
-        if spec.name is not None:
-            self._check_name(spec.name, tenant.project)
         if options.restart_policy is not JobRestartPolicy.NEVER:
             raise NotSupported(
                 f"restart_policy {options.restart_policy.value!r}: this local platform "
@@ -127,6 +128,9 @@ class JobService:
             raise IllegalArgumentError("energy_schedule_name requires scheduler_enabled")
         if options.scheduler_enabled and options.schedule_timeout is not None:
             raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
+        caller.require_all(_needs(container, tenant))
+        if spec.name is not None:
+            self._check_name(spec.name, tenant.project)
         if options.privileged:
             raise IllegalArgumentError(f"Cluster {tenant.cluster} does not allow privileged jobs")
         self._runtime.check(container)
@@ -136,13 +140,13 @@ class JobService:
         row = JobRow(
             id=job_id,
             name=spec.name,
-            owner=owner,
+            owner=caller.name,
             cluster_name=tenant.cluster,
             org_name=tenant.org,
             project_name=tenant.project,
             status=life[-1].status.value,
             created_at=now,
-            description=_describe(job_id, owner, tenant, container, options),
+            description=_describe(job_id, caller.name, tenant, container, options),
             transitions=_LIFE.dump_json(life).decode(),
         )
         self._store.add(row, tuple(sorted(set(spec.tags))))
@@ -159,9 +163,9 @@ class JobService:
             logger.exception("job %s could not be started", row.id)
             self._on_event(row.id, lifecycle.CouldNotRun(_now(), 125, str(error)))
 
-    def kill(self, id_or_name: str, owner: str) -> None:
+    def kill(self, id_or_name: str, caller: Caller) -> None:
         """Cancel a job at once; what it runs ends a moment later. One that is over stays."""
-        job = self.find(id_or_name, owner)
+        job = self.find(id_or_name, caller, Action.WRITE)
         if job.answer is None:
             self._end(job.id, "UserRequested")
 
@@ -169,20 +173,24 @@ class JobService:
         self._on_event(job_id, Cancelled(_now(), reason))
         self._runtime.kill(job_id)
 
-    def find(self, id_or_name: str, owner: str) -> JobRow:
-        """Return a job by id, or an owner's newest one of a name."""
-        job = self._store.get(id_or_name, owner)
-        if job is None:
-            raise IllegalArgumentError(f"no such job {id_or_name}")
+    def find(self, id_or_name: str, caller: Caller, action: Action) -> JobRow:
+        """Return a job by id, or the caller's newest one of a name, to do something with it.
+
+        Raises:
+            IllegalArgumentError: There is none.
+            AuthorizationError: There is, but the caller may not do that.
+        """
+        job = self._get(id_or_name, caller.name)
+        caller.require(action, *job.resources)
         return job
 
-    def running(self, id_or_name: str, owner: str) -> JobRow:
-        """Return a job that runs now.
+    def running(self, id_or_name: str, caller: Caller) -> JobRow:
+        """Return a job that runs now, to take part in what goes on inside.
 
         Raises:
             ResourceNotFound: It does not run yet, or no more.
         """
-        job = self.find(id_or_name, owner)
+        job = self.find(id_or_name, caller, Action.WRITE)
         if job.status != JobStatus.RUNNING.value:
             raise ResourceNotFound(f"Job '{job.id}' is not running.")
         return job
@@ -244,9 +252,10 @@ class JobService:
         """Return all tags an owner ever used, those of the newest job first."""
         return self._store.tags(owner)
 
-    def list(self, wanted: JobFilter) -> Iterator[str]:
-        """Yield each job's answer, as `answer` gives it."""
-        for job in self._store.answers(wanted):
+    def list(self, wanted: JobFilter, caller: Caller) -> Iterator[str]:
+        """Yield the answer of each job that the caller may read, as `answer` gives it."""
+        readable = caller.grants.readable("job")
+        for job in self._store.answers(replace(wanted, readable=readable)):
             yield job if isinstance(job, str) else self.answer(job)
 
     def answer(self, job: JobRow) -> str:
@@ -288,9 +297,15 @@ class JobService:
         )
 
     def _row(self, job_id: str) -> JobRow:
-        return self.find(job_id, "")
+        return self._get(job_id, "")
 
-    def _tenant(self, options: JobOptions) -> Tenant:
+    def _get(self, id_or_name: str, owner: str) -> JobRow:
+        job = self._store.get(id_or_name, owner)
+        if job is None:
+            raise IllegalArgumentError(f"no such job {id_or_name}")
+        return job
+
+    def _tenant(self, options: JobOptions, caller: Caller) -> Tenant:
         home = self._home
         if options.cluster_name not in (None, home.cluster):
             raise AuthorizationError("User is not allowed to submit jobs to the specified cluster")
@@ -299,14 +314,7 @@ class JobService:
                 "User is not allowed to submit jobs to the specified cluster "
                 "as a member of given organization"
             )
-        project = options.project_name or home.project
-        if project != home.project:
-            uri = f"job://{home.cluster}/{home.org}/{project}"
-            raise AuthorizationError(
-                "no such project, or not yours",
-                payload={"missing": [{"uri": uri, "action": "write"}]},
-            )
-        return Tenant(home.cluster, home.org, project)
+        return Tenant(home.cluster, home.org, options.project_name or caller.name.partition("/")[0])
 
     def _resolve(self, spec: JobStart | JobRun) -> tuple[Container, JobOptions]:
         """Return the container and the options, with what the preset says filled in."""
@@ -362,6 +370,20 @@ def _now() -> datetime:
 def _launch(job: JobRow) -> Launch:
     container = Container.model_validate(job.description["container"])
     return Launch(job.id, container, environment=container.env)
+
+
+def _needs(container: Container, tenant: Tenant) -> Iterator[tuple[Action, Resource]]:
+    """Yield the permissions that it takes to start a job."""
+    yield Action.WRITE, Resource("job", tenant.cluster, tenant.org, tenant.project)
+    for file in container.secret_files:
+        yield Action.READ, Resource.parse(str(file.secret_uri))
+    for secret in container.secret_env.values():
+        yield Action.READ, Resource.parse(str(secret))
+    for volume in container.volumes:
+        action = Action.READ if volume.read_only else Action.WRITE
+        yield action, Resource.parse(str(volume.storage_uri))
+    for disk in container.disk_volumes:
+        yield Action.READ if disk.read_only else Action.WRITE, Resource.parse(str(disk.disk_uri))
 
 
 def _check_addresses(container: Container, cluster: str) -> None:

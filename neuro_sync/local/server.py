@@ -17,13 +17,14 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from neuro_sync.errors import ConfigError
 
-from .access import Users
+from .accounts import Accounts
 from .app import API, create_app
 from .jobs import JobService, Tenant
 from .machine import presets
 from .runtimes.process import ProcessRuntime
 from .state import Address, StateFolder, local_user, running_platform
 from .store import Store
+from .users import Users
 
 __all__ = ["LocalPlatform", "running_platform"]
 
@@ -160,7 +161,7 @@ class LocalPlatform:
         self._service = JobService(self._store, runtime, offered, home)
         app = create_app(
             service=self._service,
-            users=Users({self._token: user}),
+            users=Users(Accounts(self._store.database), home, self._token),
             home=home,
             presets=offered,
             port=self._port,

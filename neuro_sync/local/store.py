@@ -12,6 +12,8 @@ from typing import Any
 
 from neuro_sync.errors import ConfigError
 
+from .permissions import Resource
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY,
@@ -60,6 +62,12 @@ class JobRow:
     answer: str | None = None
     """The whole answer as JSON, once it never changes again."""
 
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """What a permission on the job is granted on: its id, or its name if it has one."""
+        tenant = (self.cluster_name, self.org_name, self.project_name)
+        return tuple(Resource("job", *tenant, name) for name in (self.id, self.name) if name)
+
 
 @dataclass(frozen=True)
 class JobFilter:
@@ -78,6 +86,8 @@ class JobFilter:
     until: datetime | None = None
     reverse: bool = False
     limit: int | None = None
+    readable: tuple[str, ...] | None = None
+    """Paths of jobs, by id or name, and of what they lie in; no others are listed. None is all."""
 
     def where(self) -> tuple[str, list[Any]]:
         """Return the condition in SQL and its values."""
@@ -103,7 +113,22 @@ class JobFilter:
             if moment is not None:
                 conditions.append(f"created_at {comparison} ?")
                 values.append(moment.timestamp())
+        if self.readable is not None:
+            conditions.append(f"({' OR '.join(_WITHIN)})")
+            # One list for all: a user may have been granted more than a query has places for.
+            values += [json.dumps(self.readable)] * len(_WITHIN)
         return " AND ".join(conditions), values
+
+
+_LEVELS = ("cluster_name", "org_name", "project_name")
+_PATHS = [
+    " || '/' || ".join(path)
+    for path in (_LEVELS[:1], _LEVELS[:2], _LEVELS, (*_LEVELS, "id"), (*_LEVELS, "name"))
+]
+_WITHIN = [
+    f"{path} IN (SELECT value FROM json_each(?))"  # noqa: S608  # none of it is input
+    for path in _PATHS
+]
 
 
 @dataclass
@@ -129,6 +154,11 @@ class Store:
                 "move the state folder away, or name another one with --state"
             ) from error
         self.path.chmod(0o600)
+
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The open file, for what else is kept in it; the same thread uses both."""
+        return self._database
 
     def close(self) -> None:
         self._database.close()

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, unquote
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 from yarl import URL
+
+from .base import ANSWER
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
@@ -47,6 +49,45 @@ class _Address:
 StorageURI = Annotated[URL, _Address("storage")]
 SecretURI = Annotated[URL, _Address("secret")]
 DiskURI = Annotated[URL, _Address("disk")]
+
+
+class _AnyAddress(_Address):
+    """Reads an address of any scheme; from a platform's answer whatever it says."""
+
+    def __init__(self) -> None:
+        super().__init__("job")
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self._read_any, serialization=core_schema.to_string_ser_schema()
+        )
+
+    def _read_any(self, value: object, info: ValidationInfo) -> URL:
+        if info.context is ANSWER:
+            return URL(str(value), encoded=True)
+        return parse_resource(str(value))
+
+
+ResourceURI = Annotated[URL, _AnyAddress()]
+"""What a permission may be about."""
+
+TENANT_SCHEMES = ("storage", "image", "job", "blob", "secret", "disk", "flow")
+"""Of what lies in a project, so that short addresses have a meaning."""
+OTHER_SCHEMES = ("role", "user", "cluster", "token")
+
+
+def parse_resource(text: str) -> URL:
+    """Check the address of anything that a permission may be about, short or full."""
+    scheme, colon, _ = text.partition(":")
+    if not colon or scheme.lower() not in TENANT_SCHEMES + OTHER_SCHEMES:
+        known = ", ".join(f"{name}:" for name in TENANT_SCHEMES + OTHER_SCHEMES)
+        raise ValueError(f"{text!r} should begin with one of {known}")
+    uri = parse_address(text, scheme.lower())
+    if scheme.lower() in OTHER_SCHEMES and not uri.host:
+        raise ValueError(f"{text!r} should be absolute, such as {scheme}://name")
+    return uri
 
 
 def parse_address(text: str, scheme: str) -> URL:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from fastapi import APIRouter, Request, Response, WebSocket
+from fastapi import APIRouter, Response, WebSocket
 
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
-from neuro_sync.local.access import SUBPROTOCOL_PREFIX
+from neuro_sync.local.access import SUBPROTOCOL_PREFIX, Asking
 from neuro_sync.local.runtimes.base import Channel
 from neuro_sync.models import frames
 from neuro_sync.models.frames import BadFrame, EndOfInput, Exited, Input, Resize
@@ -65,7 +65,7 @@ class Streams:
 
 
 @router.websocket("/{id}/exec")
-async def exec(id: str, websocket: WebSocket, jobs: Service, cmd: str = "") -> None:
+async def exec(id: str, websocket: WebSocket, jobs: Service, caller: Asking, cmd: str = "") -> None:
     """Run a command inside a job; it ends when its client leaves."""
     streams = Streams.from_query(websocket)
     if not cmd.strip():
@@ -73,7 +73,7 @@ async def exec(id: str, websocket: WebSocket, jobs: Service, cmd: str = "") -> N
     streams.check()
     if "\0" in cmd:
         raise IllegalArgumentError("invalid command format: it has a NUL character")
-    job = jobs.running(id, websocket.state.user)
+    job = jobs.running(id, caller)
     channel = await jobs.runtime.exec(job.id, arguments(job.id, cmd), tty=streams.tty)
     try:
         if not streams.stdin and not streams.tty:
@@ -94,7 +94,9 @@ def arguments(job_id: str, command: str) -> list[str]:
 
 
 @router.websocket("/{id}/attach")
-async def attach(id: str, websocket: WebSocket, jobs: Service, logs: str | None = None) -> None:
+async def attach(
+    id: str, websocket: WebSocket, jobs: Service, caller: Asking, logs: str | None = None
+) -> None:
     """Take part in the conversation of a job's own process; leaving changes nothing.
 
     Whoever offers no subprotocol speaks the retired framing of 2020.
@@ -104,7 +106,7 @@ async def attach(id: str, websocket: WebSocket, jobs: Service, logs: str | None 
     replay = stream_flag("logs", logs, default=True) and is_retired
     if not is_retired:
         streams.check()
-    job = jobs.running(id, websocket.state.user)
+    job = jobs.running(id, caller)
     if job.description["container"].get("tty") and streams.stderr and not is_retired:
         raise ResourceNotFound(
             f"Container '{job.id}' client error: it has a terminal, "
@@ -123,10 +125,10 @@ async def attach(id: str, websocket: WebSocket, jobs: Service, logs: str | None 
 
 
 @router.post("/{id}/kill", status_code=204)
-async def kill(id: str, request: Request, jobs: Service, signal: str = "SIGKILL") -> Response:
+async def kill(id: str, jobs: Service, caller: Asking, signal: str = "SIGKILL") -> Response:
     """Send a signal to a job's first process, by number or by name; the job fails if it ends it."""
     number = signal_number(signal)
-    jobs.runtime.signal(jobs.running(id, request.state.user).id, number)
+    jobs.runtime.signal(jobs.running(id, caller).id, number)
     return Response(status_code=204)
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from neuro_sync.local.access import Caller
 from neuro_sync.local.answers import JSON
 from neuro_sync.local.jobs import Tenant
+from neuro_sync.local.users import Users
 from neuro_sync.models.config import GPU, MIB, Preset
 
 router = APIRouter()
@@ -19,21 +21,24 @@ async def config(request: Request) -> Response:
     """Describe the platform; without a valid token, only how to log in."""
     state = request.app.state
     login = _login(state.url)
-    if request.state.user is None:
+    caller: Caller | None = request.state.caller
+    if caller is None:
         return _json({"authorized": False, **login})
     home: Tenant = state.home
+    users: Users = state.users
     answer = {
         "authorized": True,
         "admin_url": f"{state.url}/apis/admin/v1",
         "vcluster_url": f"{state.url}/apis/vcluster/v1",
-        "orgs": [{"name": home.org, "role": "user"}],
+        "orgs": [{"name": home.org, "role": users.role_of(caller.name)}],
         "projects": [
             {
-                "name": home.project,
+                "name": project,
                 "cluster_name": home.cluster,
                 "org_name": home.org,
-                "role": "writer",
+                "role": role,
             }
+            for project, role in users.projects_of(caller.name).items()
         ],
         "clusters": [_cluster(state.url, home, state.presets)],
         **login,

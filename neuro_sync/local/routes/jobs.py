@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
 from neuro_sync.errors import IllegalArgumentError
+from neuro_sync.local.access import Asking
 from neuro_sync.local.answers import JSON, bad_request
 from neuro_sync.local.jobs import JobService
 from neuro_sync.local.store import JobFilter
@@ -24,6 +25,7 @@ from neuro_sync.models.jobs import (
     JobStatus,
     LifeSpanChange,
 )
+from neuro_sync.models.users import Action
 
 from .values import flag, instant, name_of
 
@@ -50,11 +52,11 @@ def _body_schema() -> dict[str, Any]:
 
 
 @router.post("", status_code=202, openapi_extra=_body_schema())
-async def start(request: Request, jobs: Service) -> Response:
+async def start(request: Request, jobs: Service, caller: Asking) -> Response:
     """Start a job; with ``?from_preset`` the body is flat and names a preset."""
     model = JobStart if "from_preset" in request.query_params else JobRun
     spec = _read(model, await request.body())
-    row = jobs.start(spec, request.state.user)
+    row = jobs.start(spec, caller)
     return Response(jobs.answer(row), status_code=202, media_type=JSON)
 
 
@@ -113,6 +115,7 @@ def _fill_in(workload: Any) -> None:
 async def list_jobs(
     request: Request,
     jobs: Service,
+    caller: Asking,
     status: Annotated[list[str], Query()] = [],  # noqa: B006  # a declaration, never changed
     name: str | None = None,
     tag: Annotated[list[str], Query()] = [],  # noqa: B006
@@ -155,7 +158,7 @@ async def list_jobs(
         or (being_dropped is not None and flag(being_dropped))
         or (logs_removed is not None and flag(logs_removed))
     )
-    found = iter(()) if nothing else jobs.list(wanted)
+    found = iter(()) if nothing else jobs.list(wanted, caller)
     if NDJSON not in request.headers.get("accept", ""):
         return Response('{"jobs": [' + ",".join(found) + "]}", media_type=JSON)
 
@@ -202,31 +205,31 @@ def _by_hostname(hostname: str) -> dict[str, Any]:
 
 
 @router.get("/{id}")
-async def status(id: str, request: Request, jobs: Service) -> Response:
+async def status(id: str, jobs: Service, caller: Asking) -> Response:
     """Describe one job, by its id or its name."""
-    return Response(jobs.answer(jobs.find(id, request.state.user)), media_type=JSON)
+    return Response(jobs.answer(jobs.find(id, caller, Action.READ)), media_type=JSON)
 
 
 @router.put("/{id}/max_run_time_minutes", status_code=204)
-async def change_life_span(id: str, request: Request, jobs: Service) -> Response:
+async def change_life_span(id: str, request: Request, jobs: Service, caller: Asking) -> Response:
     """Set or lengthen the time that a job may run."""
     try:
         change = LifeSpanChange.from_request(await request.body())
     except ValidationError as error:
         raise bad_request(error) from error
     jobs.change_life_span(
-        jobs.find(id, request.state.user), minutes=change.minutes, add=change.is_addition
+        jobs.find(id, caller, Action.WRITE), minutes=change.minutes, add=change.is_addition
     )
     return Response(status_code=204)
 
 
-async def tags(request: Request, jobs: Service) -> Response:
+async def tags(jobs: Service, caller: Asking) -> Response:
     """List the tags that the caller ever used, as platforms of 2020 did."""
-    return Response(json.dumps({"tags": jobs.tags(request.state.user)}), media_type=JSON)
+    return Response(json.dumps({"tags": jobs.tags(caller.name)}), media_type=JSON)
 
 
 @router.delete("/{id}", status_code=204)
-async def cancel(id: str, request: Request, jobs: Service) -> Response:
+async def cancel(id: str, jobs: Service, caller: Asking) -> Response:
     """Cancel a job; one that is over stays as it is."""
-    jobs.kill(id, request.state.user)
+    jobs.kill(id, caller)
     return Response(status_code=204)

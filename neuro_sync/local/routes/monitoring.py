@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, WebSocket
+from fastapi import APIRouter, Depends, WebSocket
 from fastapi.responses import StreamingResponse
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
+from neuro_sync.local.access import Asking, Caller
 from neuro_sync.local.jobs import JobService
+from neuro_sync.models.users import Action
 
 from .values import instant, stream_flag
 
@@ -33,14 +35,14 @@ Service = Annotated[JobService, Depends(service)]
 @router.get("/{id}/log")
 async def log(
     id: str,
-    request: Request,
     jobs: Service,
+    caller: Asking,
     since: str | None = None,
     timestamps: str | None = None,
     separator: str | None = None,
 ) -> StreamingResponse:
     """Send a job's log from its beginning, and what is written from then on until its end."""
-    pieces = _pieces(jobs, id, request, since, timestamps)
+    pieces = _pieces(jobs, id, caller, since, timestamps)
     # Nothing is archived here, so the line between archive and live part is never sent.
     line = f"=== Live logs ==={secrets.token_hex(30)}" if separator is None else separator
     headers = {"content-type": "text/plain; charset=utf-8", "x-separator": line}
@@ -52,11 +54,12 @@ async def log_ws(
     id: str,
     websocket: WebSocket,
     jobs: Service,
+    caller: Asking,
     since: str | None = None,
     timestamps: str | None = None,
 ) -> None:
     """Send the same bytes as binary messages, and close with 1000 at the end."""
-    pieces = _pieces(jobs, id, websocket, since, timestamps)
+    pieces = _pieces(jobs, id, caller, since, timestamps)
     offered = websocket.scope["subprotocols"]
     await websocket.accept(subprotocol=LOG_PROTOCOL if LOG_PROTOCOL in offered else None)
 
@@ -97,10 +100,10 @@ async def _until_left(websocket: WebSocket) -> None:
 def _pieces(
     jobs: JobService,
     id: str,
-    connection: HTTPConnection,
+    caller: Caller,
     since: str | None,
     timestamps: str | None,
 ) -> AsyncIterator[bytes]:
     stamped = stream_flag("timestamps", timestamps, default=False)
-    job = jobs.find(id, connection.state.user)
+    job = jobs.find(id, caller, Action.READ)
     return jobs.log(job).follow(since=instant(since), timestamps=stamped)

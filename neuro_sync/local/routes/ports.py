@@ -8,6 +8,7 @@ from contextlib import suppress
 from fastapi import APIRouter, WebSocket
 
 from neuro_sync.errors import IllegalArgumentError
+from neuro_sync.local.access import Asking
 
 from .monitoring import Service
 from .websockets import LARGEST, refuse_plain_requests, until_one_ends
@@ -30,11 +31,13 @@ class PortRefused(IllegalArgumentError):
 
 
 @router.websocket("/{id}/port_forward/{port}")
-async def port_forward(id: str, port: str, websocket: WebSocket, jobs: Service) -> None:
+async def port_forward(
+    id: str, port: str, websocket: WebSocket, jobs: Service, caller: Asking
+) -> None:
     """Carry bytes to and from a port of a job; the end of either side ends both."""
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
         raise PortRefused(f"Invalid port number {port!r}")
-    job = jobs.running(id, websocket.state.user)
+    job = jobs.running(id, caller)
     try:
         reader, writer = await jobs.runtime.dial(job.id, int(port))
     except OSError as error:

@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
 from neuro_sync.errors import Conflict, IllegalArgumentError, ResourceNotFound
+from neuro_sync.local.access import Asking
 from neuro_sync.local.answers import JSON, bad_request
 from neuro_sync.local.runtimes.base import Channel
 from neuro_sync.models.base import Model
 from neuro_sync.models.frames import STDERR, STDOUT
 from neuro_sync.models.jobs import ExecInspect
+from neuro_sync.models.users import Action
 
 from .channels import arguments, converse_raw
 from .monitoring import Service
@@ -91,7 +93,7 @@ def _execs(connection: HTTPConnection) -> Execs:
 
 
 @router.post("/{id}/exec_create")
-async def exec_create(id: str, request: Request, jobs: Service) -> dict[str, str]:
+async def exec_create(id: str, request: Request, jobs: Service, caller: Asking) -> dict[str, str]:
     """Note a command that `exec_start` will run."""
     try:
         spec = ExecCreate.from_request(await request.body())
@@ -101,27 +103,35 @@ async def exec_create(id: str, request: Request, jobs: Service) -> dict[str, str
         raise IllegalArgumentError("Command is required")
     if "\0" in spec.command:
         raise IllegalArgumentError("invalid command format: it has a NUL character")
-    job = jobs.running(id, request.state.user)
+    job = jobs.running(id, caller)
     command = Exec(job.id, spec, arguments(job.id, spec.command))
     _execs(request).add(command)
     return {"job_id": job.id, "exec_id": command.id}
 
 
 @router.get("/{id}/{exec_id}/exec_inspect")
-async def exec_inspect(id: str, exec_id: str, request: Request, jobs: Service) -> Response:
+async def exec_inspect(
+    id: str, exec_id: str, request: Request, jobs: Service, caller: Asking
+) -> Response:
     """Tell whether a command runs, and how it ended."""
-    job = jobs.find(id, request.state.user)
+    job = jobs.find(id, caller, Action.READ)
     command = _execs(request).find(job.id, exec_id)
     return Response(command.inspect().model_dump_json(), media_type=JSON)
 
 
 @router.post("/{id}/{exec_id}/exec_resize")
 async def exec_resize(
-    id: str, exec_id: str, request: Request, jobs: Service, w: str = "", h: str = ""
+    id: str,
+    exec_id: str,
+    request: Request,
+    jobs: Service,
+    caller: Asking,
+    w: str = "",
+    h: str = "",
 ) -> None:
     """Set the size of a running command's terminal, in characters."""
     width, height = _characters("w", w), _characters("h", h)
-    job = jobs.find(id, request.state.user)
+    job = jobs.find(id, caller, Action.WRITE)
     command = _execs(request).find(job.id, exec_id)
     if command.channel is None:
         raise ResourceNotFound(f"Exec '{exec_id}' is not running.")
@@ -129,9 +139,11 @@ async def exec_resize(
 
 
 @router.websocket("/{id}/{exec_id}/exec_start")
-async def exec_start(id: str, exec_id: str, websocket: WebSocket, jobs: Service) -> None:
+async def exec_start(
+    id: str, exec_id: str, websocket: WebSocket, jobs: Service, caller: Asking
+) -> None:
     """Run a command that was created, once; it ends when its client leaves."""
-    job = jobs.running(id, websocket.state.user)
+    job = jobs.running(id, caller)
     command = _execs(websocket).find(job.id, exec_id)
     if command.was_started:
         raise Conflict(f"Exec '{exec_id}' was started already")
@@ -157,10 +169,10 @@ async def exec_start(id: str, exec_id: str, websocket: WebSocket, jobs: Service)
 
 
 @router.post("/{id}/resize")
-async def resize(id: str, request: Request, jobs: Service, w: str = "80", h: str = "25") -> None:
+async def resize(id: str, jobs: Service, caller: Asking, w: str = "80", h: str = "25") -> None:
     """Set the size of a job's own terminal, in characters."""
     width, height = _characters("w", w), _characters("h", h)
-    job = jobs.running(id, request.state.user)
+    job = jobs.running(id, caller)
     channel = await jobs.runtime.attach(job.id)
     channel.resize(height=height, width=width)
     channel.close()

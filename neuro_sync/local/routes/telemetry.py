@@ -10,8 +10,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from neuro_sync.local.access import Asking
 from neuro_sync.local.answers import JSON
 from neuro_sync.models.jobs import MIB, JobTelemetry
+from neuro_sync.models.users import Action
 
 from .jobs import NDJSON
 from .monitoring import Service, send_until_left
@@ -29,9 +31,9 @@ async def capacity(jobs: Service) -> Response:
 
 
 @router.get("/{id}/top")
-async def top(id: str, request: Request, jobs: Service) -> Response:
+async def top(id: str, request: Request, jobs: Service, caller: Asking) -> Response:
     """Send a sample each second as JSON lines, which is more than the hosted platform does."""
-    job = jobs.find(id, request.state.user)
+    job = jobs.find(id, caller, Action.READ)
     if NDJSON not in request.headers.get("accept", ""):
         text = 'No WebSocket UPGRADE hdr: None\n Can "Upgrade" only to "WebSocket".'
         return PlainTextResponse(text, status_code=400)
@@ -46,9 +48,9 @@ async def top(id: str, request: Request, jobs: Service) -> Response:
 
 
 @router.websocket("/{id}/top")
-async def top_ws(id: str, websocket: WebSocket, jobs: Service) -> None:
+async def top_ws(id: str, websocket: WebSocket, jobs: Service, caller: Asking) -> None:
     """Send the same samples as text messages, and close with 1000 at the job's end."""
-    job = jobs.find(id, websocket.state.user)
+    job = jobs.find(id, caller, Action.READ)
     offered = websocket.scope["subprotocols"]
     await websocket.accept(subprotocol=TOP_PROTOCOL if TOP_PROTOCOL in offered else None)
 

@@ -1,0 +1,152 @@
+"""The rules of permissions: values in, values out.
+
+A permission is an action on a resource, and covers whatever lies below it. Which permissions
+somebody has is the business of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+from neuro_sync.errors import IllegalArgumentError
+from neuro_sync.models.users import Action
+
+_PLAIN = "!$&'()*+,;=:@"
+"""Beside letters and digits, what an address has unquoted in its path."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What a permission is about: ``Resource("job", "local", "local", "alice", "job-1")``.
+
+    The parts are as they are, unquoted; `parse` reads an address, ``str()`` writes one.
+    """
+
+    parts: tuple[str, ...]
+    """The scheme first, then the cluster (or the user, of a role), then each part of the path."""
+
+    def __init__(self, scheme: str, *path: str) -> None:
+        object.__setattr__(self, "parts", (scheme, *path))
+        if any(part in ("", ".", "..") for part in self.parts):
+            raise IllegalArgumentError(f"Invalid path: {str(self)!r}")
+
+    @classmethod
+    def parse(cls, uri: str) -> Resource:
+        """Read an address; a bare scheme, such as ``job:``, is all of that kind.
+
+        Raises:
+            IllegalArgumentError: It is not absolute, or is no address at all.
+        """
+        scheme, colon, rest = uri.partition(":")
+        if not colon or not scheme.isalpha() or (rest and not rest.startswith("//")):
+            raise IllegalArgumentError(f"{uri!r} should look like job://CLUSTER/ORG/PROJECT/NAME")
+        if "?" in rest or "#" in rest:
+            raise IllegalArgumentError(f"{uri!r} has a query or a fragment")
+        try:
+            host, *path = unquote(rest, errors="strict").strip("/").split("/")
+        except UnicodeDecodeError as error:
+            raise IllegalArgumentError(f"{uri!r} is not UTF-8") from error
+        if "@" in host or ":" in host:
+            raise IllegalArgumentError(f"{uri!r} has a user, a password or a port")
+        return cls(scheme.lower(), *filter(None, (host.lower(), *path)))
+
+    def __str__(self) -> str:
+        scheme, *path = self.parts
+        if not path:
+            return f"{scheme}:"
+        return f"{scheme}://" + "/".join(quote(part, safe=_PLAIN) for part in path)
+
+    def is_within(self, other: Resource) -> bool:
+        """Whether it is the other one, or lies below it."""
+        return self.parts[: len(other.parts)] == other.parts
+
+
+Permission = tuple[Resource, Action]
+
+
+class Grants:
+    """All permissions of one user or role, to be asked what they come to."""
+
+    def __init__(self, permissions: Iterable[Permission] = ()) -> None:
+        self._actions: dict[tuple[str, ...], Action] = {}
+        self._above: set[tuple[str, ...]] = set()
+        """What has something below it that may be read; so it may be listed."""
+        for resource, action in permissions:
+            parts = resource.parts
+            self._actions[parts] = _stronger(self._actions.get(parts, Action.DENY), action)
+            if action.power >= Action.READ.power:
+                self._above.update(parts[:end] for end in range(1, len(parts)))
+
+    def action_on(self, resource: Resource) -> Action:
+        """Return the most that is allowed on a resource, be it granted there or above.
+
+        What lies above something readable may be listed.
+        """
+        parts = resource.parts
+        found = Action.LIST if parts in self._above else Action.DENY
+        for end in range(1, len(parts) + 1):
+            found = _stronger(found, self._actions.get(parts[:end], Action.DENY))
+        return found
+
+    def allow(self, action: Action, resource: Resource) -> bool:
+        return self.action_on(resource).power >= action.power
+
+    def within(self, resource: Resource | None = None) -> list[Permission]:
+        """Return the permissions on a resource and below it, in the order of their addresses.
+
+        What comes from above is told as a permission on the resource itself.
+        """
+        found = {Resource(*parts) for parts in self._actions}
+        if resource is not None:
+            found = {below for below in found if below.is_within(resource)} | {resource}
+        actions = ((below, self.action_on(below)) for below in found)
+        readable = [item for item in actions if item[1].power >= Action.READ.power]
+        return sorted(readable, key=lambda permission: permission[0].parts)
+
+    def readable(self, scheme: str) -> tuple[str, ...] | None:
+        """Return the paths below which everything of a kind may be read; None is everywhere."""
+        permissions = self.within(Resource(scheme))
+        paths = tuple("/".join(resource.parts[1:]) for resource, _ in permissions)
+        return None if "" in paths else paths
+
+    def tree(self, resource: Resource, depth: int | None = None) -> dict[str, Any]:
+        """Return what is allowed on a resource and, level by level, on what is granted below."""
+        root = self._node(resource)
+        level = len(resource.parts)
+        for granted, _ in self.within(resource):
+            node = root
+            for end in range(level, len(granted.parts))[:depth]:
+                below = Resource(*granted.parts[: end + 1])
+                node = node["children"].setdefault(granted.parts[end], self._node(below))
+        return root
+
+    def _node(self, resource: Resource) -> dict[str, Any]:
+        return {"action": self.action_on(resource).value, "children": {}}
+
+
+def role_resource(name: str) -> Resource:
+    """Return what is granted to whoever may use a role such as ``alice/roles/editors``."""
+    return Resource("role", *name.split("/"))
+
+
+def with_roles(
+    name: str, own: Mapping[str, Sequence[Permission]], roles: Iterable[str]
+) -> list[Permission]:
+    """Return the permissions of a user, and of all roles that these allow to use, and so on."""
+    permissions = list(own.get(name, ()))
+    others = set(roles) - {name}
+    while True:
+        grants = Grants(permissions)
+        used = {role for role in others if grants.allow(Action.READ, role_resource(role))}
+        if not used:
+            return permissions
+        others -= used
+        for role in used:
+            permissions += own.get(role, ())
+
+
+def _stronger(one: Action, other: Action) -> Action:
+    return one if one.power >= other.power else other

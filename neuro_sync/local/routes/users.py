@@ -1,0 +1,213 @@
+"""``/users``: who may do what, and sharing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import TypeAdapter, ValidationError
+
+from neuro_sync.errors import IllegalArgumentError, NotSupported
+from neuro_sync.local.access import Asking, Caller
+from neuro_sync.local.answers import JSON, bad_request
+from neuro_sync.local.permissions import Permission as Grant
+from neuro_sync.local.permissions import Resource, role_resource
+from neuro_sync.local.users import Users
+from neuro_sync.models.users import Action, NewAccount, Permission
+
+from .values import flag
+
+router = APIRouter(prefix="/users")
+
+_PERMISSIONS = TypeAdapter(list[Permission])
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+
+
+_PERMISSION = {
+    "type": "object",
+    "properties": {
+        "uri": {"type": "string", "examples": ["job://local/local/alice/my-job"]},
+        "action": {"enum": [Action.READ, Action.WRITE, Action.MANAGE]},
+    },
+}
+_PERMISSIONS_BODY = _body({"type": "array", "items": _PERMISSION})
+
+
+async def _users(request: Request) -> Users:
+    users: Users = request.app.state.users
+    return users
+
+
+Service = Annotated[Users, Depends(_users)]
+
+
+@router.post("", status_code=201, openapi_extra=_body(NewAccount.model_json_schema()))
+async def add(request: Request, users: Service, caller: Asking) -> Response:
+    """Make a role, such as ``alice/roles/editors``; or a user, which takes more."""
+    try:
+        name = NewAccount.from_request(await request.body()).name
+    except ValidationError as error:
+        raise bad_request(error) from error
+    caller.require(Action.MANAGE, _resource(name))
+    if "/" in name:
+        users.accounts.add_role(name)
+    else:
+        users.accounts.add_user(name)
+    return _json({"name": name}, status_code=201)
+
+
+@router.get("/{user}")
+async def get(user: str, users: Service, caller: Asking) -> Response:
+    """Tell that a user or a role exists."""
+    return _json({"name": _seen(user, users, caller).name})
+
+
+@router.delete("/{user}", status_code=204)
+async def remove(user: str, users: Service, caller: Asking) -> Response:
+    """Remove a role, or a user."""
+    name = _name(user)
+    caller.require(Action.MANAGE, _resource(name))
+    users.remove(name)
+    return Response(status_code=204)
+
+
+@router.get("/{user}/subroles")
+async def subroles(user: str, users: Service, caller: Asking) -> Response:
+    """List a user's own roles."""
+    name = _seen(user, users, caller).name
+    found = [role for role in users.accounts.names() if role.startswith(f"{name}/")]
+    return _json({"subroles": found})
+
+
+@router.get("/{user}/permissions")
+async def permissions(
+    user: str,
+    users: Service,
+    caller: Asking,
+    uri: str | None = None,
+    expand_roles: str = "true",
+) -> Response:
+    """List what a user may do, by grants, projects and roles."""
+    seen = _seen(user, users, caller)
+    grants = seen.grants if flag(expand_roles) else users.without_roles(seen)
+    return _json([_wire(item) for item in grants.within(_filter(uri))])
+
+
+@router.get("/{user}/permissions/shared")
+async def shared(user: str, users: Service, caller: Asking, uri: str | None = None) -> Response:
+    """List what others were granted on what a user manages."""
+    found = users.shares_of(_seen(user, users, caller).name, _filter(uri))
+    return _json([{"user": account, **_wire(item)} for account, item in found])
+
+
+@router.get("/{user}/permissions/tree")
+async def tree(
+    user: str, users: Service, caller: Asking, uri: str = "", depth: str | None = None
+) -> Response:
+    """Tell the same as a tree of what lies below an address."""
+    resource = Resource.parse(uri)
+    if depth is not None and not (depth.isascii() and depth.isdigit()):
+        raise IllegalArgumentError(f"'depth' should be a number of levels, not {depth!r}")
+    grants = _seen(user, users, caller).grants
+    levels = None if depth is None else int(depth)
+    path = "/" + "/".join(resource.parts[1:])
+    return _json({"path": path, **grants.tree(resource, levels)})
+
+
+@router.post("/{user}/permissions", status_code=201, openapi_extra=_PERMISSIONS_BODY)
+async def share(user: str, request: Request, users: Service, caller: Asking) -> Response:
+    """Grant permissions, and tell what the user may do with each from now on."""
+    grants = await _grants(request)
+    caller.require_all((Action.MANAGE, resource) for resource, _ in grants)
+    name = _name(user)
+    users.accounts.grant(name, grants)
+    resulting = users.caller(name).grants
+    answer = [_wire((resource, resulting.action_on(resource))) for resource, _ in grants]
+    return _json(answer, status_code=201)
+
+
+@router.put("/{user}/permissions", status_code=204, openapi_extra=_PERMISSIONS_BODY)
+async def replace(user: str, request: Request, users: Service, caller: Asking) -> Response:
+    """Grant exactly these permissions, and no others from now on."""
+    grants = await _grants(request)
+    name = _name(user)
+    taken = [resource for resource, _ in users.accounts.grants().get(name, ())]
+    changed = dict.fromkeys([*taken, *(resource for resource, _ in grants)])
+    caller.require_all((Action.MANAGE, resource) for resource in changed)
+    users.accounts.replace(name, grants)
+    return Response(status_code=204)
+
+
+@router.delete("/{user}/permissions", status_code=204)
+async def revoke(
+    user: str,
+    users: Service,
+    caller: Asking,
+    uri: Annotated[list[str], Query()] = [],  # noqa: B006  # a declaration, never changed
+) -> Response:
+    """Take back what was granted on exactly these addresses."""
+    if not uri:
+        raise IllegalArgumentError("revoke what? There is no 'uri' in the query")
+    resources = [Resource.parse(text) for text in uri]
+    caller.require_all((Action.MANAGE, resource) for resource in resources)
+    users.accounts.revoke(_name(user), resources)
+    return Response(status_code=204)
+
+
+@router.post("/{user}/permissions/check", openapi_extra=_PERMISSIONS_BODY)
+async def check(user: str, request: Request, users: Service, caller: Asking) -> Response:
+    """Tell which of some permissions a user lacks."""
+    seen = _seen(user, users, caller)
+    seen.require_all((action, resource) for resource, action in await _grants(request))
+    return _json({"missing": []})
+
+
+@router.post("/{user}/token")
+async def token(user: str, request: Request, users: Service, caller: Asking) -> Response:
+    """Return a new token of a user."""
+    name = _name(user)
+    caller.require(Action.MANAGE, _resource(name))
+    if await request.body() not in (b"", b"{}"):
+        raise NotSupported("a token for less than the whole account; leave 'uri' out")
+    return _json({"access_token": users.accounts.add_token(name)})
+
+
+def _name(user: str) -> str:
+    """Read a name as paths have it: a role's with colons."""
+    return user.replace(":", "/")
+
+
+def _resource(name: str) -> Resource:
+    return role_resource(name) if "/" in name else Resource("user", name)
+
+
+def _seen(user: str, users: Users, caller: Caller) -> Caller:
+    """Return a user or a role that the caller may know of."""
+    name = _name(user)
+    caller.require(Action.READ, _resource(name))
+    return users.caller(name)
+
+
+def _filter(uri: str | None) -> Resource | None:
+    return None if uri is None else Resource.parse(uri)
+
+
+async def _grants(request: Request) -> list[Grant]:
+    try:
+        permissions = _PERMISSIONS.validate_json(await request.body(), by_name=False, by_alias=True)
+    except ValidationError as error:
+        raise bad_request(error) from error
+    return [(Resource.parse(str(item.uri)), item.action) for item in permissions]
+
+
+def _wire(permission: Grant) -> dict[str, str]:
+    resource, action = permission
+    return {"uri": str(resource), "action": action.value}
+
+
+def _json(answer: Any, status_code: int = 200) -> Response:
+    return Response(json.dumps(answer), status_code=status_code, media_type=JSON)

@@ -1,0 +1,141 @@
+"""Who may do what on this platform: what is stored of the accounts, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
+from neuro_sync.models.users import Action
+
+from .access import Caller
+from .accounts import PROJECT_ROLES, Accounts, digest
+from .jobs import Tenant
+from .permissions import Grants, Permission, Resource, with_roles
+
+SCHEMES = ("blob", "disk", "flow", "image", "job", "secret", "storage")
+"""What a project has its own of."""
+
+
+@dataclass
+class _Known:
+    """What was read of the accounts, until one of them changes."""
+
+    version: tuple[int, int]
+    users: dict[str, str]
+    """By the digest of a token."""
+    own: dict[str, list[Permission]]
+    """What each account was granted, by somebody or by its projects, without its roles."""
+    roles: dict[str, dict[str, str]]
+    """The projects of each user, and the role there."""
+    callers: dict[str, Caller] = field(default_factory=dict)
+
+
+class Users:
+    """The users of one platform: whose token is whose, and what each may do.
+
+    All of it is kept in memory, and read again when it has changed, be it by another program.
+    The user who runs the platform, `home.project` by name, may do everything; `token` is theirs.
+    """
+
+    def __init__(self, accounts: Accounts, home: Tenant, token: str) -> None:
+        self.accounts = accounts
+        self.home = home
+        self._token = digest(token)
+        if home.project not in accounts.names():
+            accounts.add_user(home.project)
+        self._last = self._read()
+
+    def of_token(self, token: str) -> Caller | None:
+        name = self._known().users.get(digest(token))
+        return None if name is None else self.caller(name)
+
+    def caller(self, name: str) -> Caller:
+        """Return a user or a role, to be asked what it may do.
+
+        Raises:
+            ResourceNotFound: There is none of that name.
+        """
+        known = self._known()
+        caller = known.callers.get(name)
+        if caller is None:
+            if name not in known.own:
+                raise ResourceNotFound(f'user "{name}" was not found')
+            grants = Grants(
+                with_roles(name, known.own, (role for role in known.own if "/" in role))
+            )
+            caller = known.callers[name] = Caller(name, grants)
+        return caller
+
+    def without_roles(self, caller: Caller) -> Grants:
+        """Return what a user or a role may do even without using another role."""
+        return Grants(self._known().own[caller.name])
+
+    def role_of(self, name: str) -> str:
+        """Return a user's role on the cluster and in its only organisation."""
+        return "admin" if name == self.home.project else "user"
+
+    def remove(self, name: str) -> None:
+        """Remove a user or a role.
+
+        Raises:
+            IllegalArgumentError: It is the user who runs the platform.
+        """
+        if name == self.home.project:
+            raise IllegalArgumentError(f"{name!r} runs this platform, and cannot be removed")
+        self.accounts.remove(name)
+
+    def projects_of(self, name: str) -> dict[str, str]:
+        """Return a user's projects with the role in each, the user's own first."""
+        roles = self._known().roles.get(name, {})
+        return dict(sorted(roles.items(), key=lambda item: (item[0] != name, item[0])))
+
+    def shares_of(self, name: str, within: Resource | None) -> Iterator[tuple[str, Permission]]:
+        """Yield what others were granted on what a user manages, and to whom."""
+        manager = self.caller(name)
+        for account, permissions in sorted(self.accounts.grants().items()):
+            shared = [item for item in permissions if manager.may(Action.MANAGE, item[0])]
+            if account != name:
+                yield from ((account, item) for item in Grants(shared).within(within))
+
+    def _known(self) -> _Known:
+        if self._last.version != self.accounts.version():
+            self._last = self._read()
+        return self._last
+
+    def _read(self) -> _Known:
+        with self.accounts.reading():
+            return self._read_all(self.accounts)
+
+    def _read_all(self, accounts: Accounts) -> _Known:
+        version = accounts.version()
+        names = {*accounts.names(), self.home.project}
+        own = {name: self._personal(name) for name in names}
+        for account, granted in accounts.grants().items():
+            own[account] += granted
+        roles: dict[str, dict[str, str]] = {}
+        for member in accounts.members():
+            roles.setdefault(member.user, {})[member.project] = member.role
+            own[member.user] += self._on_project(member.project, PROJECT_ROLES[member.role])
+        for project in accounts.projects():
+            own[self.home.project] += self._on_project(project, Action.MANAGE)
+        users = {**accounts.tokens(), self._token: self.home.project}
+        return _Known(version, users, own, roles)
+
+    def _personal(self, name: str) -> list[Permission]:
+        """Return what nobody has to grant."""
+        cluster = Resource("cluster", self.home.cluster)
+        if name == self.home.project:
+            everything = (cluster, Resource("user"), Resource("role"))
+            return [(resource, Action.MANAGE) for resource in everything]
+        if "/" in name:
+            return []
+        return [
+            (Resource(*cluster.parts, "access"), Action.READ),
+            (Resource("user", name), Action.READ),
+            (Resource("role", name), Action.MANAGE),
+        ]
+
+    def _on_project(self, project: str, action: Action) -> list[Permission]:
+        tenant = (self.home.cluster, self.home.org, project)
+        return [(Resource(scheme, *tenant), action) for scheme in SCHEMES]
