@@ -32,6 +32,7 @@ class Invocation:
     show_traceback: bool = False
     iso: bool = False
     local: bool = False
+    config_path: str | None = None
     network_timeout: float | None = None
 
     @classmethod
@@ -48,7 +49,7 @@ class Invocation:
         timeout = (seconds, seconds) if seconds else (CONNECT_TIMEOUT, READ_TIMEOUT)
         if self.local:
             return Session.local(start=False, timeout=timeout)
-        return Session(timeout=timeout)
+        return Session(path=self.config_path, timeout=timeout)
 
     def start_logging(self) -> None:
         """Let the library's own log be seen, as far as it was asked for."""

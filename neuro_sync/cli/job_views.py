@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from neuro_sync.models.jobs import JobDescription, JobStatusItem
 
-from .output import Column, Field, ago, duration, moment, size
+from .output import Column, Field, ago, duration, moment, size, visible
 
 COLORS = {
     "pending": "cyan",
@@ -63,15 +63,15 @@ def fields(job: JobDescription) -> Iterator[Field]:
     yield "Command", container.command
     yield "Working dir", container.working_dir
     yield "Preset", job.preset_name
-    yield "Resources", "\n".join(_resources(job))
+    yield "Resources", tuple(_resources(job))
     yield "Priority", job.priority if job.priority.value != "normal" else None
     yield "Preemptible", job.is_preemptible
     yield "Restart policy", job.restart_policy if job.restart_policy.value != "never" else None
     yield "Restarts", history.restarts or None
     yield "Life span", duration(job.life_span) if job.life_span else None
     yield "TTY", container.tty or None
-    yield "Volumes", "\n".join(volumes(job))
-    yield "Environment", "\n".join(environment(job))
+    yield "Volumes", tuple(map(visible, volumes(job)))
+    yield "Environment", tuple(map(visible, environment(job)))
     yield "Internal Hostname", job.internal_hostname
     yield "Http URL", job.http_url
     if container.http is not None:

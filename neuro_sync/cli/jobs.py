@@ -74,7 +74,7 @@ def job() -> None:
     "--life-span",
     type=DURATION,
     metavar="1d2h3m4s",
-    help="When it is ended; 0 is never.  [default: 1d]",
+    help="When it is ended; 0 is never.  [default: that of user.toml, or 1d]",
 )
 @click.option("--schedule-timeout", type=DURATION, metavar="3m4s", help="How long it may wait.")
 @click.option(
@@ -185,7 +185,7 @@ def _start_arguments(
         "env": variables.env,
         "secret_env": variables.secret_env,
         "http": HTTPPort(port=http_port, requires_auth=http_auth),
-        "life_span": (DEFAULT_LIFE_SPAN if life_span is None else life_span) or None,
+        "life_span": _life_span(session, life_span),
         "restart_policy": JobRestartPolicy(restart),
         "priority": JobPriority(priority) if priority else None,
         "working_dir": workdir,
@@ -206,6 +206,12 @@ def command_of(words: tuple[str, ...]) -> str | None:
 def _default_preset(session: Session) -> str:
     presets = session.presets
     return DEFAULT_PRESET if DEFAULT_PRESET in presets else next(iter(presets), DEFAULT_PRESET)
+
+
+def _life_span(session: Session, given: float | None) -> float | None:
+    settled = session.config.settings.job.life_span
+    wanted = next(span for span in (given, settled, DEFAULT_LIFE_SPAN) if span is not None)
+    return wanted or None  # 0 sets no limit
 
 
 def _tell_started(job: JobDescription, *, is_result: bool) -> None:

@@ -30,8 +30,15 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "rerun": "jobs.rerun",
         "port-forward": "jobs.port_forward",
     },
-    "Everything": {
+    "Login and sharing": {
+        "login": "config.login",
+        "logout": "config.logout",
+        "share": "users.grant",
+    },
+    "All commands by what they are about": {
         "job": "jobs.job",
+        "config": "config.config",
+        "acl": "users.acl",
         "local": "local.local",
         "completion": "completion.completion",
         "doctor": "doctor.doctor",
@@ -137,6 +144,9 @@ def _fail(error: NeuroError, invocation: Invocation | None) -> NoReturn:
     help="Colours; auto has them on a terminal only, unless NO_COLOR is set.",
 )
 @click.option("--local", is_flag=True, help="Talk to the local platform that runs in this folder.")
+@click.option(
+    "--config-path", "--neuromation-config", metavar="FOLDER", help="Where your login is saved."
+)
 @click.option("--network-timeout", type=float, metavar="SECONDS", help="Of each network call.")
 @click.option("--trace", is_flag=True, help="Show the requests; never the token.")
 @click.option("--show-traceback", is_flag=True, help="Show where in the program an error arose.")

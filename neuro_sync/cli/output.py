@@ -48,12 +48,12 @@ class Column(Generic[Item]):
 
 
 Field = tuple[str, object]
-"""A name and a value; one without a value is left out."""
+"""A name, and a value or a tuple of lines; one without a value is left out."""
 
 
 def result(text: str) -> None:
     """Print a line of what was asked for."""
-    click.echo(visible(text))
+    click.echo(visible(text, "\t"))
 
 
 def script(text: str) -> None:
@@ -145,15 +145,22 @@ def _array(documents: Iterable[str]) -> None:
 
 def table(items: Iterable[Item], columns: Sequence[Column[Item]], *, wide: bool = True) -> None:
     """Print a table; on a terminal its last column is cut where the line ends, unless `wide`."""
+    room = None if wide or not sys.stdout.isatty() else get_terminal_size().columns
+    for line in grid(items, columns, room):
+        click.echo(line)
+
+
+def grid(
+    items: Iterable[Item], columns: Sequence[Column[Item]], room: int | None = None
+) -> Iterator[str]:
+    """Yield the lines of a table; `room` is how long one may be, if that matters."""
     rows = list(items)
     cells = [[_cell(column.text(row)) for column in columns] for row in rows]
     titles = [column.title for column in columns]
     widths = [max(map(_width, column)) for column in zip(titles, *cells, strict=True)]
-    room = None if wide or not sys.stdout.isatty() else get_terminal_size().columns
-    click.echo(click.style(_line(titles, widths, room), bold=True))
+    yield click.style(_line(titles, widths, room), bold=True)
     for row, texts in zip(rows, cells, strict=True):
-        colors = [column.color(row) for column in columns]
-        click.echo(_line(texts, widths, room, colors))
+        yield _line(texts, widths, room, [column.color(row) for column in columns])
 
 
 def _line(
@@ -187,14 +194,30 @@ def details(item: Model, fields: Iterable[Field], *, id: str, as_json: bool = Fa
 
 
 def print_fields(fields: Iterable[Field]) -> None:
-    """Print a line for each field that has a value; more lines of a value are indented."""
+    """Print a line for each field that has a value."""
+    for line in field_lines(fields):
+        click.echo(line)
+
+
+def field_lines(fields: Iterable[Field]) -> Iterator[str]:
+    """Yield a line for each field that has a value; more lines of a value are indented."""
     for name, value in fields:
-        if value is not None and value != "":
-            text = visible(str(value), "\n").rstrip("\n")
-            if "\n" in text:
-                text = "\n" + text
-            head = click.style(f"{name}:", bold=True)
-            click.echo(f"{head} {text}".replace(" \n", "\n").replace("\n", "\n  "))
+        if value is None or value in ("", ()):
+            continue
+        head = click.style(f"{name}:", bold=True)
+        first, *others = [*_value_lines(value)]
+        if others:
+            yield head
+            yield from (f"  {line}" for line in (first, *others))
+        else:
+            yield f"{head} {first}"
+
+
+def _value_lines(value: object) -> Iterator[str]:
+    if isinstance(value, tuple):  # lines made here, with their colours
+        yield from value
+    else:
+        yield from visible(str(value), "\n").rstrip("\n").split("\n")
 
 
 def visible(text: str, kept: str = "") -> str:

@@ -349,7 +349,7 @@ class Jobs:
         one = isinstance(id, str | JobDescription)
         ids = (id,) if isinstance(id, str | JobDescription) else tuple(id)
         deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
-        tell = on_update or _ignore
+        tell: OnUpdate = on_update or (lambda _: None)
         jobs = [self.status(job) for job in ids]
         for job in jobs:
             tell(job)
@@ -786,10 +786,6 @@ class _Refused:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValidationError):
             raise IllegalArgumentError(explain(error)) from error
-
-
-def _ignore(_: JobDescription) -> None:
-    pass
 
 
 def _reached(job: JobDescription, until: Until) -> bool:
