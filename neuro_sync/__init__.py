@@ -2,6 +2,13 @@
 
 from .client.channels import CommandResult, StdStream
 from .client.forward import PortForward
+from .client.login import (
+    login,
+    login_headless,
+    login_with_passed_config,
+    login_with_token,
+    logout,
+)
 from .client.session import Client, Session, get
 from .errors import (
     APIError,
@@ -104,4 +111,9 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "get",
+    "login",
+    "login_headless",
+    "login_with_passed_config",
+    "login_with_token",
+    "logout",
 ]

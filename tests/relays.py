@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import select
 import socket
@@ -11,6 +12,7 @@ import threading
 from base64 import b64encode
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from typing_extensions import Self
 
@@ -85,6 +87,11 @@ class FrontDoor(_Listener):
     def _hand_on(self, client: socket.socket) -> None:
         head, rest = _read_head(client)
         head = head.replace(b":%d" % self.port, b":%d" % self._target)
+        admitted = self._admitted(head)
+        if admitted is None:
+            client.sendall(self._refusal(head))
+            return
+        head = admitted
         if b"upgrade: websocket" not in head.lower():
             head = head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
         with socket.create_connection((LOOPBACK, self._target)) as server:
@@ -94,10 +101,23 @@ class FrontDoor(_Listener):
             else:
                 _pump(client, server)
 
+    def _admitted(self, head: bytes) -> bytes | None:
+        """Return the head of a request as it is handed on; None refuses it."""
+        return head
+
+    def _refusal(self, head: bytes) -> bytes:
+        """Return the answer to a request that is refused."""
+        raise NotImplementedError
+
+    def _described(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the platform's description as it is told."""
+        return config
+
     def _at_services(self, answer: bytes) -> bytes:
         head, _, body = answer.partition(b"\r\n\r\n")
         body = body.replace(b"http://%s:%d" % (LOOPBACK.encode(), self._target), b"%s")
         body = body.replace(b"%s", self._services.encode())
+        body = json.dumps(self._described(json.loads(body))).encode()
         length = b"content-length: %d" % len(body)
         return re.sub(rb"(?i)content-length: \d+", length, head) + b"\r\n\r\n" + body
 

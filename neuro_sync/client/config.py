@@ -54,7 +54,7 @@ class Config:
     def with_options(self, names: Mapping[str, str | None]) -> Self:
         """Return the same platform with other names being current."""
         other = copy.copy(self)
-        other._chosen = self._chosen | _given(names)
+        other._chosen = self._chosen | _given(names)  # noqa: SLF001  # a copy of ours
         return other
 
     @property

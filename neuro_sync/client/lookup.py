@@ -85,18 +85,18 @@ def _given(
     """Return the address and the token of the arguments, else of the environment."""
     places.append(f"the argument url: {'given' if url else 'not given'}")
     places.append(f"the argument token: {'given' if token else 'not given'}")
-    address = Chosen(_checked(url), "the argument url") if url else None
+    address = Chosen(checked_url(url), "the argument url") if url else None
     secret = Chosen(checked_token(token), "the argument token") if token else None
     if not environment:
         return address, secret
     url_set, token_set = os.environ.get(URL_VARIABLE), os.environ.get(TOKEN_VARIABLE)
     said = "set" if token_set else "not set"
-    if address and url_set and token_set and _checked(url_set) != address.value:
+    if address and url_set and token_set and checked_url(url_set) != address.value:
         token_set, said = None, "set, for another address"
     places.append(f"the variable {URL_VARIABLE}: {'set' if url_set else 'not set'}")
     places.append(f"the variable {TOKEN_VARIABLE}: {said}")
     if not address and url_set:
-        address = Chosen(_checked(url_set), f"the variable {URL_VARIABLE}")
+        address = Chosen(checked_url(url_set), f"the variable {URL_VARIABLE}")
     if not secret and token_set:
         secret = Chosen(checked_token(token_set), f"the variable {TOKEN_VARIABLE}")
     return address, secret
@@ -136,7 +136,7 @@ def read_passed_config(text: str, place: str) -> Found:
         "project_name": content.get("project_name"),
     }
     return Found(
-        _checked(str(url)),
+        checked_url(str(url)),
         checked_token(str(token)),
         place,
         place,
@@ -166,7 +166,7 @@ def _from_saved_login(
 def _of_login(store: LoginStore, login: SavedLogin, place: str) -> Found:
     names = {name: getattr(login, name) for name in ("cluster_name", "org_name", "project_name")}
     return Found(
-        _checked(login.url),
+        checked_url(login.url),
         checked_token(login.token),
         place,
         place,
@@ -176,7 +176,12 @@ def _of_login(store: LoginStore, login: SavedLogin, place: str) -> Found:
     )
 
 
-def _checked(text: str) -> str:
+def checked_url(text: str) -> str:
+    """Return the address of a platform's API without a slash at its end.
+
+    Raises:
+        ConfigError: It is none.
+    """
     try:
         url = URL(text)
     except ValueError:

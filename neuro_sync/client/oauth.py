@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import secrets
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from neuro_sync.errors import APIError, AuthenticationError, ProtocolError
 from neuro_sync.transport.tokens import checked_token, masked
 
 if TYPE_CHECKING:
+    from neuro_sync.models.config import LoginConfig
     from neuro_sync.transport.http import HttpTransport
 
 PASSING = frozenset({429, *range(500, 600)})
@@ -38,30 +38,24 @@ class AuthorizationRequest:
     """One login by code: what is asked of the browser, and what proves that it was we."""
 
     redirect_uri: str
-    verifier: str = field(repr=False, default_factory=lambda: secrets.token_urlsafe(32))
     state: str = field(repr=False, default_factory=lambda: secrets.token_urlsafe(16))
+    verifier: str = field(repr=False, default_factory=lambda: secrets.token_urlsafe(32))
 
-    def url(self, auth_url: str, client_id: str, audience: str) -> URL:
+    def url(self, keys: LoginConfig) -> URL:
         """Return the address at which the user logs in."""
         digest = hashlib.sha256(self.verifier.encode()).digest()
-        return URL(auth_url).with_query(
+        return URL(keys.auth_url).with_query(
             response_type="code",
             code_challenge=base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
             code_challenge_method="S256",
-            client_id=client_id,
+            client_id=keys.client_id,
             redirect_uri=self.redirect_uri,
             scope="offline_access",
-            audience=audience,
+            audience=keys.audience,
             state=self.state,
         )
 
-    def is_answered_by(self, state: str) -> bool:
-        """Tell whether an answer belongs to this login, and not to one that a page slipped in."""
-        return hmac.compare_digest(state.encode(), self.state.encode())
-
-    def exchange(
-        self, transport: HttpTransport, token_url: str, client_id: str, code: str
-    ) -> Grant:
+    def exchange(self, transport: HttpTransport, keys: LoginConfig, code: str) -> Grant:
         """Turn the code that the browser came back with into a token.
 
         Raises:
@@ -71,10 +65,10 @@ class AuthorizationRequest:
             "grant_type": "authorization_code",
             "code_verifier": self.verifier,
             "code": code,
-            "client_id": client_id,
+            "client_id": keys.client_id,
             "redirect_uri": self.redirect_uri,
         }
-        return _ask(transport, token_url, form, (self.verifier, code))
+        return _ask(transport, keys.token_url, form, (self.verifier, code))
 
 
 def refresh(transport: HttpTransport, token_url: str, client_id: str, refresh_token: str) -> Grant:

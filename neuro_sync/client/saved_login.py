@@ -322,7 +322,7 @@ def login_stores(path: str | os.PathLike[str] | None = None) -> list[tuple[Login
 
 def _expanded(path: str | os.PathLike[str]) -> Path:
     # Not by Path, which raises when there is no home folder.
-    return Path(os.path.expanduser(path))  # noqa: PTH111
+    return Path(os.path.expanduser(path))
 
 
 def current_store(path: str | os.PathLike[str] | None = None) -> LoginStore | None:

@@ -132,10 +132,9 @@ class Session(Closing):
             "project_name": project_name,
         }
         other = copy.copy(self)
-        other._is_view = True
-        other._open_sections(
-            self._transport.with_options(timeout=timeout), self.config.with_options(names)
-        )
+        other._is_view = True  # noqa: SLF001  # a copy of ours
+        transport = self._transport.with_options(timeout=timeout)
+        other._open_sections(transport, self.config.with_options(names))  # noqa: SLF001
         return other
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,9 @@ def parse_life_span(text: str) -> float:
     found = LIFE_SPAN.fullmatch(text) if text else None
     if found is None:
         raise ValueError("should look like 1d2h3m4s, or 0 for no limit")
-    return float(sum(int(part or 0) * unit for part, unit in zip(found.groups(), SECONDS)))
+    return float(
+        sum(int(part or 0) * unit for part, unit in zip(found.groups(), SECONDS, strict=True))
+    )
 
 
 def _life_span(value: object) -> float:
@@ -149,9 +152,9 @@ def _find_project_file(start: Path | None) -> Path | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ImportError:  # Python 3.10
+    else:
         import tomli as tomllib
     try:
         content = tomllib.loads(file.read_text())

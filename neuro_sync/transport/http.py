@@ -138,7 +138,7 @@ class HttpTransport:
         """Return the same connections, used in another way."""
         other = copy.copy(self)
         if timeout is not None:
-            other._timeout = timeout
+            other._timeout = timeout  # noqa: SLF001  # a copy of ours
         if tokens is not None:
             other.tokens = tokens
         return other
