@@ -18,7 +18,10 @@ DEFAULT_PORT = 7787
 
 @click.group()
 def local() -> None:
-    """Run a platform on this machine."""
+    """Run a platform on this machine.
+
+    Example: neuro local up
+    """
 
 
 @local.command()

@@ -211,7 +211,8 @@ def _raw(terminal: int, *, enabled: bool) -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGHUP):
                 handlers[number] = signal.signal(number, restore_and_die)
-        tty.setraw(terminal)
+        # Not its default, which throws away what was typed before.
+        tty.setraw(terminal, termios.TCSADRAIN)
         yield
     finally:
         restore()

@@ -16,6 +16,7 @@ from tests.terminals import Terminal
 
 NEURO = [sys.executable, "-W", "error", "-m", "neuro_sync"]
 Neuro = Callable[..., Result]
+Open = Callable[[str], Terminal]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -60,7 +61,7 @@ def neuro_process(login: Mapping[str, str]) -> Process:
 
 
 @pytest.fixture
-def neuro_terminal(login: Mapping[str, str]) -> Iterator[Callable[[str], Terminal]]:
+def neuro_terminal(login: Mapping[str, str]) -> Iterator[Open]:
     """Run a line on a terminal of its own."""
     opened: list[Terminal] = []
 

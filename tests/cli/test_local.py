@@ -64,7 +64,7 @@ def test_a_state_folder_in_use_is_named(tmp_path: Path) -> None:
 
 def test_options_that_exclude_each_other_are_refused() -> None:
     ended = run("local", "up", "--ephemeral", "--state", "x")
-    assert ended.returncode == 2
+    assert ended.returncode == 64
     assert "exclude each other" in ended.stderr
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from neuro_sync import JobDescription, JobStatus, Session
-from tests.terminals import Terminal
 
-Open = Callable[[str], Terminal]
+from .conftest import Open
 
 DETACH = b"\x10\x11"
 SHELL = "sh -c 'echo before; stty -echo; PS1=on: exec sh'"
