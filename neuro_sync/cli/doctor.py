@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.request import getproxies, proxy_bypass
 
 import click
 
@@ -101,6 +100,8 @@ def _mend_websocket(_: NeuroError) -> str:
 
 
 def _proxy(host: str, scheme: str) -> Finding:
+    from urllib.request import getproxies, proxy_bypass
+
     proxies = getproxies()
     proxy = proxies.get(scheme) or proxies.get("all")
     if not proxy or proxy_bypass(host):

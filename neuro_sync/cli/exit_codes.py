@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-USAGE, UNWELL, NOT_FOUND, PLATFORM_FAILED, INTERRUPTED = 64, 69, 72, 125, 130
+USAGE, UNWELL, NOT_FOUND, INPUT_OUTPUT, PLATFORM_FAILED, INTERRUPTED = 64, 69, 72, 74, 125, 130
 
 BY_KIND: tuple[tuple[type[Exception], int], ...] = (
     (TimeoutError, 124),
@@ -32,7 +32,7 @@ BY_KIND: tuple[tuple[type[Exception], int], ...] = (
     (AuthError, 77),
     (ResourceNotFound, NOT_FOUND),
     (IllegalArgumentError, 65),
-    (ConnectionFailed, 74),
+    (ConnectionFailed, INPUT_OUTPUT),
     (NeuroError, 70),
 )
 """The first kind that fits counts."""

@@ -30,6 +30,16 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "rerun": "jobs.rerun",
         "port-forward": "jobs.port_forward",
     },
+    "Files and images": {
+        "cp": "storage.cp",
+        "ls": "storage.ls",
+        "mkdir": "storage.mkdir",
+        "mv": "storage.mv",
+        "rm": "storage.rm",
+        "images": "images.ls",
+        "push": "images.push",
+        "pull": "images.pull",
+    },
     "Login and sharing": {
         "login": "config.login",
         "logout": "config.logout",
@@ -37,6 +47,10 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     },
     "All commands by what they are about": {
         "job": "jobs.job",
+        "storage": "storage.storage",
+        "image": "images.image",
+        "secret": "secrets.secret",
+        "disk": "disks.disk",
         "config": "config.config",
         "acl": "users.acl",
         "local": "local.local",
@@ -53,6 +67,19 @@ class Failure(click.ClickException):
     def __init__(self, error: NeuroError) -> None:
         super().__init__(exit_codes.story(error))
         self.exit_code = exit_codes.of_error(error)  # type: ignore[misc]  # click reads it from the instance
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  # click's signature
+        output.error(self.message)
+
+
+class LocalFailure(click.ClickException):
+    """A file of this machine that cannot be read or written."""
+
+    exit_code = exit_codes.INPUT_OUTPUT
+
+    def __init__(self, error: OSError) -> None:
+        where = f"{error.filename}: " if error.filename else ""
+        super().__init__(f"{where}{error.strerror or error}")
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002  # click's signature
         output.error(self.message)
@@ -120,6 +147,10 @@ def _told_by_exit_code(invocation: Invocation | None = None) -> Iterator[None]:
         raise
     except (KeyboardInterrupt, click.Abort):
         raise Interrupted from None
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        raise
+    except OSError as error:
+        raise LocalFailure(error) from error
 
 
 def _fail(error: NeuroError, invocation: Invocation | None) -> NoReturn:

@@ -8,6 +8,7 @@ not obeyed. Only the output of a job itself is passed on as it is.
 from __future__ import annotations
 
 import json as json_module
+import os
 import re
 import signal
 import sys
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
 from shutil import get_terminal_size
 from types import FrameType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", bound="Model")
 
-# Those of a terminal, and those that turn the direction of writing around.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Those of a terminal, those that turn the direction of writing around, and what is no text at all.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 GAP = "  "
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 WORDS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -75,6 +78,21 @@ def error(text: str) -> None:
 def is_quiet() -> bool:
     """Tell whether ids and results are all that is wanted."""
     return _invocation().quiet
+
+
+def value(data: bytes) -> None:
+    """Print bytes as they are; on a terminal, with a newline behind them."""
+    sys.stdout.buffer.write(data)
+    if sys.stdout.isatty():
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.flush()
+
+
+def private_file(path: Path, data: bytes) -> None:
+    """Write a file that nobody but its owner may read."""
+    path.unlink(missing_ok=True)  # its rights would stay as they are
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
 
 
 def raw(text: str) -> None:
@@ -123,15 +141,16 @@ def listing(
     id: Callable[[Item], str],
     as_json: bool = False,
     wide: bool = False,
+    titled: bool = True,
 ) -> None:
-    """Print many: their ids if quiet, an array of JSON, or a table."""
+    """Print many: their ids if quiet, an array of JSON, or a table, `titled` or not."""
     if is_quiet():
         for item in items:
             result(id(item))
     elif as_json:
         _array(item.model_dump_json() for item in items)
     else:
-        table(items, columns, wide=wide)
+        table(items, columns, wide=wide, titled=titled)
 
 
 def _array(documents: Iterable[str]) -> None:
@@ -143,10 +162,13 @@ def _array(documents: Iterable[str]) -> None:
     click.echo("[]" if lead == "[" else "]")
 
 
-def table(items: Iterable[Item], columns: Sequence[Column[Item]], *, wide: bool = True) -> None:
+def table(
+    items: Iterable[Item], columns: Sequence[Column[Item]], *, wide: bool, titled: bool
+) -> None:
     """Print a table; on a terminal its last column is cut where the line ends, unless `wide`."""
     room = None if wide or not sys.stdout.isatty() else get_terminal_size().columns
-    for line in grid(items, columns, room):
+    lines = grid(items, columns, room)
+    for line in lines if titled else islice(lines, 1, None):
         click.echo(line)
 
 

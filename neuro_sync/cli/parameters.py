@@ -28,6 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 COMPLETION_PATIENCE = 1.0
 """Seconds that a user waits for the Tab key."""
 UNIT_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTPkmgtp])?(b|iB|i|B)?")
 DURATION_PART = re.compile(r"(\d+)\s*(d|h|m|s)(?:ays?|ours?|in(?:ute)?s?|ecs?|econds?)?\s*")
 
 
@@ -70,6 +71,43 @@ class JobType(ParamType):
                 yield from filter(None, (job.name, job.id))
 
         return [CompletionItem(job) for job in complete(ctx, read) if job.startswith(incomplete)]
+
+
+class PlaceType(ParamType):
+    """A file or folder: an address of the storage, or a path of this machine."""
+
+    name = "path"
+
+    def shell_complete(
+        self, ctx: click.Context, _: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if not incomplete.startswith("storage:"):
+            schemes = [CompletionItem("storage:")] if "storage:".startswith(incomplete) else []
+            return [*schemes, CompletionItem(incomplete, type="file")]
+        folder, slash, _last = incomplete.rpartition("/")
+        folder = folder + slash if slash else "storage:"
+
+        def read(session: Session) -> Iterator[str]:
+            with session.storage.list(folder) as files:
+                for file in files:
+                    yield f"{folder}{file.name}{'/' if file.is_dir() else ''}"
+
+        return [CompletionItem(path) for path in complete(ctx, read) if path.startswith(incomplete)]
+
+
+class SizeType(ParamType):
+    """Bytes: ``10G`` by powers of 1024, ``10Gb`` by powers of 1000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, context: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = SIZE.fullmatch(value)
+        if not found:
+            self.fail(f"{value!r} is no size; write 10G", param, context)
+        power = "KMGTP".index(found[2].upper()) + 1 if found[2] else 0
+        return int(float(found[1]) * (1000 if found[3] == "b" else 1024) ** power)
 
 
 class PresetType(ParamType):
@@ -136,8 +174,8 @@ class PortsType(ParamType):
         return ports
 
 
-JOB, PRESET = JobType(), PresetType()
-DURATION, MOMENT, PORTS = DurationType(), MomentType(), PortsType()
+JOB, PRESET, PLACE = JobType(), PresetType(), PlaceType()
+DURATION, MOMENT, PORTS, BYTES = DurationType(), MomentType(), PortsType(), SizeType()
 
 
 def as_json(command: Command) -> Command:
