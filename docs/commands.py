@@ -49,32 +49,37 @@ def page() -> str:
 
 def _options(command: click.Command) -> Iterator[str]:
     rows = [
-        (name.replace("|", "\\|"), help.replace("|", "\\|"))
+        (name.replace("|", "\\|"), text.replace("|", "\\|"))
         for parameter in command.get_params(click.Context(command))
         if (record := parameter.get_help_record(click.Context(command)))
-        for name, help in [record]
-        if help and name != "--help"
+        for name, text in [record]
+        if text and name != "--help"
     ]
     if not rows:
         return
     yield "| option | |"
     yield "|---|---|"
-    yield from (f"| `{name}` | {help} |" for name, help in rows)
+    yield from (f"| `{name}` | {text} |" for name, text in rows)
     yield ""
 
 
 def _sections() -> Iterator[str]:
     context = click.Context(neuro)
-    short = {neuro.get_command(context, name): name for name in neuro.list_commands(context)}
+    short = {_command(neuro, name): name for name in neuro.list_commands(context)}
     # The last heading lists what the shorter names above it are taken from.
     for name in [*COMMANDS.values()][-1]:
-        command = neuro.get_command(context, name)
-        assert command is not None
-        yield from _section(command, f"neuro {name}", 2, short)
+        yield from _section(_command(neuro, name), f"neuro {name}", 2, short)
+
+
+def _command(group: click.Group, name: str) -> click.Command:
+    found = group.get_command(click.Context(group), name)
+    if found is None:
+        raise LookupError(name)
+    return found
 
 
 def _section(
-    command: click.Command, line: str, level: int, short: dict[click.Command | None, str]
+    command: click.Command, line: str, level: int, short: dict[click.Command, str]
 ) -> Iterator[str]:
     yield f"{'#' * level} {line}"
     yield ""
@@ -86,9 +91,7 @@ def _section(
     if isinstance(command, click.Group):
         yield from _text(command)
         for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            assert inner is not None
-            yield from _section(inner, f"{line} {name}", level + 1, short)
+            yield from _section(_command(command, name), f"{line} {name}", level + 1, short)
         return
     yield f"    {' '.join([line, *command.collect_usage_pieces(context)])}"
     yield ""

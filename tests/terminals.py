@@ -14,6 +14,10 @@ from struct import pack
 PATIENCE = 30
 
 
+def _take_terminal() -> None:
+    ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """A pseudo terminal with a program at its other end."""
 
@@ -29,7 +33,7 @@ class Terminal:
             stderr=self.slave,
             # The terminal is the program's own, so that Ctrl-C reaches it as a signal.
             start_new_session=True,
-            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_take_terminal,  # noqa: PLW1509  # one system call takes no lock
         )
 
     def resize(self, rows: int, columns: int) -> None:

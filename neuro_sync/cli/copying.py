@@ -1,4 +1,4 @@
-"""Many files at once, as a shell's ``cp`` and ``mv`` take them: what goes where, and how far it is."""
+"""Many files at once, as a shell's ``cp`` and ``mv`` take them: what goes where, and how far."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ def for_each(items: Iterable[Item], act: Callable[[Item], object]) -> None:
         try:
             act(item)
         except NeuroError as error:
-            output.error(story(error))
+            told = story(error)
+            output.error(told if str(item) in told else f"{item}: {told}")
             failed.append(of_error(error))
     if failed:
         raise click.exceptions.Exit(failed[0])

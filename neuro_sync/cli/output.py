@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import islice
 from pathlib import Path
 from shutil import get_terminal_size
 from types import FrameType
@@ -141,16 +140,15 @@ def listing(
     id: Callable[[Item], str],
     as_json: bool = False,
     wide: bool = False,
-    titled: bool = True,
 ) -> None:
-    """Print many: their ids if quiet, an array of JSON, or a table, `titled` or not."""
+    """Print many: their ids if quiet, an array of JSON, or a table."""
     if is_quiet():
         for item in items:
             result(id(item))
     elif as_json:
         _array(item.model_dump_json() for item in items)
     else:
-        table(items, columns, wide=wide, titled=titled)
+        table(items, columns, wide=wide)
 
 
 def _array(documents: Iterable[str]) -> None:
@@ -163,24 +161,32 @@ def _array(documents: Iterable[str]) -> None:
 
 
 def table(
-    items: Iterable[Item], columns: Sequence[Column[Item]], *, wide: bool, titled: bool
+    items: Iterable[Item],
+    columns: Sequence[Column[Item]],
+    *,
+    wide: bool = False,
+    titled: bool = True,
 ) -> None:
     """Print a table; on a terminal its last column is cut where the line ends, unless `wide`."""
     room = None if wide or not sys.stdout.isatty() else get_terminal_size().columns
-    lines = grid(items, columns, room)
-    for line in lines if titled else islice(lines, 1, None):
+    for line in grid(items, columns, room, titled=titled):
         click.echo(line)
 
 
 def grid(
-    items: Iterable[Item], columns: Sequence[Column[Item]], room: int | None = None
+    items: Iterable[Item],
+    columns: Sequence[Column[Item]],
+    room: int | None = None,
+    *,
+    titled: bool = True,
 ) -> Iterator[str]:
     """Yield the lines of a table; `room` is how long one may be, if that matters."""
     rows = list(items)
     cells = [[_cell(column.text(row)) for column in columns] for row in rows]
-    titles = [column.title for column in columns]
+    titles = [column.title if titled else "" for column in columns]
     widths = [max(map(_width, column)) for column in zip(titles, *cells, strict=True)]
-    yield click.style(_line(titles, widths, room), bold=True)
+    if titled:
+        yield click.style(_line(titles, widths, room), bold=True)
     for row, texts in zip(rows, cells, strict=True):
         yield _line(texts, widths, room, [column.color(row) for column in columns])
 

@@ -102,19 +102,26 @@ def ls(
     Example: neuro ls -l storage:data
     """
 
+    def files_of(path: str) -> list[FileStatus]:
+        files = (file for file in _listed(session, path, itself) if hidden or not _is_hidden(file))
+        return sorted(files, key=SORT_KEYS[sort])
+
     def show(path: str) -> None:
-        files = [file for file in _listed(session, path, itself) if hidden or not _is_hidden(file)]
-        files.sort(key=SORT_KEYS[sort])
-        if len(paths) > 1 and not as_json and not output.is_quiet():
+        files = files_of(path)
+        if len(paths) > 1:
             output.result(f"{path}:")
-        if long or as_json or output.is_quiet():
-            columns = _columns(human)
-            output.listing(files, columns, id=_shown_name, as_json=as_json, titled=False)
+        if long:
+            output.table(files, _columns(human), titled=False)
         else:
             for file in files:
                 output.result(_shown_name(file))
 
-    exit_codes.for_each(paths or ("storage:",), show)
+    places = paths or ("storage:",)
+    if as_json or output.is_quiet():
+        files = (file for path in places for file in files_of(path))
+        output.listing(files, (), id=lambda file: str(file.uri), as_json=as_json)
+    else:
+        exit_codes.for_each(places, show)
 
 
 def _listed(session: Session, path: str, itself: bool) -> Iterator[FileStatus]:

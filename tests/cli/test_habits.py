@@ -46,9 +46,8 @@ def test_every_help_has_an_example_of_the_command(line: str) -> None:
     examples = [part for part in text.split("\n") if "neuro " in part]
     assert examples, f"neuro {line} --help shows no example"
     if not isinstance(command, click.Group):
-        last = line.split()[-1]
-        names = {name for name, other in COMMANDS.items() if other is command}
-        assert any(f"neuro {name}" in text for name in names), f"{last}: {text}"
+        names = [name for name, other in COMMANDS.items() if other is command]
+        assert any(f"neuro {name}" in text for name in names), f"{line}: {text}"
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,8 @@ def test_attach_shows_what_was_before_and_leaves_with_ctrl_p_ctrl_q(
 def test_ctrl_c_in_a_job_with_a_terminal_is_for_the_job(
     neuro_terminal: Open, session: Session
 ) -> None:
-    terminal = neuro_terminal(
-        "run -t any -- sh -c 'trap \"echo got it; exit 9\" INT; echo on; while :; do sleep .02; done'"
-    )
+    script = 'trap "echo got it; exit 9" INT; echo on; while :; do sleep .02; done'
+    terminal = neuro_terminal(f"run -t any -- sh -c '{script}'")
     terminal.wait_for(b"on\r\n")
     terminal.type(b"\x03")
     terminal.wait_for(b"got it")
