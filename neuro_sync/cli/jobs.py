@@ -437,6 +437,22 @@ def kill(session: Session, jobs: tuple[str, ...]) -> None:
 
 @job.command()
 @click.argument("job", type=JOB)
+@click.argument("image")
+@pass_session
+def save(session: Session, job: str, image: str) -> None:
+    """Make an image of a running job as it is now.
+
+    It takes an address on the platform for the image, and may take minutes.
+
+    Example: neuro save test image:test:v1
+    """
+    remote = session.parse.remote_image(image)
+    session.jobs.save(job, remote, progress=lambda step: output.note(str(step)))
+    output.result(str(remote))
+
+
+@job.command()
+@click.argument("job", type=JOB)
 @pass_session
 def rerun(session: Session, job: str) -> None:
     """Start a job once more, with all that it was started with.

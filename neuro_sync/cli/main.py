@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "wait": "jobs.wait",
         "kill": "jobs.kill",
         "rerun": "jobs.rerun",
+        "save": "jobs.save",
         "port-forward": "jobs.port_forward",
     },
     "Files and images": {
