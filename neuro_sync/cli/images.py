@@ -114,31 +114,19 @@ def rm(session: Session, images: tuple[str, ...], force: bool) -> None:
     """
 
     def remove(image: str) -> None:
-        digest = session.images.digest(image)
+        remote = session.parse.remote_image(image)
+        digest = session.images.digest(remote)
         if not force:
-            same = [
-                str(tag)
-                for tag in session.images.tags(_untagged(image))
-                if _is(session, tag, digest)
-            ]
+            tags = session.images.tags(remote)
+            same = [str(tag) for tag in tags if session.images.digest(tag) == digest]
             if len(same) > 1:
                 raise IllegalArgumentError(
-                    f"{image} has more tags, which would go too: {', '.join(same)}; "
-                    "remove them all with --force"
+                    f"it has more tags, and all of them would go: {', '.join(same)}; "
+                    "remove them with --force"
                 )
-        session.images.rm(image, digest)
+        session.images.rm(remote, digest)
 
     exit_codes.for_each(images, remove)
-
-
-def _untagged(image: str) -> str:
-    head, slash, last = image.rpartition("/")
-    scheme, colon, name = last.partition(":") if last.startswith("image:") else ("", "", last)
-    return f"{head}{slash}{scheme}{colon}{name.partition(':')[0]}"
-
-
-def _is(session: Session, tag: RemoteImage, digest: str) -> bool:
-    return session.images.digest(tag) == digest
 
 
 @image.command()
