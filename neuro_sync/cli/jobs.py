@@ -95,6 +95,9 @@ def job() -> None:
 @click.option("--browse", is_flag=True, help="Open its web address when it runs.")
 @click.option("--extshm/--no-extshm", "-x/-X", default=True, help="Whether /dev/shm is large.")
 @click.option(
+    "--share", "users", multiple=True, metavar="USER", help="Let them change it; repeatable."
+)
+@click.option(
     "--priority", type=click.Choice(["low", "normal", "high"]), help="Which of many starts first."
 )
 @click.option("--privileged", is_flag=True, help="Where the cluster allows it.")
@@ -111,6 +114,7 @@ def run(
     wait_start: bool,
     browse: bool,
     ports: tuple[tuple[int, int], ...],
+    users: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Start a job, show its output, and end with its exit code.
@@ -127,8 +131,12 @@ def run(
       neuro run -v storage:code:/code:ro pytorch/pytorch -- python /code/train.py --epochs 3
       neuro run -t ubuntu bash
     """
+    from neuro_sync.models.users import Action, Permission
+
     job = session.jobs.start(**_start_arguments(session, **given))
     _tell_started(job, is_result=detach)
+    for user in users:
+        session.users.share(user, Permission(uri=job.uri, action=Action.WRITE))
     with watching.detachable(job):
         if wait_start or browse or not detach:
             job = watching.until_it_runs(session, job)

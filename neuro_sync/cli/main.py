@@ -128,6 +128,11 @@ class Commands(click.Group):
                         rows.append((name.ljust(width), command.get_short_help_str(64)))
                 formatter.write_dl(rows)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if "_NEURO_COMPLETE" in os.environ:
+            from . import completion  # noqa: F401  # which teaches click the ways of bash
+        return super().main(*args, **kwargs)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _told_by_exit_code():
             return super().make_context(*args, **kwargs)

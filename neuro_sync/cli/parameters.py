@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,14 +36,14 @@ DURATION_PART = re.compile(r"(\d+)\s*(d|h|m|s)(?:ays?|ours?|in(?:ute)?s?|ecs?|ec
 def complete(context: click.Context, read: Callable[[Session], Iterable[str]]) -> Iterator[str]:
     """Return what a platform knows, or nothing: Tab never waits long and never fails."""
     found: list[str] = []
+    try:
+        session = Invocation.of(context).open_session(patience=COMPLETION_PATIENCE)
+    except NeuroError:
+        return iter(())  # there is no place to say it
 
     def ask() -> None:
-        try:
-            patience = COMPLETION_PATIENCE
-            with Invocation.of(context).open_session(patience=patience) as session:
-                found.extend(read(session))
-        except NeuroError:
-            pass  # there is no place to say it
+        with suppress(NeuroError), session:
+            found.extend(read(session))
 
     # In a thread, since a platform that is not to be reached would be asked again and again.
     thread = threading.Thread(target=ask, name="neuro-completion", daemon=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import click
 import pytest
@@ -232,38 +234,54 @@ def test_local_means_the_platform_that_runs_here_and_starts_none(
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_a_script_for_the_shell(neuro: Neuro, shell: str) -> None:
     script = neuro(f"completion generate {shell}").stdout
-    assert "_NEURO_COMPLETE" in script
-    assert f"{shell}_complete" in script
+    assert f"_NEURO_COMPLETE={shell}_complete" in script
 
 
 @pytest.mark.parametrize(
-    ("line", "word", "offered"),
+    ("line", "offered"),
     [
-        ("neuro ", "sta", "status"),
-        ("neuro status ", "compl", "completed"),
-        ("neuro job kill ", "compl", "completed"),
-        ("neuro run --preset ", "cpu-s", "cpu-small"),
-        ("neuro ps --status ", "run", "running"),
+        ("neuro sta", "status"),
+        ("neuro status compl", "completed"),
+        ("neuro job kill compl", "completed"),
+        ("neuro run --preset cpu-s", "cpu-small"),
+        ("neuro ps --status run", "running"),
+        ("neuro completion generate b", "bash"),
     ],
 )
-def test_what_is_typed_is_completed(
-    neuro_process: Process,
-    session: Session,
-    monkeypatch: pytest.MonkeyPatch,
-    line: str,
-    word: str,
-    offered: str,
+def test_bash_completes_what_is_typed(
+    login: object, session: Session, tmp_path: Path, line: str, offered: str
 ) -> None:
     job = session.jobs.start(
         image="any", preset_name="cpu-small", name="completed", command="sleep 60"
     )
-    monkeypatch.setenv("_NEURO_COMPLETE", "bash_complete")
-    monkeypatch.setenv("COMP_WORDS", line + word)
-    monkeypatch.setenv("COMP_CWORD", str(len(line.split())))
-    completed = neuro_process("")
+    assert offered in bash_completions(line, tmp_path)
     session.jobs.kill(job)
-    assert f"plain,{offered}" in completed.stdout.splitlines()
-    assert completed.stderr == ""
+
+
+def bash_completions(line: str, folder: Path) -> list[str]:
+    """Return what a real bash offers at the end of a line."""
+    program = folder / "neuro"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(NEURO)} "$@"\n')
+    program.chmod(0o755)
+    script = (
+        'PATH=$1:$PATH; eval "$(neuro completion generate bash)"; compopt() { :; }\n'
+        "COMP_LINE=$2; COMP_POINT=${#2}; _neuro_completion neuro\n"
+        "printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    command = ["bash", "-c", script, "bash", str(folder), line]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stderr == ""
+    return ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_are_answered_in_their_own_way(
+    neuro_process: Process, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    monkeypatch.setenv("_NEURO_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", "neuro run --preset cpu-s")
+    monkeypatch.setenv("COMP_CWORD", "3" if shell == "zsh" else "cpu-s")
+    assert "cpu-small" in neuro_process("").stdout
 
 
 def test_completion_without_a_platform_offers_nothing_and_says_nothing(

@@ -11,7 +11,8 @@ import pytest
 
 from neuro_sync import Session
 
-from .conftest import Neuro, Open, Process
+from .conftest import Neuro, Open
+from .test_habits import bash_completions
 
 
 @pytest.fixture
@@ -172,19 +173,11 @@ def test_a_bar_is_drawn_on_a_terminal_only(
 
 
 def test_paths_are_completed(
-    neuro_process: Process,
-    neuro: Neuro,
-    here: Path,
-    there: str,
-    monkeypatch: pytest.MonkeyPatch,
+    login: object, neuro: Neuro, here: Path, there: str, tmp_path: Path
 ) -> None:
     neuro(f"cp data/a.txt {there}")
-    monkeypatch.setenv("_NEURO_COMPLETE", "bash_complete")
-    for typed, offered in (
-        ("sto", "storage:"),
-        (there[:-1], f"{there}/"),
-        (f"{there}/a", f"{there}/a.txt"),
-    ):
-        monkeypatch.setenv("COMP_WORDS", f"neuro ls {typed}")
-        monkeypatch.setenv("COMP_CWORD", "2")
-        assert f"plain,{offered}" in neuro_process("").stdout.splitlines()
+    name = there.removeprefix("storage:")
+    assert "storage:" in bash_completions("neuro ls sto", tmp_path)
+    # What comes before the colon stays as it is typed.
+    assert f"{name}/" in bash_completions(f"neuro ls {there[:-1]}", tmp_path)
+    assert f"{name}/a.txt" in bash_completions(f"neuro cp -r {there}/a", tmp_path)
