@@ -12,6 +12,7 @@ import click
 from neuro_sync.errors import ConfigError
 
 from . import output
+from .accounts import project, user
 
 DEFAULT_PORT = 7787
 
@@ -22,6 +23,10 @@ def local() -> None:
 
     Example: neuro local up
     """
+
+
+local.add_command(user)
+local.add_command(project)
 
 
 @local.command()

@@ -78,6 +78,11 @@ Asking = Annotated[Caller, Depends(_caller)]
 """The type of a route's parameter that is given the `Caller`."""
 
 
+def own_hosts(port: int) -> frozenset[str]:
+    """Return the names, each with the port, that this platform answers to."""
+    return frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
+
+
 class AccessRules:
     """Lets a request through when it comes from this machine's own programs, with a token.
 
@@ -89,7 +94,7 @@ class AccessRules:
     def __init__(self, app: ASGIApp, users: Users, port: int) -> None:
         self._app = app
         self._users = users
-        self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        self._hosts = own_hosts(port)
         self._origins = {f"http://{host}" for host in self._hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

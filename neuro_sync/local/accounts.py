@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
 from neuro_sync.models.jobs import TENANT_PATTERN
 from neuro_sync.models.users import Action
 
 from .permissions import Permission, Resource, role_resource
-from .state import make_token
+from .state import StateFolder, make_token
+from .store import Store
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts (
@@ -75,10 +77,13 @@ class Accounts:
         self._database = database
         database.executescript(SCHEMA)
         self._writes = 0
+        # Asked with each request; without the names of columns that is faster.
+        self._versions = database.cursor()
+        self._versions.row_factory = None
 
     def version(self) -> tuple[int, int]:
         """Return what is another value after each change, whoever made it."""
-        (others,) = self._database.execute("PRAGMA data_version").fetchone()
+        (others,) = self._versions.execute("PRAGMA data_version").fetchone()
         return self._writes, others
 
     # Users, roles and their tokens.
@@ -150,6 +155,12 @@ class Accounts:
             self._check_exists(user)
             database.execute("INSERT INTO tokens VALUES (?, ?)", (digest(token), user))
         return token
+
+    def forget_tokens(self, user: str) -> None:
+        """Have no token of a user be accepted any more."""
+        with self._writing() as database:
+            self._check_exists(user)
+            database.execute("DELETE FROM tokens WHERE user = ?", (user,))
 
     def tokens(self) -> dict[str, str]:
         """Return the user of each token's digest."""
@@ -274,6 +285,18 @@ class Accounts:
             database.execute("BEGIN IMMEDIATE")
             self._writes += 1
             yield database
+
+
+@contextmanager
+def accounts_of(folder: str | Path | None) -> Iterator[Accounts]:
+    """Open the accounts of a state folder, whether or not a platform runs on it."""
+    state = StateFolder(folder)
+    state.share()
+    store = Store(state.database)
+    try:
+        yield Accounts(store.database)
+    finally:
+        store.close()
 
 
 def digest(token: str) -> str:

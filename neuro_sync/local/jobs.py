@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -73,12 +73,19 @@ class JobService:
     """
 
     def __init__(
-        self, store: Store, runtime: Runtime, presets: tuple[Preset, ...], home: Tenant
+        self,
+        store: Store,
+        runtime: Runtime,
+        presets: tuple[Preset, ...],
+        home: Tenant,
+        *,
+        registry_hosts: Collection[str] = (),
     ) -> None:
         self._store = store
         self._runtime = runtime
         self._presets = {preset.name: preset for preset in presets}
         self._home = home
+        self._registry_hosts = registry_hosts
         self._closing = False
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._changes = Pulse()
@@ -128,7 +135,7 @@ class JobService:
             raise IllegalArgumentError("energy_schedule_name requires scheduler_enabled")
         if options.scheduler_enabled and options.schedule_timeout is not None:
             raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
-        caller.require_all(_needs(container, tenant))
+        caller.require_all(_needs(container, tenant, self._registry_hosts))
         if spec.name is not None:
             self._check_name(spec.name, tenant.project)
         if options.privileged:
@@ -372,9 +379,15 @@ def _launch(job: JobRow) -> Launch:
     return Launch(job.id, container, environment=container.env)
 
 
-def _needs(container: Container, tenant: Tenant) -> Iterator[tuple[Action, Resource]]:
+def _needs(
+    container: Container, tenant: Tenant, registry_hosts: Collection[str]
+) -> Iterator[tuple[Action, Resource]]:
     """Yield the permissions that it takes to start a job."""
     yield Action.WRITE, Resource("job", tenant.cluster, tenant.org, tenant.project)
+    host, _, name = container.image.as_docker_url().partition("/")
+    if host in registry_hosts:
+        *folders, last = name.partition("@")[0].split("/")
+        yield Action.READ, Resource("image", tenant.cluster, *folders, last.partition(":")[0])
     for file in container.secret_files:
         yield Action.READ, Resource.parse(str(file.secret_uri))
     for secret in container.secret_env.values():

@@ -16,6 +16,7 @@ from neuro_sync.models.users import Action
 
 _PLAIN = "!$&'()*+,;=:@"
 """Beside letters and digits, what an address has unquoted in its path."""
+_ACTIONS = sorted(Action, key=lambda action: action.power)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Resource:
 
     def __init__(self, scheme: str, *path: str) -> None:
         object.__setattr__(self, "parts", (scheme, *path))
-        if any(part in ("", ".", "..") for part in self.parts):
+        if "" in self.parts or "." in self.parts or ".." in self.parts:
             raise IllegalArgumentError(f"Invalid path: {str(self)!r}")
 
     @classmethod
@@ -71,12 +72,13 @@ class Grants:
     """All permissions of one user or role, to be asked what they come to."""
 
     def __init__(self, permissions: Iterable[Permission] = ()) -> None:
-        self._actions: dict[tuple[str, ...], Action] = {}
+        # As powers: to look an action itself up takes ten times as long.
+        self._powers: dict[tuple[str, ...], int] = {}
         self._above: set[tuple[str, ...]] = set()
         """What has something below it that may be read; so it may be listed."""
         for resource, action in permissions:
             parts = resource.parts
-            self._actions[parts] = _stronger(self._actions.get(parts, Action.DENY), action)
+            self._powers[parts] = max(self._powers.get(parts, 0), action.power)
             if action.power >= Action.READ.power:
                 self._above.update(parts[:end] for end in range(1, len(parts)))
 
@@ -85,21 +87,25 @@ class Grants:
 
         What lies above something readable may be listed.
         """
-        parts = resource.parts
-        found = Action.LIST if parts in self._above else Action.DENY
-        for end in range(1, len(parts) + 1):
-            found = _stronger(found, self._actions.get(parts[:end], Action.DENY))
-        return found
+        return _ACTIONS[self._power_on(resource.parts)]
 
     def allow(self, action: Action, resource: Resource) -> bool:
-        return self.action_on(resource).power >= action.power
+        return self._power_on(resource.parts) >= action.power
+
+    def _power_on(self, parts: tuple[str, ...]) -> int:
+        found = Action.LIST.power if parts in self._above else Action.DENY.power
+        for end in range(1, len(parts) + 1):
+            power = self._powers.get(parts[:end], 0)
+            if power > found:
+                found = power
+        return found
 
     def within(self, resource: Resource | None = None) -> list[Permission]:
         """Return the permissions on a resource and below it, in the order of their addresses.
 
         What comes from above is told as a permission on the resource itself.
         """
-        found = {Resource(*parts) for parts in self._actions}
+        found = {Resource(*parts) for parts in self._powers}
         if resource is not None:
             found = {below for below in found if below.is_within(resource)} | {resource}
         actions = ((below, self.action_on(below)) for below in found)
@@ -108,8 +114,11 @@ class Grants:
 
     def readable(self, scheme: str) -> tuple[str, ...] | None:
         """Return the paths below which everything of a kind may be read; None is everywhere."""
-        permissions = self.within(Resource(scheme))
-        paths = tuple("/".join(resource.parts[1:]) for resource, _ in permissions)
+        outermost: list[Resource] = []
+        for resource, _ in self.within(Resource(scheme)):  # what lies above comes first
+            if not outermost or not resource.is_within(outermost[-1]):
+                outermost.append(resource)
+        paths = tuple("/".join(resource.parts[1:]) for resource in outermost)
         return None if "" in paths else paths
 
     def tree(self, resource: Resource, depth: int | None = None) -> dict[str, Any]:
@@ -146,7 +155,3 @@ def with_roles(
         others -= used
         for role in used:
             permissions += own.get(role, ())
-
-
-def _stronger(one: Action, other: Action) -> Action:
-    return one if one.power >= other.power else other

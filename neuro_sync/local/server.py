@@ -17,7 +17,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from neuro_sync.errors import ConfigError
 
-from .accounts import Accounts
+from .access import own_hosts
+from .accounts import Accounts, accounts_of
 from .app import API, create_app
 from .jobs import JobService, Tenant
 from .machine import presets
@@ -157,8 +158,10 @@ class LocalPlatform:
         offered = presets()
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = ProcessRuntime(grace=self._grace)
-        self._store = Store(self.folder / "platform.db")
-        self._service = JobService(self._store, runtime, offered, home)
+        self._store = Store(self._state.database)
+        self._service = JobService(
+            self._store, runtime, offered, home, registry_hosts=own_hosts(self._port)
+        )
         app = create_app(
             service=self._service,
             users=Users(Accounts(self._store.database), home, self._token),
@@ -224,6 +227,16 @@ class LocalPlatform:
             self._loop.call_soon_threadsafe(self._uvicorn.stop.set)
             thread.join()
         self._clean_up()
+
+    def add_user(self, name: str) -> str:
+        """Make a user, with a project of the same name, and return the user's token.
+
+        Raises:
+            IllegalArgumentError: The name is taken, or is none that a user can have.
+        """
+        with accounts_of(self.folder) as accounts:
+            accounts.add_user(name)
+            return accounts.add_token(name)
 
     def _clean_up(self) -> None:
         if self._listener is not None:

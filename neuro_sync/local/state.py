@@ -44,16 +44,17 @@ class StateFolder:
         self.path = folder_of(folder)
         self._lock: int | None = None
 
+    @property
+    def database(self) -> Path:
+        return self.path / "platform.db"
+
     def open(self) -> None:
         """Make the folder if it is new, and take its lock."""
+        self._make()
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigError(
-                f"the state folder {self.path} cannot be used ({error.strerror}); "
-                "name another one with --state, or in the variable " + VARIABLE
-            ) from error
+            raise self._unusable(error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,13 +71,30 @@ class StateFolder:
             self.close()
             raise
 
+    def share(self) -> None:
+        """Make the folder if it is new, and leave the lock to a platform."""
+        self._make()
+        self._check_version()
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"the state folder {self.path} cannot be used ({error.strerror}); "
+            "name another one with --state, or in the variable " + VARIABLE
+        )
+
     def _check_version(self) -> None:
         file = self.path / "version"
         if file.exists():
             found = file.read_text().strip()
             if found != VERSION:
                 self._refuse_version(repr(found))
-        elif (self.path / "platform.db").exists():
+        elif self.database.exists():
             self._refuse_version("unknown")
         else:
             file.write_text(VERSION + "\n")

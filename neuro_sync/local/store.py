@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -114,21 +114,27 @@ class JobFilter:
                 conditions.append(f"created_at {comparison} ?")
                 values.append(moment.timestamp())
         if self.readable is not None:
-            conditions.append(f"({' OR '.join(_WITHIN)})")
-            # One list for all: a user may have been granted more than a query has places for.
-            values += [json.dumps(self.readable)] * len(_WITHIN)
+            within, paths = _within(self.readable)
+            conditions.append(within)
+            values += paths
         return " AND ".join(conditions), values
 
 
 _LEVELS = ("cluster_name", "org_name", "project_name")
-_PATHS = [
-    " || '/' || ".join(path)
-    for path in (_LEVELS[:1], _LEVELS[:2], _LEVELS, (*_LEVELS, "id"), (*_LEVELS, "name"))
-]
-_WITHIN = [
-    f"{path} IN (SELECT value FROM json_each(?))"  # noqa: S608  # none of it is input
-    for path in _PATHS
-]
+_PATHS = (_LEVELS[:1], _LEVELS[:2], _LEVELS, (*_LEVELS, "id"), (*_LEVELS, "name"))
+
+
+def _within(paths: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the condition in SQL, and its values, for what lies at or below one of the paths."""
+    conditions, values = ["0"], []
+    for columns in _PATHS:
+        same_depth = [path for path in paths if path.count("/") == len(columns) - 1]
+        if same_depth:
+            path = " || '/' || ".join(columns)
+            # One value for all: there may be more of them than a query has places for.
+            conditions.append(f"{path} IN (SELECT value FROM json_each(?))")  # noqa: S608
+            values.append(json.dumps(same_depth))
+    return f"({' OR '.join(conditions)})", values
 
 
 @dataclass
@@ -275,7 +281,7 @@ def _job(row: sqlite3.Row) -> JobRow:
         org_name=row["org_name"],
         project_name=row["project_name"],
         status=row["status"],
-        created_at=datetime.fromtimestamp(row["created_at"]).astimezone(),
+        created_at=datetime.fromtimestamp(row["created_at"], timezone.utc),
         description=json.loads(row["description"]) if row["answer"] is None else {},
         transitions=row["transitions"],
         answer=row["answer"],

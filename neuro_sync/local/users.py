@@ -26,9 +26,17 @@ class _Known:
     """By the digest of a token."""
     own: dict[str, list[Permission]]
     """What each account was granted, by somebody or by its projects, without its roles."""
-    roles: dict[str, dict[str, str]]
+    projects: dict[str, dict[str, str]]
     """The projects of each user, and the role there."""
-    callers: dict[str, Caller] = field(default_factory=dict)
+    _callers: dict[str, Caller] = field(default_factory=dict)
+
+    def caller(self, name: str) -> Caller:
+        caller = self._callers.get(name)
+        if caller is None:
+            roles = (account for account in self.own if "/" in account)
+            grants = Grants(with_roles(name, self.own, roles))
+            caller = self._callers[name] = Caller(name, grants)
+        return caller
 
 
 class Users:
@@ -47,8 +55,9 @@ class Users:
         self._last = self._read()
 
     def of_token(self, token: str) -> Caller | None:
-        name = self._known().users.get(digest(token))
-        return None if name is None else self.caller(name)
+        known = self._known()
+        name = known.users.get(digest(token))
+        return None if name is None else known.caller(name)
 
     def caller(self, name: str) -> Caller:
         """Return a user or a role, to be asked what it may do.
@@ -57,15 +66,9 @@ class Users:
             ResourceNotFound: There is none of that name.
         """
         known = self._known()
-        caller = known.callers.get(name)
-        if caller is None:
-            if name not in known.own:
-                raise ResourceNotFound(f'user "{name}" was not found')
-            grants = Grants(
-                with_roles(name, known.own, (role for role in known.own if "/" in role))
-            )
-            caller = known.callers[name] = Caller(name, grants)
-        return caller
+        if name not in known.own:
+            raise ResourceNotFound(f'user "{name}" was not found')
+        return known.caller(name)
 
     def without_roles(self, caller: Caller) -> Grants:
         """Return what a user or a role may do even without using another role."""
@@ -87,7 +90,7 @@ class Users:
 
     def projects_of(self, name: str) -> dict[str, str]:
         """Return a user's projects with the role in each, the user's own first."""
-        roles = self._known().roles.get(name, {})
+        roles = self._known().projects.get(name, {})
         return dict(sorted(roles.items(), key=lambda item: (item[0] != name, item[0])))
 
     def shares_of(self, name: str, within: Resource | None) -> Iterator[tuple[str, Permission]]:
@@ -113,21 +116,25 @@ class Users:
         own = {name: self._personal(name) for name in names}
         for account, granted in accounts.grants().items():
             own[account] += granted
-        roles: dict[str, dict[str, str]] = {}
+        projects: dict[str, dict[str, str]] = {}
         for member in accounts.members():
-            roles.setdefault(member.user, {})[member.project] = member.role
+            projects.setdefault(member.user, {})[member.project] = member.role
             own[member.user] += self._on_project(member.project, PROJECT_ROLES[member.role])
         for project in accounts.projects():
             own[self.home.project] += self._on_project(project, Action.MANAGE)
         users = {**accounts.tokens(), self._token: self.home.project}
-        return _Known(version, users, own, roles)
+        return _Known(version, users, own, projects)
 
     def _personal(self, name: str) -> list[Permission]:
         """Return what nobody has to grant."""
         cluster = Resource("cluster", self.home.cluster)
         if name == self.home.project:
-            everything = (cluster, Resource("user"), Resource("role"))
-            return [(resource, Action.MANAGE) for resource in everything]
+            managed = (cluster, Resource("user"), Resource("role"))
+            # To change something takes a project that exists, so that no typing error makes one.
+            read = (Resource(scheme, self.home.cluster) for scheme in SCHEMES)
+            return [(resource, Action.MANAGE) for resource in managed] + [
+                (resource, Action.READ) for resource in read
+            ]
         if "/" in name:
             return []
         return [

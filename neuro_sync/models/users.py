@@ -15,34 +15,29 @@ from .uris import ResourceURI
 class Action(str, Enum):
     """What a permission allows; each includes the ones before it."""
 
+    # Set below, and no property: each request of the local platform compares a dozen of them.
+    power: int
+    """How much it allows, to compare it with others."""
+
+    UNKNOWN = "unknown"
+    """An action that this version has never heard of; it includes nothing."""
     DENY = "deny"
     LIST = "list"
     READ = "read"
     WRITE = "write"
     MANAGE = "manage"
     """To give permissions to others too."""
-    UNKNOWN = "unknown"
-    """An action that this version has never heard of; it includes nothing."""
 
     def __str__(self) -> str:
-        return self.value
+        return str(self.value)
 
     @classmethod
     def _missing_(cls, _: object) -> Action:
         return cls.UNKNOWN
 
-    @property
-    def power(self) -> int:
-        """How much it allows, to compare it with others."""
-        return _POWERS[self]
 
-
-_POWERS = {
-    action: power
-    for power, action in enumerate(
-        (Action.UNKNOWN, Action.DENY, Action.LIST, Action.READ, Action.WRITE, Action.MANAGE)
-    )
-}
+for _power, _action in enumerate(Action):
+    _action.power = _power
 
 
 def _granted(action: Action) -> Action:

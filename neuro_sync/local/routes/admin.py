@@ -36,7 +36,16 @@ async def user_quota(
 async def org_quota(cluster: str, org: str, users: Service, caller: Asking) -> dict[str, Any]:
     """Tell what an organisation may use."""
     _check(cluster, org, users, caller)
-    return {"org_name": org, "quota": {}, "balance": BALANCE, "default_role": "user"}
+    return {
+        "org_name": org,
+        "quota": {},
+        "balance": BALANCE,
+        "default_credits": None,
+        "default_quota": {},
+        "default_role": "user",
+        "storage_size": None,
+        "maintenance": False,
+    }
 
 
 def _check(cluster: str, org: str | None, users: Users, caller: Caller) -> None:

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
 from neuro_sync.errors import IllegalArgumentError
-from neuro_sync.local.access import Asking
+from neuro_sync.local.access import Asking, Caller
 from neuro_sync.local.answers import JSON, bad_request
 from neuro_sync.local.jobs import JobService
 from neuro_sync.local.store import JobFilter
@@ -205,8 +205,11 @@ def _by_hostname(hostname: str) -> dict[str, Any]:
 
 
 @router.get("/{id}")
-async def status(id: str, jobs: Service, caller: Asking) -> Response:
+async def status(id: str, request: Request) -> Response:
     """Describe one job, by its id or its name."""
+    # No dependencies: to resolve them takes longer than all the rest of the most frequent call.
+    jobs: JobService = request.app.state.jobs
+    caller: Caller = request.state.caller
     return Response(jobs.answer(jobs.find(id, caller, Action.READ)), media_type=JSON)
 
 
