@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
@@ -25,6 +26,7 @@ from neuro_sync.errors import (
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
     Container,
+    HTTPPort,
     JobOptions,
     JobRestartPolicy,
     JobRun,
@@ -43,6 +45,7 @@ from .lifecycle import Cancelled, Event, Transitions
 from .logs import JobLog, Pulse
 from .permissions import Resource
 from .runtimes.base import Launch, Runtime
+from .sites import Sites
 from .store import JobFilter, JobRow, Store
 
 logger = logging.getLogger(__name__)
@@ -76,12 +79,14 @@ class JobService:
         self,
         store: Store,
         runtime: Runtime,
+        sites: Sites,
         presets: tuple[Preset, ...],
         home: Tenant,
         *,
         registry_hosts: Collection[str] = (),
     ) -> None:
         self._store = store
+        self._sites = sites
         self._runtime = runtime
         self._presets = {preset.name: preset for preset in presets}
         self._home = home
@@ -94,6 +99,7 @@ class JobService:
         """Begin to run jobs, and take up those of an earlier platform on the same folder."""
         await self._runtime.open(folder, self._on_event)
         for job in self._store.list(JobFilter(statuses=_UNFINISHED)):
+            self._reopen_site(job)
             self._runtime.adopt(_launch(job))
             self._watch_life_span(self._row(job.id))
 
@@ -112,6 +118,7 @@ class JobService:
             logger.warning("some jobs did not end; their supervisors are left to it")
         for timer in self._deadlines.values():
             timer.cancel()
+        await self._sites.close_all()
         await self._runtime.close()
 
     def start(self, spec: JobStart | JobRun, caller: Caller) -> JobRow:
@@ -144,6 +151,9 @@ class JobService:
         job_id = f"job-{uuid.uuid4()}"
         now = _now()
         life = lifecycle.created(now)
+        description = _describe(job_id, caller.name, tenant, container, options)
+        if container.http is not None:
+            description["http_url"] = self._open_site(job_id, container.http)
         row = JobRow(
             id=job_id,
             name=spec.name,
@@ -153,7 +163,7 @@ class JobService:
             project_name=tenant.project,
             status=life[-1].status.value,
             created_at=now,
-            description=_describe(job_id, caller.name, tenant, container, options),
+            description=description,
             transitions=_LIFE.dump_json(life).decode(),
         )
         self._store.add(row, tuple(sorted(set(spec.tags))))
@@ -269,6 +279,17 @@ class JobService:
         """Return what the wire tells of a job now, as JSON without a newline."""
         return job.answer or _answer(job.description, _LIFE.validate_json(job.transitions), _now())
 
+    def _open_site(self, job_id: str, http: HTTPPort, port: int = 0) -> str:
+        return self._sites.open(job_id, http.port, requires_auth=http.requires_auth, port=port)
+
+    def _reopen_site(self, job: JobRow) -> None:
+        """Listen for an earlier platform's job, where it did if that is possible."""
+        url = job.description.get("http_url")
+        if url is not None:
+            http = HTTPPort.model_validate(job.description["container"]["http"])
+            url = self._open_site(job.id, http, urlsplit(url).port or 0)
+            self._store.describe(job.id, {**job.description, "http_url": url})
+
     def _on_event(self, job_id: str, event: Event) -> None:
         job = self._row(job_id)
         life = _LIFE.validate_json(job.transitions)
@@ -285,6 +306,8 @@ class JobService:
         )
         logger.info("job %s: %s %s", job_id, status, after[-1].reason)
         self._changes.beat()
+        if status.is_finished:
+            self._sites.close(job_id)
         if status.is_finished and job_id in self._deadlines:
             self._deadlines.pop(job_id).cancel()
         elif status.is_running:
@@ -450,8 +473,6 @@ def _describe(
         "schedule_timeout": options.schedule_timeout,
         "max_run_time_minutes": options.max_run_time_minutes,
         "internal_hostname_named": options.name and f"{options.name}--{short_hash}.{namespace}",
-        # A process listens on this machine, so that is where its web server is.
-        "http_url": container.http and f"http://127.0.0.1:{container.http.port}",
     }
     return description | {name: value for name, value in optional.items() if value is not None}
 

@@ -15,7 +15,8 @@ import uvicorn
 from typing_extensions import Self
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from neuro_sync.errors import ConfigError
+from neuro_sync.errors import APIError, ConfigError
+from neuro_sync.models.users import Action
 
 from .access import own_hosts
 from .accounts import Accounts, accounts_of
@@ -23,6 +24,7 @@ from .app import API, create_app
 from .jobs import JobService, Tenant
 from .machine import presets
 from .runtimes.process import ProcessRuntime
+from .sites import Sites
 from .state import Address, StateFolder, local_user, running_platform
 from .store import Store
 from .users import Users
@@ -159,12 +161,14 @@ class LocalPlatform:
         home = Tenant(CLUSTER, CLUSTER, user)
         runtime = ProcessRuntime(grace=self._grace)
         self._store = Store(self._state.database)
+        users = self._users = Users(Accounts(self._store.database), home, self._token)
+        sites = Sites(runtime.dial, users.name_of, self._may_see)
         self._service = JobService(
-            self._store, runtime, offered, home, registry_hosts=own_hosts(self._port)
+            self._store, runtime, sites, offered, home, registry_hosts=own_hosts(self._port)
         )
         app = create_app(
             service=self._service,
-            users=Users(Accounts(self._store.database), home, self._token),
+            users=users,
             home=home,
             presets=offered,
             port=self._port,
@@ -186,6 +190,14 @@ class LocalPlatform:
         )
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         return _Server(settings)
+
+    def _may_see(self, user: str, job_id: str) -> bool:
+        """Tell whether a user may see a job's web page."""
+        try:
+            self._service.find(job_id, self._users.caller(user), Action.READ)
+        except APIError:  # the user may be gone by now
+            return False
+        return True
 
     def _run(self, server: _Server, listener: socket.socket) -> None:
         self._uvicorn = server

@@ -59,6 +59,10 @@ class Users:
         name = known.users.get(digest(token))
         return None if name is None else known.caller(name)
 
+    def name_of(self, token: str) -> str | None:
+        caller = self.of_token(token)
+        return None if caller is None else caller.name
+
     def caller(self, name: str) -> Caller:
         """Return a user or a role, to be asked what it may do.
 

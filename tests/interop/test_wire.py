@@ -364,7 +364,7 @@ def test_a_created_job_is_answered_with_all_that_clients_read(wire: Wire, label:
         "total_price_credits": "0",
         "price_credits_per_hour": "0",
         "max_run_time_minutes": 60,
-        "http_url": "http://127.0.0.1:8080",
+        "http_url": job["http_url"],  # at any free port, so that two jobs can listen on one
         "internal_hostname": f"{id}.{job['namespace']}",
         "internal_hostname_named": f"{label}--{job['org_project_hash']}.{job['namespace']}",
     }

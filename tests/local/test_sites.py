@@ -1,0 +1,434 @@
+"""The web servers of jobs, as browsers and scripts see them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+import websocket
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+from neuro_sync import (
+    Action,
+    Container,
+    HTTPPort,
+    JobDescription,
+    JobStatus,
+    Permission,
+    Resources,
+    Session,
+)
+from neuro_sync.local import sites
+from neuro_sync.local.accounts import accounts_of
+from neuro_sync.local.server import LocalPlatform
+
+WEB = """
+import http.server, json, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        told = {"method": self.command, "path": self.path, "headers": self.headers.items(),
+                "received": len(body), "same": body == body[:1] * len(body)}
+        answer = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", len(answer))
+        self.send_header("Set-Cookie", "theirs=1")
+        self.end_headers()
+        self.wfile.write(answer)
+    do_POST = do_PUT = do_DELETE = do_GET
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print("ready", flush=True)
+server.serve_forever()
+"""
+WEBSOCKETS = """
+import sys
+from websockets.sync.server import serve
+
+def echo(connection):
+    for message in connection:
+        connection.send(message)
+
+with serve(echo, "127.0.0.1", int(sys.argv[1])) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"""
+PAGE = {"Accept": "text/html,*/*"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+class Serve:
+    """Starts a web server as a job, and returns when it listens."""
+
+    def __init__(self, session: Session, folder: Path) -> None:
+        self._session = session
+        self._folder = folder
+
+    def __call__(self, script: str = WEB, *, requires_auth: bool = True) -> JobDescription:
+        port = free_port()
+        path = self._folder / "serve.py"
+        path.write_text(script)
+        job = self._session.jobs.run(
+            Container(
+                image="any",
+                command=f"python '{path}' {port}",
+                resources=Resources(cpu=0.1, memory_mb=64),
+                http=HTTPPort(port=port, requires_auth=requires_auth),
+            )
+        )
+        with self._session.jobs.logs(job) as lines:
+            assert next(lines) == "ready"
+        return job
+
+
+@pytest.fixture
+def serve(session: Session, folder: Path) -> Iterator[Serve]:
+    yield Serve(session, folder)
+    for job in session.jobs.list(statuses=[JobStatus.RUNNING]):
+        session.jobs.kill(job)
+
+
+def url_of(job: JobDescription) -> str:
+    return str(job.http_url).rstrip("/")
+
+
+@pytest.fixture
+def bearer(platform: LocalPlatform) -> dict[str, str]:
+    return {"Authorization": f"Bearer {platform.token}"}
+
+
+def raw(url: str, request: bytes) -> bytes:
+    """Send bytes, and return all that comes back."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+        connection.sendall(request)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+        return answer
+
+
+def test_a_request_reaches_the_job_and_no_login_does(serve: Serve, bearer: dict[str, str]) -> None:
+    job = serve()
+    cookies = {"Cookie": f"a=1; {sites.COOKIE}=secret; b=2"}
+    answer = requests.get(f"{url_of(job)}/a%20b?c=d&e", headers=bearer | cookies, timeout=20)
+    told = answer.json()
+    assert told["path"] == "/a%20b?c=d&e"
+    headers = {name.lower(): value for name, value in told["headers"]}
+    assert headers["cookie"] == "a=1; b=2"
+    assert headers["host"] == urlsplit(url_of(job)).netloc
+    assert headers["x-forwarded-proto"] == "http"
+    assert "authorization" not in headers
+    assert answer.headers["Set-Cookie"] == "theirs=1"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_large_bodies_pass(serve: Serve, bearer: dict[str, str], chunked: bool) -> None:
+    url = f"{url_of(serve())}/upload"
+    size = 5 * 2**20
+    if chunked:  # the job's server does not read those; that it answers at all is enough
+        pieces = iter([b"x" * 1000])
+        assert requests.post(url, data=pieces, headers=bearer, timeout=20).status_code == 200
+        return
+    told = requests.post(url, data=b"x" * size, headers=bearer, timeout=20).json()
+    assert (told["method"], told["received"], told["same"]) == ("POST", size, True)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"])
+def test_nobody_gets_in_without_signing_in(serve: Serve, method: str) -> None:
+    url = url_of(serve())
+    refused = requests.request(method, url, timeout=20)
+    assert refused.status_code == 401
+    wrong = {"Authorization": "Bearer wrong"}
+    assert requests.request(method, url, headers=wrong, timeout=20).status_code == 401
+
+
+def test_a_browser_is_asked_to_sign_in_once(serve: Serve, platform: LocalPlatform) -> None:
+    url = url_of(serve())
+    with requests.Session() as browser:
+        page = browser.get(f"{url}/lab?x=<y>", headers=PAGE, timeout=20)
+        assert page.status_code == 401
+        assert "<form" in page.text
+        assert "<y>" not in page.text
+        form = {"token": "wrong", "next": "/lab?x=1"}
+        again = browser.post(f"{url}{sites.LOGIN_PATH}", data=form, timeout=20)
+        assert again.status_code == 401
+        assert "does not know this token" in again.text
+        form["token"] = platform.token
+        found = browser.post(f"{url}{sites.LOGIN_PATH}", data=form, timeout=20)
+        assert found.json()["path"] == "/lab?x=1"
+        assert browser.get(url, headers=PAGE, timeout=20).json()["path"] == "/"
+        assert platform.token not in str(browser.cookies)
+
+
+def test_a_token_in_the_address_becomes_a_cookie(serve: Serve, platform: LocalPlatform) -> None:
+    address = f"{url_of(serve())}/a?b=1&{sites.TOKEN_PARAMETER}={platform.token}"
+    first = requests.get(address, timeout=20, allow_redirects=False)
+    assert first.status_code == 303
+    assert first.headers["Location"] == "/a?b=1"
+    assert {"HttpOnly", "SameSite=Lax"} <= set(first.headers["Set-Cookie"].split("; "))
+    with requests.Session() as browser:
+        assert browser.get(address, timeout=20).json()["path"] == "/a?b=1"
+
+
+@pytest.mark.parametrize("target", ["//evil.example/", "/\\evil.example", "https://evil.example/"])
+def test_signing_in_leads_nowhere_else(serve: Serve, platform: LocalPlatform, target: str) -> None:
+    url = url_of(serve())
+    form = {"token": platform.token, "next": target}
+    answer = requests.post(f"{url}{sites.LOGIN_PATH}", data=form, timeout=20, allow_redirects=False)
+    assert answer.headers["Location"] == "/"
+
+
+def test_a_page_without_login_is_open_and_keeps_its_own(serve: Serve) -> None:
+    url = url_of(serve(requires_auth=False))
+    answer = requests.get(url, headers={"Authorization": "Basic their-own"}, timeout=20)
+    assert ["authorization", "Basic their-own"] in answer.json()["headers"]
+
+
+def test_a_login_of_the_job_itself_gets_through(serve: Serve, platform: LocalPlatform) -> None:
+    url = url_of(serve())
+    with requests.Session() as browser:
+        browser.get(f"{url}/?{sites.TOKEN_PARAMETER}={platform.token}", timeout=20)
+        theirs = {"Authorization": "token of-the-notebook"}
+        told = browser.get(url, headers=theirs, timeout=20).json()
+        assert ["authorization", "token of-the-notebook"] in told["headers"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_other_names_and_pages_are_turned_away(
+    serve: Serve, bearer: dict[str, str], method: str, header: dict[str, str]
+) -> None:
+    for requires_auth in (True, False):
+        url = url_of(serve(requires_auth=requires_auth))
+        answer = requests.request(method, url, headers=bearer | header, timeout=20)
+        assert answer.status_code == 403
+
+
+def test_websockets_pass(serve: Serve, bearer: dict[str, str]) -> None:
+    url = url_of(serve(WEBSOCKETS)).replace("http", "ws")
+    connection = websocket.create_connection(url, header=bearer, timeout=20)
+    for message in ("hello", "x" * 1_000_000):
+        connection.send(message)
+        assert connection.recv() == message
+    connection.close()
+    for refused, origin in (({}, None), (bearer, "http://evil.example")):
+        with pytest.raises(websocket.WebSocketBadStatusException):
+            websocket.create_connection(url, header=refused, origin=origin, timeout=20)
+
+
+NOTEBOOK = """
+import sys
+from http import HTTPStatus
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+from websockets.sync.server import serve
+
+PAGE = b'''<!doctype html><title>closed</title><script>
+const socket = new WebSocket("ws://" + location.host + "/kernel")
+socket.onopen = () => socket.send("6 * 7")
+socket.onmessage = (event) => document.title = "answered: " + event.data
+</script>'''
+
+def answer(connection, request):
+    if request.path != "/kernel":
+        headers = Headers({"Content-Type": "text/html", "Content-Length": str(len(PAGE))})
+        return Response(HTTPStatus.OK, "OK", headers, PAGE)
+
+def echo(connection):
+    for message in connection:
+        connection.send(message)
+
+with serve(echo, "127.0.0.1", int(sys.argv[1]), process_request=answer) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """A real one, without a window."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        reason = "no browser here: apt-get install chromium chromium-driver"
+        if os.environ.get("NEURO_REQUIRE_ENGINE"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(f"--{argument}")
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        yield opened
+    finally:
+        opened.quit()
+
+
+def test_a_browser_signs_in_and_its_page_speaks_with_the_job(
+    serve: Serve, platform: LocalPlatform, browser: webdriver.Chrome
+) -> None:
+    browser.get(url_of(serve(NOTEBOOK)))
+    assert browser.title == "Sign in"
+    browser.find_element("name", "token").send_keys(platform.token)
+    browser.find_element("tag name", "button").click()
+    WebDriverWait(browser, 20).until(lambda found: found.title == "answered: 6 * 7")
+    # The same login is good for every job.
+    browser.get(url_of(serve(NOTEBOOK)))
+    WebDriverWait(browser, 20).until(lambda found: found.title == "answered: 6 * 7")
+
+
+def test_what_one_may_see_may_change_while_one_is_signed_in(
+    serve: Serve, platform: LocalPlatform, session: Session
+) -> None:
+    job = serve()
+    with accounts_of(platform.folder) as accounts:
+        accounts.add_user("visitor")
+        token = accounts.add_token("visitor")
+    address = f"{url_of(job)}/?{sites.TOKEN_PARAMETER}={token}"
+    with requests.Session() as browser:
+        assert browser.get(address, timeout=20).status_code == 403
+        session.users.share("visitor", Permission(uri=job.uri, action=Action.READ))
+        assert browser.get(address, timeout=20).status_code == 200
+        assert browser.get(url_of(job), timeout=20).status_code == 200
+        session.users.revoke("visitor", job.uri)
+        assert browser.get(url_of(job), timeout=20).status_code == 403
+        session.users.share("visitor", Permission(uri=job.uri, action=Action.READ))
+        with accounts_of(platform.folder) as accounts:
+            accounts.remove("visitor")
+        assert browser.get(url_of(job), timeout=20).status_code == 403
+
+
+def test_the_address_ends_with_the_job(
+    session: Session, serve: Serve, bearer: dict[str, str]
+) -> None:
+    job = serve()
+    session.jobs.kill(job)
+    session.jobs.wait(job)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url_of(job), headers=bearer, timeout=20)
+
+
+def test_a_server_that_does_not_listen_yet_is_named(
+    session: Session, bearer: dict[str, str]
+) -> None:
+    port = free_port()
+    container = Container(
+        image="any",
+        command="sleep 60",
+        resources=Resources(cpu=0.1, memory_mb=64),
+        http=HTTPPort(port=port),
+    )
+    job = session.jobs.run(container)
+    answer = requests.get(url_of(job), headers=bearer, timeout=20)
+    session.jobs.kill(job)
+    assert answer.status_code == 502
+    assert f"{job.id} does not listen on its port {port}" in answer.text
+
+
+def test_only_this_machine_is_listened_to(serve: Serve) -> None:
+    port = urlsplit(url_of(serve())).port
+    assert port is not None
+    listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    addresses = [line.split()[1] for line in listening.splitlines() if " 0A " in line]
+    assert [a for a in addresses if a.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", 431),
+    ],
+)
+def test_what_is_no_request_is_refused(serve: Serve, request_bytes: bytes, status: int) -> None:
+    assert raw(url_of(serve()), request_bytes).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_half_a_request_is_not_waited_for_for_ever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "HEAD_TIMEOUT", 0.1)
+    assert raw(url_of(serve()), b"GET / HTTP/1.1\r\n").startswith(b"HTTP/1.1 408 ")
+
+
+def test_an_answer_that_is_no_http_is_told_apart(serve: Serve, bearer: dict[str, str]) -> None:
+    script = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("ready", flush=True)
+while True:
+    connection, _ = listener.accept()
+    connection.recv(65536)
+    connection.sendall(b"hello")
+    connection.close()
+"""
+    answer = requests.get(url_of(serve(script)), headers=bearer, timeout=20)
+    assert (answer.status_code, answer.text) == (502, "the job gave no answer in HTTP")
+
+
+def test_a_login_form_must_be_small(serve: Serve) -> None:
+    url = url_of(serve())
+    host = urlsplit(url).netloc
+    request = f"POST {sites.LOGIN_PATH} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99999\r\n\r\n"
+    assert raw(url, request.encode()).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_job_without_a_web_server_has_no_address(session: Session) -> None:
+    job = session.jobs.start(image="any", preset_name="cpu-small", command="true")
+    assert str(job.http_url) == ""
+
+
+def test_a_second_request_on_a_connection_is_not_let_through(
+    serve: Serve, bearer: dict[str, str]
+) -> None:
+    url = url_of(serve())
+    head = f"GET /%s HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
+    first = head % "first" + f"Authorization: {bearer['Authorization']}\r\n\r\n"
+    answer = raw(url, (first + head % "second" + "\r\n").encode())
+    told = json.loads(answer.split(b"\r\n\r\n", 1)[1])
+    assert told["path"] == "/first"
+    assert b"/second" not in answer
