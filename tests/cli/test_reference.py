@@ -48,7 +48,7 @@ def started(name: str) -> str:
 Job ID: JOB-ID
 Status: pending
 Name: {name}
-Http URL: http://127.0.0.1
+Http URL: http://127.0.0.1:PORT
 Shortcuts:
   neuro status {name} # check job status
   neuro logs {name} # monitor job stdout
@@ -106,7 +106,7 @@ def test_a_job_is_found_while_it_runs_and_is_ended(
         "Preemptible: False\n"
         "Life span: 1d\n"
         "Internal Hostname: JOB-ID.NAMESPACE\n"
-        "Http URL: http://127.0.0.1\n"
+        "Http URL: http://127.0.0.1:PORT\n"
         "Http port: 80\n"
         "Http authentication: True\n"
         "Created: TIME\n"
@@ -136,7 +136,7 @@ def test_a_web_server_without_login(neuro: Neuro, session: Session) -> None:
         "run --name filebrowser-demo --preset cpu-small --http 8085 --no-http-auth --detach "
         "filebrowser/filebrowser -- sleep infinity"
     )
-    assert "Http URL: http://127.0.0.1:8085\n" in ended.output
+    assert "Http URL: http://127.0.0.1:PORT\n" in transcript(ended.output)
     job = session.jobs.status("filebrowser-demo")
     assert job.container.http is not None
     assert (job.container.http.port, job.container.http.requires_auth) == (8085, False)
