@@ -74,6 +74,8 @@ def test_another_cluster_is_named_with_those_that_there_are(session: Session) ->
 def test_only_a_platform_that_runs_already_is_taken_if_none_may_be_started(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"no local platform runs on {tmp_path}; start one with"):
         Session.local(state=tmp_path, start=False)
-    with LocalPlatform(tmp_path) as platform:
-        with Session.local(state=tmp_path, start=False) as session:
-            assert str(session.api_url) == platform.url
+    with (
+        LocalPlatform(tmp_path) as platform,
+        Session.local(state=tmp_path, start=False) as session,
+    ):
+        assert str(session.api_url) == platform.url
