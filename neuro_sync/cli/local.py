@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import click
 
+from neuro_sync.client.lookup import TOKEN_VARIABLE, URL_VARIABLE
 from neuro_sync.errors import ConfigError
 
 from . import output
 from .accounts import project, user
+
+if TYPE_CHECKING:
+    from neuro_sync.local.server import LocalPlatform
+    from neuro_sync.local.state import Address
 
 DEFAULT_PORT = 7787
 
@@ -29,8 +39,13 @@ local.add_command(user)
 local.add_command(project)
 
 
+state_option = click.option(
+    "--state", metavar="FOLDER", help="Where it keeps everything; .neuro-local here."
+)
+
+
 @local.command()
-@click.option("--state", metavar="FOLDER", help="Where it keeps everything; .neuro-local here.")
+@state_option
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: use a temporary folder.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes any free one.")
 def up(state: str | None, ephemeral: bool, port: int) -> None:
@@ -41,18 +56,139 @@ def up(state: str | None, ephemeral: bool, port: int) -> None:
 
     Example: neuro local up --port 0
     """
-    if state and ephemeral:
-        raise click.UsageError("--state and --ephemeral exclude each other")
+    _check_exclusive(state, ephemeral)
+    platform = _server().LocalPlatform(state, ephemeral=ephemeral, port=port, is_program=True)
+    with _stop_signal() as wait, platform:
+        output.banner(platform.url, str(platform.folder), kept=not ephemeral)
+        wait()
+        output.note("Stopping the platform and its jobs.")
+
+
+@local.command()
+@state_option
+def down(state: str | None) -> None:
+    """Stop the local platform and its jobs; what it remembers stays.
+
+    Example: neuro local down
+    """
+    address = _server().stop_platform(state)
+    output.note(f"The local platform at {address.url} has ended.")
+
+
+@local.command()
+@state_option
+def status(state: str | None) -> None:
+    """Tell whether a local platform runs, and where; the exit code is 1 if none does.
+
+    Example: neuro local status
+    """
+    folder, address = _server().folder_of(state), _server().running_platform(state)
+    if address is None:
+        output.note(f"No local platform runs on {folder}.")
+        raise click.exceptions.Exit(1)
+    output.result(f"{address.url}  version {address.version}, process {address.pid}, on {folder}")
+
+
+@local.command()
+@state_option
+def env(state: str | None) -> None:
+    """Print the environment with which programs use the local platform.
+
+    Example: eval "$(neuro local env)"
+    """
+    for name, value in _environment(_running(state)).items():
+        output.result(f"export {name}={shlex.quote(value)}")
+
+
+@local.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@state_option
+@click.option("--ephemeral", is_flag=True, help="Start one for the program, and keep nothing.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(state: str | None, ephemeral: bool, command: tuple[str, ...]) -> None:
+    """Run a program that uses the local platform, and exit as it does.
+
+    If no platform runs, one is started that ends with the program.
+
+    Example: neuro local exec --ephemeral -- python train.py
+    """
+    _check_exclusive(state, ephemeral)
+    server = _server()
+    address = None if ephemeral else server.running_platform(state)
+    if address is not None:
+        address.check_version()
+        exit_code = _run(command, _environment(address))
+    else:
+        with server.LocalPlatform(state, ephemeral=ephemeral) as platform:
+            exit_code = _run(command, _environment(platform))
+    raise click.exceptions.Exit(exit_code)
+
+
+@local.command()
+@state_option
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def reset(state: str | None, yes: bool) -> None:
+    """Delete the state folder: all jobs, logs, files and users of the local platform.
+
+    Jobs that a killed platform has left behind are ended first.
+
+    Example: neuro local reset --yes
+    """
+    server = _server()
+    folder = server.folder_of(state)
+    if not (folder / "version").exists():
+        raise ConfigError(f"{folder} is no state folder of a local platform; nothing was deleted")
+    if not yes:
+        click.confirm(f"Delete {folder} and all that is in it?", abort=True)
+    with server.LocalPlatform(state) as platform:
+        platform.delete_at_end()
+    output.note(f"{folder} is deleted.")
+
+
+def _server() -> ModuleType:
+    """Load what only the commands of this group need."""
     try:
-        from neuro_sync.local.server import LocalPlatform
+        from neuro_sync.local import server
     except ImportError as error:
         raise ConfigError(
             f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
         ) from error
-    with _stop_signal() as wait, LocalPlatform(state, ephemeral=ephemeral, port=port) as platform:
-        output.banner(platform.url, str(platform.folder), kept=not ephemeral)
-        wait()
-        output.note("Stopping the platform and its jobs.")
+    return server
+
+
+def _running(state: str | None) -> Address:
+    server = _server()
+    address: Address | None = server.running_platform(state)
+    if address is None:
+        raise ConfigError(
+            f"no local platform runs on {server.folder_of(state)}; start one: neuro local up"
+        )
+    return address
+
+
+def _environment(platform: Address | LocalPlatform) -> dict[str, str]:
+    return {URL_VARIABLE: platform.url, TOKEN_VARIABLE: platform.token}
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program; Ctrl-C is its business, since the terminal sends it to both."""
+    try:
+        process = subprocess.Popen(command, env={**os.environ, **environment})
+    except OSError as error:
+        output.note(f"Error: {command[0]} could not be started: {error.strerror}")
+        return 127 if isinstance(error, FileNotFoundError) else 126
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        exit_code = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def _check_exclusive(state: str | None, ephemeral: bool) -> None:
+    if state and ephemeral:
+        raise click.UsageError("--state and --ephemeral exclude each other")
 
 
 @contextmanager

@@ -157,14 +157,17 @@ class Session(Closing):
             ConfigError: The extra ``local`` is not installed, the state folder is unusable, or
                 no platform runs there and none is to be started.
         """
-        from neuro_sync.local.state import folder_of, running_platform
-
         from .settings import Settings
 
+        try:
+            from neuro_sync.local.state import folder_of, running_platform
+        except ImportError as error:
+            raise _lacks(error) from error
         # What a project's file says is meant for a hosted platform; here there is one cluster.
         settings = Settings()
         address = None if ephemeral else running_platform(state)
         if address is not None:
+            address.check_version()
             return cls(address.url, address.token, timeout=timeout, settings=settings)
         if not start:
             raise ConfigError(
@@ -173,9 +176,7 @@ class Session(Closing):
         try:
             from neuro_sync.local.server import LocalPlatform
         except ImportError as error:
-            raise ConfigError(
-                f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
-            ) from error
+            raise _lacks(error) from error
         platform = LocalPlatform(state, ephemeral=ephemeral).start()
         session = cls(platform.url, platform.token, timeout=timeout, settings=settings)
         session._end_with(platform)

@@ -25,11 +25,11 @@ from .jobs import JobService, Tenant
 from .machine import presets
 from .runtimes.process import ProcessRuntime
 from .sites import Sites
-from .state import Address, StateFolder, local_user, running_platform
+from .state import StateFolder, folder_of, local_user, running_platform, stop_platform
 from .store import Store
 from .users import Users
 
-__all__ = ["LocalPlatform", "running_platform"]
+__all__ = ["LocalPlatform", "folder_of", "running_platform", "stop_platform"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,16 @@ class LocalPlatform:
         ephemeral: bool = False,
         port: int = 0,
         grace: float = 3.0,
+        is_program: bool = False,
     ) -> None:
         """Say where it keeps its state and where it listens.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
-        by itself.
+        by itself. `is_program` says that this process is there for the platform alone and ends
+        when it is sent SIGTERM, so that ``neuro local down`` may do that.
         """
+        self._is_program = is_program
+        self._forget = False
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
@@ -118,6 +122,11 @@ class LocalPlatform:
         return f"http://{HOST}:{self._port}{API}"
 
     @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        return self._port
+
+    @property
     def token(self) -> str:
         return self._token
 
@@ -134,7 +143,7 @@ class LocalPlatform:
             user = local_user()
             self._token = self._state.token(user)
             self._run(self._server(user), listener)
-            self._state.announce(Address(self.url, self._token))
+            self._state.announce(self.url, self._token, is_program=self._is_program)
         except BaseException:
             self._clean_up()
             raise
@@ -250,11 +259,17 @@ class LocalPlatform:
             accounts.add_user(name)
             return accounts.add_token(name)
 
+    def delete_at_end(self) -> None:
+        """Have `close` delete the state folder, with all that the platform remembers."""
+        self._forget = True
+
     def _clean_up(self) -> None:
         if self._listener is not None:
             self._listener.close()
         if self._store is not None:
             self._store.close()
+        if self._forget:
+            self._state.delete()
         self._state.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)

@@ -10,13 +10,21 @@ import json
 import os
 import re
 import secrets
-from dataclasses import dataclass
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import psutil
+
 from neuro_sync.errors import ConfigError
+from neuro_sync.version import __version__
 
 VARIABLE = "NEURO_LOCAL_STATE"
 DEFAULT_FOLDER = ".neuro-local"
+STOP_TIMEOUT = 30.0
+"""Seconds; jobs are asked to end first, and made to a little later."""
 VERSION = "1"
 """Of the folder's layout; a folder of another one is refused, not guessed at."""
 
@@ -27,10 +35,26 @@ class Address:
 
     url: str
     """Of its API."""
-    token: str
+    token: str = field(repr=False)
+    pid: int = 0
+    """Of the process that it is, or is within."""
+    begun: float = 0.0
+    """When that process started, which tells it from a later one of the same number."""
+    is_program: bool = False
+    """Whether that process is there for the platform alone, and ends when it is asked to."""
+    version: str = __version__
 
-    def __repr__(self) -> str:
-        return f"Address(url={self.url!r})"
+    def check_version(self) -> None:
+        """Refuse a platform that an upgrade has left behind, which would only cause riddles.
+
+        Raises:
+            ConfigError: It is of another version than this program.
+        """
+        if self.version != __version__:
+            raise ConfigError(
+                f"the local platform at {self.url} is of version {self.version}, and this program "
+                f"of {__version__}; restart it: neuro local down, then neuro local up"
+            )
 
 
 class StateFolder:
@@ -66,6 +90,8 @@ class StateFolder:
                 "use that one, or name another folder with --state"
             ) from None
         try:
+            # That of a platform which was killed.
+            self._announcement.unlink(missing_ok=True)
             self._check_version()
         except ConfigError:
             self.close()
@@ -116,12 +142,23 @@ class StateFolder:
                 opened.write(make_token(user))
         return file.read_text().strip()
 
-    def announce(self, address: Address) -> None:
+    def announce(self, url: str, token: str, *, is_program: bool) -> None:
         """Tell other processes where the platform is."""
-        text = json.dumps({"url": address.url, "pid": os.getpid()})
+        pid = os.getpid()
+        address = Address(url, token, pid, psutil.Process(pid).create_time(), is_program)
+        told = {name: value for name, value in asdict(address).items() if name != "token"}
         temporary = self.path / "address.json.new"
-        temporary.write_text(text)
-        temporary.replace(self.path / "address.json")
+        temporary.write_text(json.dumps(told))
+        temporary.replace(self._announcement)
+
+    @property
+    def _announcement(self) -> Path:
+        return self.path / "address.json"
+
+    def delete(self) -> None:
+        """Delete the folder with all that is in it; its lock has to be held."""
+        shutil.rmtree(self.path)
+        self.close()
 
     def close(self) -> None:
         if self._lock is not None:
@@ -143,10 +180,41 @@ def running_platform(folder: str | Path | None = None) -> Address | None:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 announced = json.loads((path / "address.json").read_text())
-                return Address(announced["url"], (path / "token").read_text().strip())
-    except (OSError, ValueError, KeyError):
+                return Address(token=(path / "token").read_text().strip(), **announced)
+    except (OSError, ValueError, TypeError):
         pass
     return None
+
+
+def stop_platform(folder: str | Path | None = None, timeout: float = STOP_TIMEOUT) -> Address:
+    """Ask the platform of a state folder to end, wait until it has, and return where it was.
+
+    Raises:
+        ConfigError: There is none, it is part of another program, or it does not end.
+    """
+    address = running_platform(folder)
+    if address is None:
+        path = folder_of(folder)
+        raise ConfigError(f"no local platform runs on {path}; start one: neuro local up")
+    if not address.is_program:
+        raise ConfigError(
+            f"the local platform at {address.url} is part of the program with the process number "
+            f"{address.pid}, and ends with it"
+        )
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(address.pid)
+        # Never another one that has got the number since.
+        if process.create_time() == address.begun:
+            process.terminate()
+    deadline = time.monotonic() + timeout
+    while running_platform(folder) is not None:
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"the local platform, process {address.pid}, has not ended after {timeout:g} s; "
+                "it may be waiting for a job that does not end"
+            )
+        time.sleep(0.02)
+    return address
 
 
 def make_token(user: str) -> str:

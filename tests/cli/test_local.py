@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from neuro_sync import Session
+from neuro_sync import ConfigError, Session
+from neuro_sync.local.state import stop_platform
 
 NEURO = [sys.executable, "-m", "neuro_sync"]
 
@@ -66,6 +71,139 @@ def test_options_that_exclude_each_other_are_refused() -> None:
     ended = run("local", "up", "--ephemeral", "--state", "x")
     assert ended.returncode == 64
     assert "exclude each other" in ended.stderr
+
+
+@contextmanager
+def up(state: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run the command until the block ends, and return when it answers."""
+    with subprocess.Popen(
+        [*NEURO, "local", "up", "--port", "0", "--state", str(state)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        yield process
+        process.terminate()
+
+
+def test_down_ends_it_with_its_jobs_and_status_tells(tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path))
+    assert run("local", "status", *state).returncode == 1
+    with up(tmp_path) as process:
+        with Session.local(state=tmp_path) as session:
+            job = session.jobs.start(image="any", preset_name="cpu-small", command="sleep 60")
+            told = run("local", "status", *state)
+            assert told.returncode == 0
+            assert str(session.api_url) in told.stdout
+        ended = run("local", "down", *state)
+        assert (ended.returncode, ended.stdout) == (0, "")
+        assert process.wait(20) == 0
+    again = run("local", "down", *state)
+    assert again.returncode == 77
+    assert again.stderr == (
+        f"Error: no local platform runs on {tmp_path}; start one: neuro local up\n"
+    )
+    with Session.local(state=tmp_path) as session:
+        assert session.jobs.status(job).reason == "PlatformStopped"
+
+
+def test_down_leaves_alone_what_is_part_of_a_program(tmp_path: Path) -> None:
+    with Session.local(state=tmp_path) as session:
+        ended = run("local", "down", "--state", str(tmp_path))
+        assert ended.returncode == 77
+        assert f"part of the program with the process number {os.getpid()}" in ended.stderr
+        session.jobs.tags()
+
+
+def test_down_never_signals_a_process_that_got_the_number_later(tmp_path: Path) -> None:
+    with up(tmp_path) as process:
+        bystander = subprocess.Popen(["sleep", "60"])
+        try:
+            announced = tmp_path / "address.json"
+            told = json.loads(announced.read_text())
+            announced.write_text(json.dumps({**told, "pid": bystander.pid}))
+            with pytest.raises(ConfigError, match="has not ended"):
+                stop_platform(tmp_path, timeout=0.1)
+            assert bystander.poll() is None
+            assert process.poll() is None
+        finally:
+            bystander.kill()
+            bystander.wait()
+
+
+def test_env_is_for_a_shell(tmp_path: Path) -> None:
+    script = 'eval "$("$@")"; exec "$0" -c "$CODE"'
+    code = "import neuro_sync; print(neuro_sync.get().jobs.get_capacity()['cpu-small'] >= 0)"
+    with up(tmp_path):
+        answer = subprocess.run(
+            ["sh", "-c", script, sys.executable, *NEURO, "local", "env", "--state", str(tmp_path)],
+            env={**os.environ, "CODE": code},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    assert answer.stdout == "True\n"
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_exec_gives_a_program_the_platform_and_exits_as_it_does(
+    tmp_path: Path, is_running: bool
+) -> None:
+    code = "import neuro_sync, sys; neuro_sync.get().jobs.tags(); sys.exit(7)"
+    with up(tmp_path) if is_running else nullcontext():
+        arguments = ("--state", str(tmp_path), "--", sys.executable, "-c", code)
+        ended = run("local", "exec", *arguments)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [(["there-is-no-such-program"], 127), (["/"], 126), (["sh", "-c", "kill -9 $$"], 137)],
+)
+def test_exec_ends_as_a_shell_would(command: list[str], exit_code: int) -> None:
+    assert run("local", "exec", "--ephemeral", *command).returncode == exit_code
+
+
+def test_reset_deletes_the_folder_and_ends_what_a_killed_platform_left(tmp_path: Path) -> None:
+    state, mark = tmp_path / "state", tmp_path / "pid"
+    with up(state) as process:
+        with Session.local(state=state) as session:
+            command = f"sh -c 'echo $$ > {mark}; exec sleep 60'"
+            job = session.jobs.start(image="any", preset_name="cpu-small", command=command)
+            session.jobs.wait(job, until="running")
+            while not (mark.exists() and mark.read_text().strip()):
+                session.jobs.status(job)
+        refused = run("local", "reset", "--yes", "--state", str(state))
+        assert refused.returncode == 77
+        assert "is running on" in refused.stderr
+        process.kill()
+    assert run("local", "reset", "--yes", "--state", str(state)).returncode == 0
+    assert not state.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+
+
+def test_reset_touches_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    ended = run("local", "reset", "--yes", "--state", str(tmp_path))
+    assert ended.returncode == 77
+    assert "is no state folder of a local platform; nothing was deleted" in ended.stderr
+    with Session.local(state=tmp_path / "state"):
+        pass
+    asked = run("local", "reset", "--state", str(tmp_path / "state"))
+    assert asked.returncode == 1
+    assert (tmp_path / "state" / "version").exists()
+    assert (tmp_path / "precious").exists()
+
+
+def test_a_platform_of_another_version_is_named(tmp_path: Path) -> None:
+    with up(tmp_path):
+        announced = tmp_path / "address.json"
+        announced.write_text(json.dumps({**json.loads(announced.read_text()), "version": "0.0.1"}))
+        with pytest.raises(ConfigError, match=r"is of version 0\.0\.1.*neuro local down"):
+            Session.local(state=tmp_path)
 
 
 def test_the_version_is_told() -> None:

@@ -16,8 +16,8 @@ from neuro_sync import (
     StreamInterrupted,
 )
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.testing import Fault, FaultProxy
 from neuro_sync.transport.clock import Clock
-from tests.fault_proxy import Fault, FaultProxy
 
 Start = Callable[[str], JobDescription]
 LOG = "GET /api/v1/monitoring/jobs/"
@@ -32,15 +32,14 @@ class Impatient(Clock):
 
 @pytest.fixture(scope="module")
 def proxy(platform: LocalPlatform) -> Iterator[FaultProxy]:
-    with FaultProxy(int(platform.url.split(":")[2].split("/")[0])) as running:
+    with FaultProxy(platform.port) as running:
         yield running
 
 
 @pytest.fixture
 def far(platform: LocalPlatform, proxy: FaultProxy) -> Iterator[Session]:
     """A session whose every byte goes through the proxy."""
-    url = f"http://127.0.0.1:{proxy.port}/api/v1"
-    with Session(url, platform.token, clock=Impatient()) as session:
+    with Session(proxy.url, platform.token, clock=Impatient()) as session:
         yield session
 
 

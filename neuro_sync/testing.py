@@ -1,4 +1,7 @@
-"""A TCP proxy before a platform that makes connections fail in ways of its choice."""
+"""For tests of code that uses this package: connections that fail in ways of your choice.
+
+The fixture ``neuro_faults`` puts a `FaultProxy` before the local platform.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ class FaultProxy:
     """
 
     def __init__(self, target: int) -> None:
+        """Pass everything on to a port of this machine."""
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -48,6 +52,11 @@ class FaultProxy:
         self._sockets: set[socket.socket] = set()
         # Guards the plans and the set of sockets against the threads of the connections.
         self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Of the platform's API, by way of this proxy."""
+        return f"http://127.0.0.1:{self.port}/api/v1"
 
     def plan(self, request: str, *faults: Fault) -> None:
         """Let the next requests that begin like this, such as ``POST /api``, go wrong."""
