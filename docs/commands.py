@@ -53,7 +53,7 @@ def _options(command: click.Command) -> Iterator[str]:
         for parameter in command.get_params(click.Context(command))
         if (record := parameter.get_help_record(click.Context(command)))
         for name, text in [record]
-        if text and name != "--help"
+        if text and not name.endswith("--help")
     ]
     if not rows:
         return

@@ -234,5 +234,10 @@ class Session(Closing):
 get = Session
 """The same, by the name that the reference has for it: ``with neuro_sync.get() as session``."""
 
+
+def _lacks(error: ImportError) -> ConfigError:
+    return ConfigError(f"the local platform needs {error.name}: pip install 'neuro-sync[local]'")
+
+
 Client = Session
 """Another name of `Session`, for code that is being ported."""

@@ -193,7 +193,7 @@ def test_reset_touches_nothing_else(tmp_path: Path) -> None:
     with Session.local(state=tmp_path / "state"):
         pass
     asked = run("local", "reset", "--state", str(tmp_path / "state"))
-    assert asked.returncode == 1
+    assert asked.returncode == 130
     assert (tmp_path / "state" / "version").exists()
     assert (tmp_path / "precious").exists()
 
