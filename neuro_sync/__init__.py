@@ -36,7 +36,7 @@ from .errors import (
     StreamInterrupted,
     WaitTimeout,
 )
-from .models.config import Preset
+from .models.config import ClusterConfig, Preset, Project, ResourcePool
 from .models.images import RemoteImage
 from .models.jobs import (
     Container,
@@ -67,6 +67,7 @@ __all__ = [
     "BadGateway",
     "Client",
     "ClientError",
+    "ClusterConfig",
     "CommandFailed",
     "CommandResult",
     "CommandTimeout",
@@ -93,11 +94,13 @@ __all__ = [
     "Permission",
     "PortForward",
     "Preset",
+    "Project",
     "ProtocolError",
     "Quota",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
+    "ResourcePool",
     "Resources",
     "SecretFile",
     "ServerError",

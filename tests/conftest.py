@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from neuro_sync import JobDescription, Session
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.transport.tokens import user_of
+from tests.oauth_server import OAuthServer, TokenDoor
+
+WHERE_IT_IS = (
+    "NEURO_SYNC_URL",
+    "NEURO_SYNC_TOKEN",
+    "NEURO_PASSED_CONFIG",
+    "APOLO_PASSED_CONFIG",
+    "NEUROMATION_CONFIG",
+    "APOLO_CONFIG",
+)
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("no-deadline", deadline=None)
@@ -35,3 +47,28 @@ def start(session: Session) -> Callable[[str], JobDescription]:
         return session.jobs.start(image="any", preset_name="cpu-small", command=command)
 
     return start_command
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder of its own, in an environment that names no platform."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder)
+    for variable in WHERE_IT_IS:
+        monkeypatch.delenv(variable, raising=False)
+    return folder
+
+
+@pytest.fixture
+def oauth(platform: LocalPlatform) -> Iterator[OAuthServer]:
+    with OAuthServer(user_of(platform.token)) as server:
+        yield server
+
+
+@pytest.fixture
+def door(platform: LocalPlatform, oauth: OAuthServer) -> Iterator[TokenDoor]:
+    """The platform, for those who come with a token of the OAuth server."""
+    with TokenDoor(platform, oauth) as opened:
+        yield opened

@@ -103,7 +103,7 @@ class OAuthServer:
         assert query["code_challenge_method"] == "S256"
         assert query["client_id"] == CLIENT_ID
         assert query["scope"] == "offline_access"
-        back = {"state": query["state"]}
+        back = {"state": query["state"]} if "state" in query else {}
         if self.error:
             back |= {"error": self.error, "error_description": "you may not, said the server"}
         else:

@@ -71,6 +71,13 @@ class FrontDoor(_Listener):
         self._context = context
         self.address = f"{'https' if context else 'http'}://{LOOPBACK}:{self.port}"
         self._services = services or self.address
+        self._open: set[socket.socket] = set()
+
+    def cut_all(self) -> None:
+        """Cut all connections that are open."""
+        for connection in tuple(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -85,6 +92,13 @@ class FrontDoor(_Listener):
             self._hand_on(client)
 
     def _hand_on(self, client: socket.socket) -> None:
+        self._open.add(client)
+        try:
+            self._hand_on_request(client)
+        finally:
+            self._open.discard(client)
+
+    def _hand_on_request(self, client: socket.socket) -> None:
         head, rest = _read_head(client)
         head = head.replace(b":%d" % self.port, b":%d" % self._target)
         admitted = self._admitted(head)
@@ -133,6 +147,8 @@ class HttpProxy(_Listener):
         """The method and the target of each request, in the order in which they came."""
         self.logins: list[str | None] = []
         """The value of ``Proxy-Authorization`` of each request."""
+        self.agents: list[str] = []
+        """Who asked, in the words of each request."""
 
     @property
     def address(self) -> str:
@@ -145,6 +161,8 @@ class HttpProxy(_Listener):
         login = found[1].decode() if found else None
         self.requests.append(f"{method} {target}")
         self.logins.append(login)
+        agent = re.search(rb"(?i)\r\nuser-agent: ([^\r]*)\r\n", head)
+        self.agents.append(agent[1].decode() if agent else "")
         if self._login and login != f"Basic {self._login}":
             client.sendall(
                 b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hmac
 import http.server
+import logging
 import secrets
 import threading
 from collections.abc import Sequence
@@ -16,9 +17,19 @@ from typing_extensions import Self
 
 from neuro_sync.errors import AuthError, ConfigError
 
+logger = logging.getLogger("neuro_sync")
+
 LOOPBACK = ("127.0.0.1", "localhost")
 REFUSALS = {"unauthorized": 401, "access_denied": 403}
 """With which status a browser is told of an error of the login; 400 for any other."""
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        # A browser that leaves is its own business; the usual one would print all of it.
+        logger.debug("a browser left before it was answered")
 
 
 class CallbackServer:
@@ -39,7 +50,7 @@ class CallbackServer:
             target=self._server.serve_forever, args=(0.05,), name="neuro-sync: login", daemon=True
         )
 
-    def _listen(self, addresses: Sequence[str]) -> tuple[http.server.ThreadingHTTPServer, str]:
+    def _listen(self, addresses: Sequence[str]) -> tuple[_Server, str]:
         handler = self._handler()
         for address in addresses:
             parts = urlsplit(address)
@@ -50,12 +61,11 @@ class CallbackServer:
                 )
             port = 80 if parts.port is None else parts.port
             try:
-                server = http.server.ThreadingHTTPServer((parts.hostname, port), handler)
+                server = _Server((parts.hostname, port), handler)
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     continue
                 raise ConfigError(f"{address} cannot be listened on: {error}") from error
-            server.daemon_threads = True
             return server, f"http://{parts.hostname}:{server.server_port}"
         raise ConfigError(
             f"other programs use all of {', '.join(addresses)}, where the browser is to come back; "

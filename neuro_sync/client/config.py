@@ -41,6 +41,7 @@ class Config:
         settings: Settings,
         names: Mapping[str, str | None],
     ) -> None:
+        self.api_url = URL(found.url)
         self.settings = settings
         """What ``user.toml`` and the project's file say."""
         self._transport = transport
@@ -56,10 +57,6 @@ class Config:
         other = copy.copy(self)
         other._chosen = self._chosen | _given(names)  # noqa: SLF001  # a copy of ours
         return other
-
-    @property
-    def api_url(self) -> URL:
-        return URL(self._found.url)
 
     @property
     def username(self) -> str:
@@ -311,9 +308,9 @@ class _Platform:
         sent = tokens.token()
         platform = self._ask()
         # A token that is not accepted is no error here, so that the transport did not see it.
-        if not platform.authorized and tokens.renew(sent):
+        if not platform.clusters and not platform.authorized and tokens.renew(sent):
             platform = self._ask()
-        if not platform.authorized or not platform.clusters:
+        if not platform.clusters:
             why = "knows no cluster for you" if platform.authorized else "does not accept the token"
             raise AuthenticationError(f"{self._url} {why}", method="GET", path="/config")
         return platform

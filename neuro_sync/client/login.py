@@ -16,7 +16,7 @@ from neuro_sync.closing import Closing
 from neuro_sync.errors import AuthenticationError, AuthError, ConfigError
 
 if TYPE_CHECKING:
-    from neuro_sync.models.config import LoginConfig
+    from neuro_sync.models.config import LoginConfig, PlatformConfig
     from neuro_sync.transport.http import ConnectionOptions
 
     from .lookup import Chosen
@@ -212,6 +212,7 @@ class _Entrance(Closing):
 
         Raises:
             AuthenticationError: The platform does not accept the token.
+            ConfigError: It has no such cluster, or nothing can be saved.
         """
         from neuro_sync.models.config import LoginConfig, PlatformConfig
         from neuro_sync.transport.tokens import user_of
@@ -222,24 +223,9 @@ class _Entrance(Closing):
         user_of(grant.token)  # one without a name is refused before it is saved
         body = self._config(grant.token)
         platform = PlatformConfig.from_answer(body)
-        if not platform.clusters or not (
-            platform.authorized or grant.token == _token_for_nothing()
-        ):
+        if not platform.clusters:
             why = "knows no cluster for you" if platform.authorized else "does not accept the token"
             raise AuthenticationError(f"{self._url} {why}", method="GET", path="/config")
-        cluster = platform.clusters[0]
-        org = next((org for org in cluster.orgs if org), None)
-        projects = [
-            project.name
-            for project in platform.projects
-            if (project.cluster_name, project.org_name) == (cluster.name, org)
-        ]
-        current: dict[str, Any] = {
-            "cluster_name": cluster.name,
-            "org_name": org,
-            "project_name": min(projects, default=None),
-        }
-        current |= {name: choice.value for name, choice in (names or {}).items()}
         now = self._clock.date()
         login = SavedLogin(
             url=self._url,
@@ -247,10 +233,11 @@ class _Entrance(Closing):
             expiration_time=expiration(grant.expires_in, now),
             refresh_token=grant.refresh_token or "",
             auth_config=LoginConfig.from_answer(body).model_dump(mode="json"),
-            **current,
+            **_current(platform, {name: choice.value for name, choice in (names or {}).items()}),
             **stored_platform(body),
         )
         self._store.write(login, now=now)
+        self._store.warn_if_open_to_others()
 
     def _config(self, token: str = "") -> bytes:
         from neuro_sync.transport.tokens import FixedToken
@@ -260,6 +247,22 @@ class _Entrance(Closing):
 
     def close(self) -> None:
         self.transport.close()
+
+
+def _current(platform: PlatformConfig, wanted: Mapping[str, str]) -> dict[str, Any]:
+    """Return what is current after a login: what is wanted, else the platform's first."""
+    clusters = {cluster.name: cluster for cluster in platform.clusters}
+    name = wanted.get("cluster_name", platform.clusters[0].name)
+    if name not in clusters:
+        raise ConfigError(f"there is no cluster {name!r}; there are: {', '.join(clusters)}")
+    org = wanted.get("org_name") or next((org for org in clusters[name].orgs if org), None)
+    here = [
+        project.name
+        for project in platform.projects
+        if (project.cluster_name, project.org_name) == (name, org)
+    ]
+    project = wanted.get("project_name") or min(here, default=None)
+    return {"cluster_name": name, "org_name": org, "project_name": project}
 
 
 def _store(path: Folder | None) -> LoginStore:

@@ -80,10 +80,8 @@ class LoginStore:
         self.file = folder / DATABASE
 
     def exists(self) -> bool:
-        try:
-            return self.file.is_file()
-        except OSError:  # a folder that we may not look into
-            return False
+        # Not by Path, which raises for a folder that we may not look into.
+        return os.path.isfile(self.file)
 
     def read(self) -> SavedLogin:
         """Return what is saved.
@@ -115,9 +113,11 @@ class LoginStore:
         database = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT)
         try:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            # Where nothing can be written, its shared memory cannot be made, nor is it needed.
+        except sqlite3.Error as error:
             database.close()
+            if not isinstance(error, sqlite3.OperationalError) or os.access(self.folder, os.W_OK):
+                raise
+            # Where nothing can be written, its shared memory cannot be made, nor is it needed.
             return sqlite3.connect(address + "&immutable=1", uri=True)
         return database
 
@@ -171,7 +171,8 @@ class LoginStore:
     def _replace_file(self, row: dict[str, Any]) -> None:
         # Whole before it bears its name: no other process ever sees half of it.
         fresh = self.folder / f"{DATABASE}.new"
-        fresh.unlink(missing_ok=True)
+        for left_over in self.folder.glob(f"{fresh.name}*"):
+            left_over.unlink()
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._replace_row(fresh, row)
         for name in COMPANIONS:
@@ -247,7 +248,9 @@ class LoginStore:
 def _transaction(file: Path) -> Iterator[sqlite3.Connection]:
     import sqlite3
 
-    database = sqlite3.connect(file, timeout=BUSY_TIMEOUT, isolation_level=None)
+    # Not made here if it is gone: then somebody has just logged out.
+    address = file.absolute().as_uri() + "?mode=rw"
+    database = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
     with closing(database):
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("BEGIN IMMEDIATE")

@@ -96,7 +96,8 @@ class Session(Closing):
         )
         self._clock = clock
         self._stop_platform: weakref.finalize[[], Session] | None = None
-        self._is_view = False
+        # Of a view, the session it is one of: the connections and the platform end with that one.
+        self._origin: Session | None = None
         names = {
             "cluster_name": cluster_name,
             "org_name": org_name,
@@ -132,7 +133,7 @@ class Session(Closing):
             "project_name": project_name,
         }
         other = copy.copy(self)
-        other._is_view = True  # noqa: SLF001  # a copy of ours
+        other._origin = self  # noqa: SLF001  # a copy of ours
         transport = self._transport.with_options(timeout=timeout)
         other._open_sections(transport, self.config.with_options(names))  # noqa: SLF001
         return other
@@ -157,14 +158,16 @@ class Session(Closing):
             ConfigError: The extra ``local`` is not installed, the state folder is unusable, or
                 no platform runs there and none is to be started.
         """
-        from .settings import Settings
+        from .saved_login import current_store
+        from .settings import read_settings
 
         try:
             from neuro_sync.local.state import folder_of, running_platform
         except ImportError as error:
             raise _lacks(error) from error
-        # What a project's file says is meant for a hosted platform; here there is one cluster.
-        settings = Settings()
+        store = current_store()
+        # The names in a project's file are those of a hosted platform.
+        settings = read_settings(store.folder if store else None).without_names()
         address = None if ephemeral else running_platform(state)
         if address is not None:
             address.check_version()
@@ -218,7 +221,7 @@ class Session(Closing):
 
         It may be called more than once; any other call afterwards raises.
         """
-        if self._is_view:
+        if self._origin is not None:
             return
         self._transport.close()
         if self._stop_platform is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from typing_extensions import Self
 
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.base import Model
@@ -28,6 +30,7 @@ LIFE_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
 SECONDS = (86400, 3600, 60, 1)
 NAMES = ("cluster-name", "org-name", "project-name")
 """What only a project may settle."""
+FIELDS = tuple(name.replace("-", "_") for name in NAMES)
 
 
 def parse_life_span(text: str) -> float:
@@ -106,6 +109,10 @@ class Settings(_Section):
         """Where the project's file is, if there is one."""
         return self._project_file
 
+    def without_names(self) -> Self:
+        """Return the same for a platform on which a project's names mean nothing."""
+        return self.model_copy(update={"job": self.job.model_copy(update=dict.fromkeys(FIELDS))})
+
     @field_validator("alias")
     @classmethod
     def _name_as_commands(cls, aliases: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -123,7 +130,7 @@ def read_settings(folder: Path | None, start: Path | None = None) -> Settings:
             the file and the key.
     """
     merged: dict[str, Any] = {}
-    if folder is not None and (user_file := folder / USER_FILE).is_file():
+    if folder is not None and os.path.isfile(user_file := folder / USER_FILE):
         merged = _read(user_file)
         settled = merged.get("job", {})
         for name in NAMES:
@@ -146,7 +153,8 @@ def _find_project_file(start: Path | None) -> Path | None:
         return None
     for folder in (here, *here.parents):
         for name in PROJECT_FILES:
-            if (folder / name).is_file():
+            # Not by Path, which raises for a folder that we may not look into.
+            if os.path.isfile(folder / name):
                 return folder / name
     return None
 
