@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -40,12 +40,10 @@ def disk() -> None:
 @pass_session
 def create(
     session: Session,
-    /,
     size: int,
     name: str | None,
     timeout_unused: float | None,
     as_json: bool,
-    **where: Any,
 ) -> None:
     """Make a disk of a size such as 10G.
 
@@ -53,7 +51,7 @@ def create(
     """
     settled = session.config.settings.disk.life_span
     wanted = next(span for span in (timeout_unused, settled, 86400.0) if span is not None)
-    made = session.disks.create(size, wanted or None, name, **where)
+    made = session.disks.create(size, wanted or None, name)
     output.details(made, _fields(made), id=made.id, as_json=as_json)
 
 
@@ -62,12 +60,12 @@ def create(
 @click.argument("disk")
 @as_json
 @pass_session
-def get(session: Session, /, disk: str, as_json: bool, **where: Any) -> None:
+def get(session: Session, disk: str, as_json: bool) -> None:
     """Describe a disk, by its id or name.
 
     Example: neuro disk get scratch
     """
-    found = session.disks.get(disk, **where)
+    found = session.disks.get(disk)
     output.details(found, _fields(found), id=found.id, as_json=as_json)
 
 
@@ -75,12 +73,12 @@ def get(session: Session, /, disk: str, as_json: bool, **where: Any) -> None:
 @where
 @click.argument("disks", nargs=-1, required=True)
 @pass_session
-def rm(session: Session, /, disks: tuple[str, ...], **where: Any) -> None:
+def rm(session: Session, disks: tuple[str, ...]) -> None:
     """Remove disks, by their ids or names, and all that is on them.
 
     Example: neuro disk rm scratch
     """
-    exit_codes.for_each(disks, lambda disk: session.disks.rm(disk, **where))
+    exit_codes.for_each(disks, session.disks.rm)
 
 
 COLUMNS: tuple[Column[Disk], ...] = (
@@ -98,12 +96,12 @@ COLUMNS: tuple[Column[Disk], ...] = (
 @where
 @as_json
 @pass_session
-def ls(session: Session, /, as_json: bool, **where: Any) -> None:
+def ls(session: Session, as_json: bool) -> None:
     """List disks.
 
     Example: neuro disk ls
     """
-    found = session.disks.list(**where)
+    found = session.disks.list()
     output.listing(found, COLUMNS, id=lambda disk: disk.id, as_json=as_json)
 
 

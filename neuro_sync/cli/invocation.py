@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
+OTHER_NAMES = "neuro_sync.other_names"
+"""Where a context keeps the cluster, the organisation and the project that a command is to use."""
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0
 TOKEN = re.compile(r"[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}")
 """Three parts of base64 with dots between: a token of the platform, wherever it turns up."""
@@ -76,7 +78,9 @@ def pass_session(
 
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-        with Invocation.of(click.get_current_context()).open_session() as session:
-            return command(session, *args, **kwargs)
+        context = click.get_current_context()
+        with Invocation.of(context).open_session() as session:
+            names = context.meta.get(OTHER_NAMES)
+            return command(session.with_options(**names) if names else session, *args, **kwargs)
 
     return call

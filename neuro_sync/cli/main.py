@@ -67,7 +67,8 @@ class Failure(click.ClickException):
 
     def __init__(self, error: NeuroError) -> None:
         super().__init__(exit_codes.story(error))
-        self.exit_code = exit_codes.of_error(error)  # type: ignore[misc]  # click reads it from the instance
+        code = exit_codes.of_error(error)
+        self.exit_code = code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002  # click's signature
         output.error(self.message)

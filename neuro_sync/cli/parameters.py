@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 from neuro_sync.errors import NeuroError
 
-from .invocation import Invocation
+from .invocation import OTHER_NAMES, Invocation
 
 if TYPE_CHECKING:
     from neuro_sync.client.session import Session
@@ -185,14 +185,21 @@ def as_json(command: Command) -> Command:
 
 
 def where(command: Command) -> Command:
-    """Add the options that say in whose name and on which cluster something is done."""
+    """Add the options that say where on the platform something is done; the session heeds them."""
     for name, of in (("project", "project"), ("org", "organisation"), ("cluster", "cluster")):
         option = click.option(
             f"--{name}",
             *(("-p",) if name == "project" else ()),
             f"{name}_name",
             metavar="NAME",
+            expose_value=False,
+            callback=_remember,
             help=f"Another {of} than the current one.",
         )
         command = option(command)
     return command
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value and parameter.name:
+        context.meta.setdefault(OTHER_NAMES, {})[parameter.name] = value

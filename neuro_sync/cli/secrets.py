@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,7 +31,7 @@ def secret() -> None:
 @click.argument("key")
 @click.argument("value")
 @pass_session
-def add(session: Session, /, key: str, value: str, **where: Any) -> None:
+def add(session: Session, key: str, value: str) -> None:
     """Keep a value. One that begins with `@` names a file, and `-` is standard input.
 
     Standard input keeps a value out of your shell's history.
@@ -42,7 +42,7 @@ def add(session: Session, /, key: str, value: str, **where: Any) -> None:
       neuro secret add ssh-key @~/.ssh/id_ed25519
       neuro run -e KEY=secret:wandb-key -v secret:ssh-key:/root/.ssh/id_ed25519 ubuntu
     """
-    session.secrets.add(key, _bytes_of(value), **where)
+    session.secrets.add(key, _bytes_of(value))
 
 
 def _bytes_of(value: str) -> bytes:
@@ -58,12 +58,12 @@ def _bytes_of(value: str) -> bytes:
 @where
 @click.argument("key")
 @pass_session
-def get(session: Session, /, key: str, file: str | None, **where: Any) -> None:
+def get(session: Session, key: str, file: str | None) -> None:
     """Print a value, where the platform tells it.
 
     Example: neuro secret get ssh-key --file key
     """
-    value = session.secrets.get(key, **where)
+    value = session.secrets.get(key)
     if file is None:
         output.value(value)
     else:
@@ -74,12 +74,12 @@ def get(session: Session, /, key: str, file: str | None, **where: Any) -> None:
 @where
 @click.argument("key")
 @pass_session
-def rm(session: Session, /, key: str, **where: Any) -> None:
+def rm(session: Session, key: str) -> None:
     """Remove a secret.
 
     Example: neuro secret rm wandb-key
     """
-    session.secrets.rm(key, **where)
+    session.secrets.rm(key)
 
 
 COLUMNS: tuple[Column[Secret], ...] = (
@@ -94,10 +94,10 @@ COLUMNS: tuple[Column[Secret], ...] = (
 @where
 @as_json
 @pass_session
-def ls(session: Session, /, as_json: bool, **where: Any) -> None:
+def ls(session: Session, as_json: bool) -> None:
     """List the names of secrets.
 
     Example: neuro secret ls
     """
-    found = session.secrets.list(**where)
+    found = session.secrets.list()
     output.listing(found, COLUMNS, id=lambda secret: secret.key, as_json=as_json)
