@@ -291,7 +291,7 @@ class Accounts:
 def accounts_of(folder: str | Path | None) -> Iterator[Accounts]:
     """Open the accounts of a state folder, whether or not a platform runs on it."""
     state = StateFolder(folder)
-    state.share()
+    state.prepare()
     store = Store(state.database)
     try:
         yield Accounts(store.database)

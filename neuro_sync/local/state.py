@@ -97,7 +97,7 @@ class StateFolder:
             self.close()
             raise
 
-    def share(self) -> None:
+    def prepare(self) -> None:
         """Make the folder if it is new, and leave the lock to a platform."""
         self._make()
         self._check_version()

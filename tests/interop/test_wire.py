@@ -266,7 +266,7 @@ def test_config_describes_the_cluster_to_clients_of_all_generations(wire: Wire) 
     (cluster,) = config["clusters"]
     (project,) = config["projects"]
     assert project.pop("name")
-    assert project == {"cluster_name": "local", "org_name": "local", "role": "writer"}
+    assert project == {"cluster_name": "local", "org_name": "local", "role": "admin"}
     assert (cluster["name"], cluster["orgs"]) == ("local", ["local"])
     services = ("registry", "storage", "users", "monitoring", "secrets", "disks", "buckets")
     for service in services:
