@@ -341,6 +341,8 @@ def top(session: Session, jobs: tuple[str, ...], timeout: float | None, as_json:
     from . import telemetry
 
     watched = [session.jobs.status(job) for job in jobs] if jobs else _running(session)
+    if not watched:
+        output.note("No job of yours is running.")
     telemetry.watch(session, watched, timeout=timeout, as_json=as_json)
 
 
