@@ -22,6 +22,7 @@ from .errors import (
     ConfigError,
     Conflict,
     ConnectionFailed,
+    EngineFailed,
     IllegalArgumentError,
     JobFailed,
     NDJSONError,
@@ -37,7 +38,16 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import ClusterConfig, Preset, Project, ResourcePool
-from .models.images import RemoteImage
+from .models.images import (
+    AbstractDockerImageProgress,
+    ImageProgressPull,
+    ImageProgressPush,
+    ImageProgressStep,
+    LocalImage,
+    RemoteImage,
+    Tag,
+    TagOption,
+)
 from .models.jobs import (
     Container,
     DiskVolume,
@@ -55,11 +65,13 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
+from .models.parse import EnvParseResult, VolumeParseResult
 from .models.users import Action, Permission, Quota, Share
 from .version import __version__
 
 __all__ = [
     "APIError",
+    "AbstractDockerImageProgress",
     "Action",
     "AuthError",
     "AuthenticationError",
@@ -76,9 +88,14 @@ __all__ = [
     "ConnectionFailed",
     "Container",
     "DiskVolume",
+    "EngineFailed",
+    "EnvParseResult",
     "ExecInspect",
     "HTTPPort",
     "IllegalArgumentError",
+    "ImageProgressPull",
+    "ImageProgressPush",
+    "ImageProgressStep",
     "JobDescription",
     "JobFailed",
     "JobPriority",
@@ -87,6 +104,7 @@ __all__ = [
     "JobStatusHistory",
     "JobStatusItem",
     "JobTelemetry",
+    "LocalImage",
     "Message",
     "NDJSONError",
     "NeuroError",
@@ -110,7 +128,10 @@ __all__ = [
     "StdStream",
     "StreamClosed",
     "StreamInterrupted",
+    "Tag",
+    "TagOption",
     "Volume",
+    "VolumeParseResult",
     "WaitTimeout",
     "__version__",
     "get",

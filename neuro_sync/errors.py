@@ -90,6 +90,10 @@ class JobFailed(NeuroError, RuntimeError):
         return self.job.history.exit_code
 
 
+class EngineFailed(NeuroError, RuntimeError):
+    """The container engine on this machine could not do it; the text is the engine's."""
+
+
 class APIError(NeuroError):
     """The platform was reached and said no."""
 
@@ -225,13 +229,14 @@ def error_class(status: int) -> type[APIError]:
 def error_from_answer(status: int, body: bytes | str, *, method: str, path: str) -> APIError:
     """Read a refusal, whichever of the protocol's shapes of error body it came in.
 
-    The text is the value of ``error``; JSON within it, as the monitoring service relays it, is
-    opened too. A 403 that only lists missing permissions is told in words.
+    The text is the value of ``error``, or what a registry lists; JSON within it, as the monitoring
+    service relays it, is opened too. A 403 that only lists missing permissions is told in words.
     """
     raw = body.decode(errors="replace") if isinstance(body, bytes) else body
     payload = _json_object(raw)
     # Port forwarding says in words what failed, and adds its own error's repr as `error`.
     text = payload.get("msg") or payload.get("error") or payload.get("description")
+    text = text or _told_by_registry(payload.get("errors"))
     if isinstance(text, str):
         inner = _json_object(text)
         text = inner.get("error", text)
@@ -242,6 +247,14 @@ def error_from_answer(status: int, body: bytes | str, *, method: str, path: str)
     return error_class(status)(
         str(text or raw.strip()), status=status, method=method, path=path, payload=payload or None
     )
+
+
+def _told_by_registry(errors: object) -> str:
+    """Return the messages of a registry's list of errors."""
+    if not isinstance(errors, list):
+        return ""
+    items = (item for item in errors if isinstance(item, dict))
+    return "; ".join(str(item.get("message") or item.get("code") or item) for item in items)
 
 
 def _json_object(text: str) -> dict[str, object]:

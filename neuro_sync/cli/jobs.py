@@ -175,16 +175,10 @@ def _start_arguments(
     **same: Any,
 ) -> dict[str, Any]:
     """Return what `Jobs.start` is called with; many options are called alike there."""
-    from types import SimpleNamespace as N
-
-    mounts = (
-        session.parse.volumes(volumes)
-        if volumes
-        else N(volumes=(), secret_files=(), disk_volumes=())
-    )
-    variables = session.parse.envs(env, env_file) if env or env_file else N(env={}, secret_env={})
+    mounts = session.parse.volumes(volumes)
+    variables = session.parse.envs(env, env_file)
     return {
-        "image": image,
+        "image": session.parse.remote_image(image),
         "command": command_of(command),
         "preset_name": preset or _default_preset(session),
         "volumes": mounts.volumes,

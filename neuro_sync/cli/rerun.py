@@ -100,4 +100,6 @@ def _options(job: JobDescription) -> Iterator[str]:
     yield str(container.image)
     if container.command:
         yield "--"
-        yield from shlex.split(container.command)
+        words = shlex.split(container.command)
+        # A single word is taken for the whole line, just as it is.
+        yield from words if shlex.join(words) == container.command else [container.command]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, NoReturn, overload
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from yarl import URL
 
 from neuro_sync.errors import (
@@ -25,7 +25,6 @@ from neuro_sync.errors import (
     WaitTimeout,
 )
 from neuro_sync.models import frames
-from neuro_sync.models.base import explain
 from neuro_sync.models.images import RemoteImage
 from neuro_sync.models.jobs import (
     Container,
@@ -51,10 +50,12 @@ from neuro_sync.transport.http import HttpTransport, segment
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 from neuro_sync.transport.websocket import WebSocket
 
+from .arguments import BadValuesRefused
 from .channels import CommandResult, PreparedCommands, StdStream
 from .config import Config
 from .forward import PortForward
 from .logs import LogLines, LogRequest
+from .parse import Parser
 from .telemetry import TelemetrySource
 
 JOB_ID = re.compile(r"job-[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}")
@@ -84,6 +85,7 @@ class Jobs:
         self._transport = transport
         self._config = config
         self._clock = clock
+        self._parse = Parser(config)
         self._commands = PreparedCommands()
         self._telemetry = TelemetrySource(transport)
 
@@ -121,9 +123,9 @@ class Jobs:
         """Start a job with a preset's resources and return at once; it is mostly pending then.
 
         `command` and `entrypoint` are split by shell rules and run by no shell; write
-        ``sh -c '...'`` for pipes. Addresses such as ``storage:data`` are completed with the
-        session's cluster, organisation and project. `life_span` is counted in whole minutes,
-        rounded up.
+        ``sh -c '...'`` for pipes. Addresses such as ``storage:data`` and ``image:name:tag`` are
+        completed with the job's cluster, organisation and project. `life_span` is counted in whole
+        minutes, rounded up.
 
         Raises:
             IllegalArgumentError: A value was refused, there is no such preset, or a quota is used
@@ -133,14 +135,20 @@ class Jobs:
 
         Endpoint: POST /jobs?from_preset
         """
-        cluster = self._config.cluster(cluster_name)
-        with _Refused():
+        cluster_name = self._config.cluster(cluster_name).name
+        org_name = org_name or self._config.org_name
+        project_name = project_name or self._config.project_name
+        if isinstance(image, str) and image.startswith("image:"):
+            image = self._parse.remote_image(
+                image, cluster_name=cluster_name, org_name=org_name, project_name=project_name
+            )
+        with BadValuesRefused():
             spec = JobStart(
                 image=image,
                 preset_name=preset_name,
-                cluster_name=cluster.name,
-                org_name=org_name or self._config.org_name,
-                project_name=project_name or self._config.project_name,
+                cluster_name=cluster_name,
+                org_name=org_name,
+                project_name=project_name,
                 entrypoint=entrypoint,
                 command=command,
                 working_dir=working_dir,
@@ -197,7 +205,7 @@ class Jobs:
 
         Endpoint: POST /jobs
         """
-        with _Refused():
+        with BadValuesRefused():
             spec = JobRun(
                 container=container,
                 name=name,
@@ -226,7 +234,7 @@ class Jobs:
             search = f"list(name={name!r})" if name else "list(reverse=True, limit=10)"
             error.args = (f"{error}. Look with jobs.{search} before you start it again",)
             raise
-        return JobDescription.from_answer(answer.content)
+        return self._parse.recognize(JobDescription.from_answer(answer.content))
 
     def _complete_addresses(self, workload: dict[str, Any], options: JobOptions) -> None:
         """Turn short addresses into full ones, in place; a platform refuses short ones."""
@@ -254,7 +262,7 @@ class Jobs:
         Endpoint: GET /jobs/{id}
         """
         answer = self._transport.request("GET", self._api("jobs", _key(id)))
-        return JobDescription.from_answer(answer.content)
+        return self._parse.recognize(JobDescription.from_answer(answer.content))
 
     def kill(self, id: Job) -> None:
         """End a job. One that is over already stays as it is.
@@ -268,7 +276,7 @@ class Jobs:
 
         Endpoint: PUT /jobs/{id}/max_run_time_minutes
         """
-        with _Refused():
+        with BadValuesRefused():
             change = LifeSpanChange(additional_max_run_time_minutes=_minutes(additional_life_span))
         body = change.model_dump(exclude_none=True)
         self._transport.request("PUT", self._api("jobs", _key(id), LIFE_SPAN), body=body)
@@ -756,7 +764,7 @@ class Jobs:
         query += [("reverse", "1")] if reverse else []
         query += [("limit", str(limit))] if limit is not None else []
         stream = self._transport.stream(self._api("jobs"), query=query, accept=NDJSON)
-        return Records(stream, _read_jobs(stream))
+        return Records(stream, map(self._parse.recognize, _read_jobs(stream)))
 
 
 def _read_jobs(stream: Stream) -> Iterator[JobDescription]:
@@ -775,17 +783,6 @@ def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tup
         stdout = stderr = True
     flags = {"tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
     return [(name, str(int(flag))) for name, flag in flags.items()]
-
-
-class _Refused:
-    """Tells a bad value of a call as the `IllegalArgumentError` that a platform would answer."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValidationError):
-            raise IllegalArgumentError(explain(error)) from error
 
 
 def _reached(job: JobDescription, until: Until) -> bool:

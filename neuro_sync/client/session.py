@@ -107,13 +107,17 @@ class Session(Closing):
         self._open_sections(transport, Config(transport, found, settings, names))
 
     def _open_sections(self, transport: HttpTransport, config: Config) -> None:
+        from .images import Images
         from .jobs import Jobs
+        from .parse import Parser
         from .users import Users
 
         self._transport = transport
         self.config = config
         self.jobs = Jobs(transport, config, self._clock)
         self.users = Users(transport, config)
+        self.images = Images(transport, config)
+        self.parse = Parser(config)
 
     def with_options(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from neuro_sync.errors import AuthenticationError, AuthorizationError, IllegalArgumentError
 from neuro_sync.models.users import Action
 
+from .answers import is_registry
 from .permissions import Grants, Resource
 
 if TYPE_CHECKING:
@@ -117,11 +119,28 @@ class AccessRules:
             raise AuthorizationError(f"pages of {origin!r} may not use this platform")
         if scope["path"] in OPEN_PATHS:
             return None
-        token = _token(headers, scope)
+        token = _password(headers) if is_registry(scope["path"]) else _token(headers, scope)
         caller = self._users.of_token(token) if token else None
         if caller is None and scope["path"] != CONFIG_PATH:
             raise AuthenticationError("401: Unauthorized")
         return caller
+
+
+def _password(headers: Headers) -> str:
+    """Find the caller's token where Docker engines put it: whatever the user's name may be."""
+    authorization = headers.get("authorization")
+    if authorization is None:
+        return ""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        raise IllegalArgumentError("Unexpected authorization scheme")
+    try:
+        _, colon, token = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except ValueError:
+        colon = token = ""
+    if not colon or not token:
+        raise IllegalArgumentError("No credentials")
+    return token
 
 
 def _token(headers: Headers, scope: Scope) -> str | None:

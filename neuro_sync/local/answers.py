@@ -36,7 +36,7 @@ class Refusals:
             return
         if scope["type"] == "http" and scope["method"] == "HEAD":
             # The server leaves the body of its own scope's HEAD out.
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "asked_method": "HEAD"}
         begun = False
 
         async def send_named(message: Message) -> None:
@@ -71,6 +71,8 @@ async def _refuse(error: APIError, scope: Scope, receive: Receive, send: Send) -
     Many clients cannot read the body of a refused handshake, so it is repeated in a header.
     """
     response = error_response(error)
+    if error.status == 401 and is_registry(scope["path"]):
+        response.headers["WWW-Authenticate"] = 'Basic realm="Docker Registry"'
     if scope["type"] == "http":
         await response(scope, receive, send)
         return
@@ -79,6 +81,11 @@ async def _refuse(error: APIError, scope: Scope, receive: Receive, send: Send) -
     start = {"type": "websocket.http.response.start", "status": response.status_code}
     await send({**start, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})
+
+
+def is_registry(path: str) -> bool:
+    """Tell the registry of images, which has its own way to be asked and to say no."""
+    return path.startswith("/v2/")
 
 
 def http_error(_: Request, error: Exception) -> Response:

@@ -11,7 +11,19 @@ from neuro_sync.version import __version__
 from .access import AccessRules
 from .answers import Refusals, http_error
 from .jobs import JobService, Tenant
-from .routes import admin, channels, config, jobs, monitoring, ports, retired, telemetry, users
+from .registry import Registry
+from .routes import (
+    admin,
+    channels,
+    config,
+    images,
+    jobs,
+    monitoring,
+    ports,
+    retired,
+    telemetry,
+    users,
+)
 from .users import Users
 
 API = "/api/v1"
@@ -24,6 +36,7 @@ def create_app(
     users: Users,
     home: Tenant,
     presets: tuple[Preset, ...],
+    registry: Registry,
     port: int,
 ) -> FastAPI:
     """Return the application around a service; whoever made that opens and closes it."""
@@ -32,6 +45,7 @@ def create_app(
     app.state.users = users
     app.state.home = home
     app.state.presets = presets
+    app.state.registry = registry
     app.state.execs = retired.Execs()
     app.state.url = f"http://127.0.0.1:{port}"
     for section in SECTIONS:
@@ -39,6 +53,7 @@ def create_app(
     app.add_api_route(f"{API}/tags", jobs.tags)
     app.add_api_route("/ping", config.ping)
     app.include_router(admin.router)
+    app.include_router(images.router)
     app.add_exception_handler(HTTPException, http_error)
     # The last one added is the outermost.
     app.add_middleware(AccessRules, users=users, port=port)

@@ -23,6 +23,7 @@ from .accounts import Accounts, accounts_of
 from .app import API, create_app
 from .jobs import JobService, Tenant
 from .machine import presets
+from .registry import Registry
 from .runtimes.process import ProcessRuntime
 from .sites import Sites
 from .state import StateFolder, folder_of, local_user, running_platform, stop_platform
@@ -43,8 +44,12 @@ LARGEST_MESSAGE = 4 * 2**20 - 1
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Pass over what uvicorn logs as an error after each handshake that was refused properly."""
-    return "without completing handshake" not in str(record.msg)
+    """Pass over what uvicorn logs of daily events.
+
+    These are handshakes that were refused properly, and container engines, which try TLS first.
+    """
+    text = str(record.msg)
+    return "without completing handshake" not in text and "Invalid HTTP request" not in text
 
 
 class _Server(uvicorn.Server):
@@ -175,11 +180,13 @@ class LocalPlatform:
         self._service = JobService(
             self._store, runtime, sites, offered, home, registry_hosts=own_hosts(self._port)
         )
+        self._registry = Registry(self.folder)
         app = create_app(
             service=self._service,
             users=users,
             home=home,
             presets=offered,
+            registry=self._registry,
             port=self._port,
         )
         settings = uvicorn.Config(
@@ -245,6 +252,7 @@ class LocalPlatform:
         if thread.is_alive():
             # Jobs first: the server waits for its connections, and followers wait for the jobs.
             asyncio.run_coroutine_threadsafe(self._service.close(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._registry.close(), self._loop).result()
             self._loop.call_soon_threadsafe(self._uvicorn.stop.set)
             thread.join()
         self._clean_up()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field
 
@@ -121,6 +122,11 @@ class ClusterConfig(Model):
     resource_pools: Annotated[
         tuple[ResourcePool, ...], Field(alias="resource_pool_types", repr=False)
     ] = ()
+
+    @property
+    def registry(self) -> str:
+        """The host, and port, that the Docker references of its images begin with."""
+        return urlsplit(self.registry_url).netloc.rpartition("@")[2]
 
 
 class PlatformConfig(Model):

@@ -1,11 +1,14 @@
-"""storage:, image:, disk: and secret: addresses.
+"""storage:, image:, disk: and secret: addresses, and those that only permissions know.
 
 The full form is ``<scheme>://<cluster>/<org>/<project>/<path>``. The short one, ``storage:a/b``,
 means the session's current cluster, organisation and project, and is completed by `complete`.
+In an address a name is quoted as in any URL; ``#``, ``?`` and ``%`` have to be.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, unquote
 
@@ -18,6 +21,7 @@ from .base import ANSWER
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
 
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 UNQUOTED = "/@:!$&'()*+,;=~"
 """What yarl does not quote in a path, besides letters, digits, ``-``, ``.`` and ``_``."""
 
@@ -84,37 +88,58 @@ def parse_resource(text: str) -> URL:
     if not colon or scheme.lower() not in TENANT_SCHEMES + OTHER_SCHEMES:
         known = ", ".join(f"{name}:" for name in TENANT_SCHEMES + OTHER_SCHEMES)
         raise ValueError(f"{text!r} should begin with one of {known}")
-    uri = parse_address(text, scheme.lower())
-    if scheme.lower() in OTHER_SCHEMES and not uri.host:
-        raise ValueError(f"{text!r} should be absolute, such as {scheme}://name")
-    return uri
+    return parse_address(text, scheme.lower())
 
 
 def parse_address(text: str, scheme: str) -> URL:
-    """Check an address, short or full, against the rules that hold for all of them."""
+    """Check an address of what a job is given, short or full; it may not lead upwards."""
     given, colon, rest = text.partition(":")
     if not colon:
         raise ValueError(f"{text!r} has no scheme; write '{scheme}:{text}'")
     if given.lower() != scheme:
         raise ValueError(f"Invalid URI scheme: {given!r} != {scheme!r} in {text!r}")
-    for mark, name in (("?", "query"), ("#", "fragment")):
+    if ".." in _unquote(rest).split("/"):
+        raise ValueError(f"Invalid path: {rest!r} leads upwards, with '..'")
+    return parse_uri(text)
+
+
+def parse_uri(text: str, allowed_schemes: Collection[str] = ()) -> URL:
+    """Check an address of any scheme, short or full, against the rules that hold for all."""
+    given, colon, rest = text.partition(":")
+    if not colon or not SCHEME.fullmatch(given):
+        like = _listed(allowed_schemes) if allowed_schemes else "'storage:'"
+        raise ValueError(f"{text!r} has no scheme; write {like} before it")
+    scheme = given.lower()
+    if allowed_schemes and scheme not in allowed_schemes:
+        are = "is" if len(allowed_schemes) == 1 else "are"
+        raise ValueError(
+            f"Invalid scheme '{scheme}:' in {text!r}; only {_listed(allowed_schemes)} {are} allowed"
+        )
+    host, path = _split(rest)
+    user, at, host = host.rpartition("@")
+    if ":" in user:
+        # The text is not repeated: it holds a password.
+        raise ValueError(f"a {scheme}: address has no password; leave out all before '@{host}'")
+    if at:
+        raise ValueError(f"{text!r} has a user, {user!r}, which such an address never has")
+    for mark, name, quoted in (("#", "fragment", "%23"), ("?", "query", "%3F")):
         if mark in rest:
-            quoted = "%3F" if mark == "?" else "%23"
             raise ValueError(
                 f"{text!r} has a {name}; within a name, '{mark}' is written '{quoted}'"
             )
-    host, path = _split(rest)
     if (host or path).startswith("~"):
         raise ValueError(f"{text!r}: '~' is no home folder here; write the path")
-    if "@" in host:
-        raise ValueError(f"{text!r} has a user or a password, which such an address never has")
-    if ":" in host:
-        raise ValueError(f"{text!r} has a port, which such an address never has")
-    if ".." in path.split("/"):
-        raise ValueError(f"Invalid path: {path!r} leads upwards, with '..'")
-    path = _unquote(path)  # build() quotes it again
-    # Not URL(text): it takes the digits of "storage:5" for a port.
-    return build(scheme, host, (path or "/") if host else path)
+    host, colon, port = host.partition(":")
+    if colon:
+        raise ValueError(f"{text!r} has a port, {port!r}, which such an address never has")
+    if not host and scheme not in TENANT_SCHEMES:
+        raise ValueError(f"{text!r} should be absolute; write '{scheme}://{path.lstrip('/')}'")
+    try:
+        # Not URL(text): it takes the digits of "storage:5" for a port. What is unquoted here,
+        # build() quotes again.
+        return build(scheme, host, _unquote(path))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no address: {error}") from error
 
 
 def build(scheme: str, host: str, path: str) -> URL:
@@ -126,7 +151,8 @@ def build(scheme: str, host: str, path: str) -> URL:
         path.encode()
     except UnicodeEncodeError:  # yarl would leave them out, without a word
         quoted = quote(path, safe=UNQUOTED, errors="surrogateescape")
-        return URL.build(scheme=scheme, host=host, path=quoted, encoded=True)
+        uri = URL.build(scheme=scheme, host=host, path=quoted, encoded=True)
+        return URL(str(uri)) if host else uri  # which collapses dots, as the one below does
     return URL.build(scheme=scheme, host=host, path=path)
 
 
@@ -149,10 +175,23 @@ def complete(uri: URL, *, cluster: str, org: str | None, project: str) -> URL:
         return uri
     tenant = [org] if org else []
     path = path_of(uri)
-    if not path.startswith("/"):
-        tenant.append(project)
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    return build(uri.scheme, cluster, "/" + "/".join([*tenant, *parts]))
+    if path.startswith("/"):
+        parts = [*tenant, path[1:]]
+    else:
+        parts = [*tenant, project, *([path] if path else ())]
+    return build(uri.scheme, cluster, "/" + "/".join(parts))
+
+
+def shorten(uri: URL, *, cluster: str, org: str | None, project: str) -> URL:
+    """Return the short form of a full address where it has one, without slashes at the end."""
+    home = complete(URL.build(scheme=uri.scheme), cluster=cluster, org=org, project=project)
+    path = path_of(uri).rstrip("/")
+    if uri.host == cluster and f"{path}/".startswith(f"{home.path}/"):
+        rest = path[len(home.path) + 1 :]
+        # These two mean something else at the beginning of a short address.
+        if not rest.startswith(("/", "~")):
+            return build(uri.scheme, "", rest)
+    return build(uri.scheme, uri.host or "", path)
 
 
 def _split(rest: str) -> tuple[str, str]:
@@ -164,3 +203,7 @@ def _split(rest: str) -> tuple[str, str]:
         return "", "/" + rest.lstrip("/")
     host, slash, path = rest[2:].partition("/")
     return host, slash + path
+
+
+def _listed(schemes: Collection[str]) -> str:
+    return ", ".join(f"'{scheme}:'" for scheme in schemes)

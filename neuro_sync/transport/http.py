@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypedDict, cast
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -152,6 +153,7 @@ class HttpTransport:
         body: object = None,
         form: Mapping[str, str] | None = None,
         accept: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
 
@@ -161,7 +163,9 @@ class HttpTransport:
             APIError: The platform said no.
             ConnectionFailed: It did not say anything.
         """
-        response = self._send(method, url, query, body, accept, form=form, stream=False)
+        response = self._send(
+            method, url, query, body, accept, form=form, headers=headers, stream=False
+        )
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
@@ -198,12 +202,14 @@ class HttpTransport:
         accept: str | None,
         *,
         form: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
         stream: bool,
     ) -> requests.Response:
         self._connections.check_open()
         request = self._prepare(method, url, query, body, form, accept)
         token = self.tokens.token()
         _authorize(request, token)
+        request.headers.update(headers)
         try:
             return self._send_patiently(request, stream=stream)
         except AuthenticationError:
@@ -212,6 +218,7 @@ class HttpTransport:
             if fresh is None:
                 raise
         _authorize(request, fresh)
+        request.headers.update(headers)
         return self._send_patiently(request, stream=stream)
 
     def _send_patiently(

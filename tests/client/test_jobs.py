@@ -68,6 +68,30 @@ def test_a_job_keeps_what_was_said_of_it(session: Session) -> None:
     assert session.jobs.wait("says-hello").id == job.id
 
 
+def test_an_image_of_the_platform_is_named_by_its_address(session: Session) -> None:
+    image = session.parse.remote_image("image:team/resnet:v1")
+    here = f"{session.cluster_name}/{session.org_name}/{session.project_name}"
+    assert str(image) == f"image://{here}/team/resnet:v1"
+    for given in ("image:team/resnet:v1", str(image), image, image.as_docker_url()):
+        job = session.jobs.start(image=given, preset_name="cpu-small", command="true", tags=["own"])
+        assert job.container.image == image
+        assert session.jobs.status(job).container.image == image
+    assert {found.container.image for found in session.jobs.list(tags=["own"])} == {image}
+    with pytest.raises(IllegalArgumentError, match=r"Invalid remote image 'image:A': invalid name"):
+        session.jobs.start(image="image:A", preset_name="cpu-small")
+
+
+def test_an_image_of_another_registry_stays_as_it_was_given(session: Session) -> None:
+    for reference in ("cr.example.com/proj/img:1", "localhost:5000/a@sha256:00"):
+        job = session.jobs.start(image=reference, preset_name="cpu-small", command="true")
+        assert str(session.jobs.status(job).container.image) == reference
+
+
+def test_a_container_says_how_an_address_becomes_an_image() -> None:
+    with pytest.raises(ValueError, match=r"give session\.parse\.remote_image\('image:a'\)"):
+        Container(image="image:a", resources=Resources(memory_mb=100, cpu=0.5))
+
+
 def test_run_takes_resources_instead_of_a_preset(session: Session) -> None:
     container = Container(
         image="ubuntu", command="echo ran", resources=Resources(memory_mb=100, cpu=0.5)

@@ -111,6 +111,8 @@ PROJECT = ("job://local/local/ophelia",)
 USER = ("user://ophelia",)
 READ_JOB, WRITE_JOB = Refused("read", JOB), Refused("write", JOB)
 NOT_UPGRADED = Silent(status=400)
+# The registry takes no such login; to whom it gives what, test_registry.py tells.
+REGISTRY = Silent(f"/v2/local/{OPHELIA}/resnet/tags/list", status=400)
 API, ADMIN = "/api/v1", "/apis/admin/v1"
 RUN: dict[str, Any] = {
     "project_name": OPHELIA,
@@ -190,6 +192,12 @@ EXPECTED: dict[tuple[str, str], Refused | Silent] = {
     ("GET", f"{ADMIN}/clusters/{{cluster}}/users/{{user}}"): Refused("read", USER),
     ("GET", f"{ADMIN}/clusters/{{cluster}}/orgs/{{org}}/users/{{user}}"): Refused("read", USER),
     ("GET", f"{ADMIN}/clusters/{{cluster}}/orgs/{{org}}"): Silent(),
+    ("GET", "/v2/"): Silent(status=400),
+    ("GET", "/v2/_catalog"): Silent(status=400),
+    **{
+        (method, "/v2/{path:path}"): REGISTRY
+        for method in ("GET", "POST", "PATCH", "PUT", "DELETE")
+    },
 }
 """What Mallory meets on each route. One that is new needs a line here, and may well be forgotten
 to ask for a permission."""
