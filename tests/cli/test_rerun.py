@@ -19,7 +19,7 @@ LINES = [
 
 def what_runs(job: JobDescription) -> object:
     """Return all of a job that is the same in the next one like it."""
-    told = job.model_dump(
+    return job.model_dump(
         include={
             "name",
             "tags",
@@ -32,7 +32,6 @@ def what_runs(job: JobDescription) -> object:
             "restart_policy",
         }
     )
-    return told
 
 
 @pytest.mark.parametrize("line", LINES)
