@@ -38,6 +38,7 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import ClusterConfig, Preset, Project, ResourcePool
+from .models.disks import Disk
 from .models.images import (
     AbstractDockerImageProgress,
     ImageProgressPull,
@@ -66,6 +67,7 @@ from .models.jobs import (
     Volume,
 )
 from .models.parse import EnvParseResult, VolumeParseResult
+from .models.secrets import Secret
 from .models.users import Action, Permission, Quota, Share
 from .version import __version__
 
@@ -87,6 +89,7 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Container",
+    "Disk",
     "DiskVolume",
     "EngineFailed",
     "EnvParseResult",
@@ -120,6 +123,7 @@ __all__ = [
     "ResourceNotFound",
     "ResourcePool",
     "Resources",
+    "Secret",
     "SecretFile",
     "ServerError",
     "ServerNotAvailable",

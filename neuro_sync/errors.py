@@ -6,6 +6,7 @@ The local platform raises the same classes that its client raises.
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, ClassVar
 
@@ -175,6 +176,47 @@ class ResourceNotFound(APIError, ValueError):
     status = 404
 
 
+class StorageError(IllegalArgumentError, OSError):
+    """A file operation failed on the platform's storage; `errno` says why, as of a local file."""
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        status: int | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        payload: object = None,
+    ) -> None:
+        super().__init__(text, status=status, method=method, path=path, payload=payload)
+        name = payload.get("errno") if isinstance(payload, dict) else None
+        # A number that has no name comes as such.
+        self.errno = name if isinstance(name, int) else getattr(errno, str(name), None)
+
+    def body(self) -> dict[str, object]:
+        if self.errno is None:
+            return super().body()
+        return {**super().body(), "errno": errno.errorcode.get(self.errno, self.errno)}
+
+
+class StorageNotFound(StorageError, ResourceNotFound, FileNotFoundError):
+    """There is no such file or folder, or the caller may not know of it."""
+
+    status = 404
+
+
+class StorageExists(StorageError, FileExistsError):
+    """There is something already."""
+
+
+class StorageIsDirectory(StorageError, IsADirectoryError):
+    """What should be a file is a folder."""
+
+
+class StorageNotDirectory(StorageError, NotADirectoryError):
+    """What should be a folder, or lies on the way, is a file."""
+
+
 class Conflict(IllegalArgumentError):
     """Somebody else changed the same thing at the same time."""
 
@@ -220,6 +262,17 @@ _BY_STATUS: dict[int, type[APIError]] = {
     )
 }
 
+_BY_ERRNO: dict[str, type[StorageError]] = {
+    "EEXIST": StorageExists,
+    "EISDIR": StorageIsDirectory,
+    "ENOTDIR": StorageNotDirectory,
+}
+
+
+def storage_error(name: str, status: int = 400) -> type[StorageError]:
+    """Return the class for the name of an ``errno``, such as ``EISDIR``."""
+    return StorageNotFound if status == 404 else _BY_ERRNO.get(name, StorageError)
+
 
 def error_class(status: int) -> type[APIError]:
     """Return the class for an HTTP status of 400 or more."""
@@ -244,7 +297,9 @@ def error_from_answer(status: int, body: bytes | str, *, method: str, path: str)
     if not text and isinstance(missing, list):
         needs = (f"{item.get('action')} on {item.get('uri')}" for item in missing)
         text = "not permitted; it takes " + ", ".join(needs)
-    return error_class(status)(
+    name = payload.get("errno")
+    error = error_class(status) if name is None else storage_error(str(name), status)
+    return error(
         str(text or raw.strip()), status=status, method=method, path=path, payload=payload or None
     )
 

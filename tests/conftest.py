@@ -29,7 +29,8 @@ settings.load_profile("no-deadline")
 
 @pytest.fixture(scope="session")
 def platform() -> Iterator[LocalPlatform]:
-    with LocalPlatform(ephemeral=True, grace=0.5) as running:
+    # Room for whatever the tests of a worker leave running.
+    with LocalPlatform(ephemeral=True, grace=0.5, cores=1000, memory=2**42) as running:
         yield running
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import socket
@@ -27,6 +28,32 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 7787
 
 
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+if TYPE_CHECKING:  # generic since click 8.2, and only for type checkers
+    ParamType = click.ParamType[int]
+else:
+    ParamType = click.ParamType
+
+
+class Size(ParamType):
+    """Bytes, in units of 1024: ``512M``, ``16G``."""
+
+    name = "size"
+
+    def convert(self, value: str | int, param: object, context: click.Context | None) -> int:  # noqa: ARG002
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
+        if found is None:
+            self.fail(f"{value!r} is no size; write 512M or 16G", ctx=context)
+        return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+SIZE = Size()
+
+
 @click.group()
 def local() -> None:
     """Run a platform on this machine.
@@ -47,17 +74,37 @@ state_option = click.option(
 @local.command()
 @state_option
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: use a temporary folder.")
+@click.option("--cpu", type=float, help="Cores that its jobs may use together; those there are.")
+@click.option("--memory", type=SIZE, help="Memory that they may use, such as 16G; all there is.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes any free one.")
-def up(state: str | None, ephemeral: bool, port: int) -> None:
+@click.option("--log-limit", type=SIZE, help="End a job that writes more output; 10G.")
+def up(
+    state: str | None,
+    ephemeral: bool,
+    cpu: float | None,
+    memory: int | None,
+    port: int,
+    log_limit: int | None,
+) -> None:
     """Start the local platform, and run it until Ctrl-C.
 
     Its jobs end with it. If it is killed they go on, and the next `neuro local up` on the same
-    folder takes them up.
+    folder takes them up. Jobs wait until there is room for them; give --cpu or --memory to say
+    that this machine has more, or less, than it has.
 
     Example: neuro local up --port 0
     """
     _check_exclusive(state, ephemeral)
-    platform = _server().LocalPlatform(state, ephemeral=ephemeral, port=port, is_program=True)
+    server = _server()
+    platform = server.LocalPlatform(
+        state,
+        ephemeral=ephemeral,
+        port=port,
+        cores=cpu,
+        memory=memory,
+        log_limit=log_limit or server.LOG_LIMIT,
+        is_program=True,
+    )
     with _stop_signal() as wait, platform:
         output.banner(platform.url, str(platform.folder), kept=not ephemeral)
         wait()

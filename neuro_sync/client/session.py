@@ -107,9 +107,11 @@ class Session(Closing):
         self._open_sections(transport, Config(transport, found, settings, names))
 
     def _open_sections(self, transport: HttpTransport, config: Config) -> None:
+        from .disks import Disks
         from .images import Images
         from .jobs import Jobs
         from .parse import Parser
+        from .secrets import Secrets
         from .users import Users
 
         self._transport = transport
@@ -118,6 +120,8 @@ class Session(Closing):
         self.users = Users(transport, config)
         self.images = Images(transport, config)
         self.parse = Parser(config)
+        self.secrets = Secrets(transport, config)
+        self.disks = Disks(transport, config)
 
     def with_options(
         self,

@@ -11,28 +11,36 @@ from neuro_sync.version import __version__
 from .access import AccessRules
 from .answers import Refusals, http_error
 from .jobs import JobService, Tenant
+from .mounts import Mounts
 from .registry import Registry
 from .routes import (
     admin,
     channels,
     config,
+    disks,
     images,
     jobs,
     monitoring,
     ports,
     retired,
+    secrets,
+    storage,
     telemetry,
     users,
 )
 from .users import Users
 
 API = "/api/v1"
-SECTIONS = (config, jobs, users, telemetry, monitoring, channels, ports, retired)
+SECTIONS = (
+    *(config, jobs, users, telemetry, monitoring, channels, ports),
+    *(storage, secrets, disks, retired),
+)
 
 
 def create_app(
     *,
     service: JobService,
+    mounts: Mounts,
     users: Users,
     home: Tenant,
     presets: tuple[Preset, ...],
@@ -42,6 +50,9 @@ def create_app(
     """Return the application around a service; whoever made that opens and closes it."""
     app = FastAPI(title="Neuro local platform", version=__version__, redirect_slashes=False)
     app.state.jobs = service
+    app.state.storage = mounts.storage
+    app.state.secrets = mounts.secrets
+    app.state.disks = mounts.disks
     app.state.users = users
     app.state.home = home
     app.state.presets = presets

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import logging
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +32,7 @@ from neuro_sync.models.jobs import (
     Container,
     HTTPPort,
     JobOptions,
+    JobPriority,
     JobRestartPolicy,
     JobRun,
     JobStart,
@@ -39,14 +44,18 @@ from neuro_sync.models.jobs import (
 )
 from neuro_sync.models.users import Action
 
-from . import lifecycle, machine
+from . import lifecycle
 from .access import Caller
-from .lifecycle import Cancelled, Event, Transitions
+from .clock import Clock, Timer
+from .lifecycle import Cancelled, CouldNotRun, Event, Failed, Rules, Transitions, Vanished
 from .logs import JobLog, Pulse
+from .machine import cheapest, room_of
+from .mounts import Missing, Mounts
 from .permissions import Resource
 from .runtimes.base import Launch, Runtime
+from .schedule import Decisions, Job, Phase, Schedule
 from .sites import Sites
-from .store import JobFilter, JobRow, Store
+from .store import JobChange, JobFilter, JobRow, Store
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +67,7 @@ KEEP_ALIVE = 10.0
 """Seconds of silence after which a stream shows that it is still there."""
 LONGEST_TIMER = 10 * 365 * 86400
 """Seconds; no event loop counts further than it has to."""
+PRIORITIES = {JobPriority.LOW: 1, JobPriority.NORMAL: 2, JobPriority.HIGH: 3}
 
 
 @dataclass(frozen=True)
@@ -72,52 +82,72 @@ class Tenant:
 class JobService:
     """Accepts jobs, has a runtime run them, and remembers how they went.
 
-    All of it happens on one event loop, so that nothing here needs a lock.
+    What happens is told to the schedule; what that decides is first recorded and then carried out,
+    so that a platform that was killed at any moment can go on from what it finds. All of it happens
+    on one event loop, so that nothing here needs a lock.
     """
 
     def __init__(
         self,
         store: Store,
         runtime: Runtime,
+        schedule: Schedule,
+        mounts: Mounts,
         sites: Sites,
         presets: tuple[Preset, ...],
         home: Tenant,
+        clock: Clock,
         *,
         registry_hosts: Collection[str] = (),
     ) -> None:
         self._store = store
         self._sites = sites
         self._runtime = runtime
+        self._schedule = schedule
+        self._mounts = mounts
         self._presets = {preset.name: preset for preset in presets}
         self._home = home
+        self._clock = clock
         self._registry_hosts = registry_hosts
-        self._closing = False
-        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._timer: Timer | None = None
+        self._numbers = itertools.count()
+        self._to_launch: deque[Job] = deque()
+        self._logs: dict[str, JobLog] = {}
+        """Of the jobs that may still write."""
         self._changes = Pulse()
 
     async def open(self, folder: Path) -> None:
         """Begin to run jobs, and take up those of an earlier platform on the same folder."""
+        self._folder = folder / "jobs"
         await self._runtime.open(folder, self._on_event)
-        for job in self._store.list(JobFilter(statuses=_UNFINISHED)):
-            self._reopen_site(job)
-            self._runtime.adopt(_launch(job))
-            self._watch_life_span(self._row(job.id))
+        now = self._clock.now()
+        rows = [*self._store.not_over()]
+        for row in rows:
+            self._open_log(row.id).create()
+            self._schedule.restore(self._job(row), now)
+            if row.answer is None:
+                self._reopen_site(row)
+        for row in rows:
+            if row.phase in (Phase.LIVE, Phase.ENDING):
+                with self._reporting(row.id):
+                    is_ending = row.phase == Phase.ENDING
+                    # A run that has begun has got what it needs, which may be gone by now.
+                    launch = self._launch(row, is_new=not is_ending and not _has_begun(row))
+                    self._runtime.adopt(launch, is_ending=is_ending)
+        self._carry_out(self._schedule.resume(now))
 
     async def close(self) -> None:
         """End all jobs and wait for them; then nothing of the platform is left running."""
-        self._closing = True
-        reason = Cancelled(_now(), "PlatformStopped", "The local platform was stopped.")
-        running = [job.id for job in self._store.list(JobFilter(statuses=_UNFINISHED))]
-        for job_id in running:
-            self._on_event(job_id, reason)
-            self._runtime.kill(job_id)
-        ends = [self._runtime.log(job_id).until_ended() for job_id in running]
+        reason = "The local platform was stopped."
+        stopped = Cancelled(self._clock.now(), "PlatformStopped", reason)
+        self._carry_out(self._schedule.close(stopped))
+        ends = [log.until_ended() for log in self._logs.values()]
         try:
             await asyncio.wait_for(asyncio.gather(*ends), LONGEST_END)
         except asyncio.TimeoutError:
             logger.warning("some jobs did not end; their supervisors are left to it")
-        for timer in self._deadlines.values():
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         await self._sites.close_all()
         await self._runtime.close()
 
@@ -129,11 +159,6 @@ class JobService:
         tenant = self._tenant(spec, caller)
         container, options = self._resolve(spec)
         _check_addresses(container, tenant.cluster)
-        if options.restart_policy is not JobRestartPolicy.NEVER:
-            raise NotSupported(
-                f"restart_policy {options.restart_policy.value!r}: this local platform "
-                "does not restart jobs; leave it at 'never'"
-            )
         if options.pass_config:
             raise NotSupported(
                 "pass_config: this local platform gives jobs no login of their own; leave it out"
@@ -143,15 +168,19 @@ class JobService:
         if options.scheduler_enabled and options.schedule_timeout is not None:
             raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
         caller.require_all(_needs(container, tenant, self._registry_hosts))
+        if not options.wait_for_jobs_quota:
+            self._check_quota(caller.name)
         if spec.name is not None:
             self._check_name(spec.name, tenant.project)
         if options.privileged:
             raise IllegalArgumentError(f"Cluster {tenant.cluster} does not allow privileged jobs")
+        self._check_room(container.resources)
         self._runtime.check(container)
         job_id = f"job-{uuid.uuid4()}"
-        now = _now()
+        now = self._clock.now()
         life = lifecycle.created(now)
-        description = _describe(job_id, caller.name, tenant, container, options)
+        price = self._price(container, options.preset_name)
+        description = _describe(job_id, caller.name, tenant, container, options, price)
         if container.http is not None:
             description["http_url"] = self._open_site(job_id, container.http)
         row = JobRow(
@@ -165,30 +194,22 @@ class JobService:
             created_at=now,
             description=description,
             transitions=_LIFE.dump_json(life).decode(),
+            phase=Phase.WAITING.value,
+            waits_for_seat=options.wait_for_jobs_quota,
         )
         self._store.add(row, tuple(sorted(set(spec.tags))))
+        job = self._job(row)
+        decisions = self._schedule.add(job, now)
         # After the answer: a job is pending when its user learns of it.
-        asyncio.get_running_loop().call_soon(self._launch, row)
-        return row
-
-    def _launch(self, row: JobRow) -> None:
-        if self._row(row.id).status != JobStatus.PENDING.value:
-            return  # cancelled before it came to that
-        try:
-            self._runtime.launch(_launch(row))
-        except (OSError, NeuroError) as error:
-            logger.exception("job %s could not be started", row.id)
-            self._on_event(row.id, lifecycle.CouldNotRun(_now(), 125, str(error)))
+        asyncio.get_running_loop().call_soon(self._open_log(job_id).create)
+        self._carry_out(decisions, launch_later=True)
+        return replace(row, transitions=_LIFE.dump_json(job.life).decode())
 
     def kill(self, id_or_name: str, caller: Caller) -> None:
         """Cancel a job at once; what it runs ends a moment later. One that is over stays."""
+        now = self._clock.now()
         job = self.find(id_or_name, caller, Action.WRITE)
-        if job.answer is None:
-            self._end(job.id, "UserRequested")
-
-    def _end(self, job_id: str, reason: str) -> None:
-        self._on_event(job_id, Cancelled(_now(), reason))
-        self._runtime.kill(job_id)
+        self._carry_out(self._schedule.report(job.id, Cancelled(now, "UserRequested"), now))
 
     def find(self, id_or_name: str, caller: Caller, action: Action) -> JobRow:
         """Return a job by id, or the caller's newest one of a name, to do something with it.
@@ -213,12 +234,18 @@ class JobService:
         return job
 
     @property
+    def total_running_jobs(self) -> int | None:
+        """How many unfinished jobs each user may have."""
+        return self._schedule.quota
+
+    @property
     def runtime(self) -> Runtime:
         """What runs the jobs; channels into one that runs are opened there."""
         return self._runtime
 
     def log(self, job: JobRow) -> JobLog:
-        return self._runtime.log(job.id)
+        """Return the job's log; it goes on over all runs of the job."""
+        return self._logs.get(job.id) or self._ended_log(job.id)
 
     async def telemetry(self, job_id: str) -> AsyncGenerator[JobTelemetry | None, None]:
         """Yield what a job uses each second while it runs; None when there is nothing to tell."""
@@ -234,6 +261,8 @@ class JobService:
                 sample = await asyncio.to_thread(meter.sample) if meter else None
                 if sample is not None:
                     yield sample
+                else:
+                    meter = None  # the job may be restarted
                 await asyncio.wait({change}, timeout=SAMPLE_PERIOD)
             else:
                 meter = None
@@ -243,27 +272,19 @@ class JobService:
             change.cancel()
 
     def capacity(self) -> dict[str, int]:
-        """Return how many jobs of each preset this machine would hold at once, beside the others.
-
-        Jobs start whether or not there is room: this only tells what there is.
-        """
-        jobs = self._store.list(JobFilter(statuses=_UNFINISHED))
-        taken = [job.description["container"]["resources"] for job in jobs]
-        cpu = machine.cores() - sum(resources["cpu"] for resources in taken)
-        memory = machine.memory() - sum(resources["memory"] for resources in taken)
-        return {
-            name: max(int(min(cpu // preset.cpu, memory // (preset.memory or 1))), 0)
-            for name, preset in self._presets.items()
-        }
+        """Return how many jobs of each preset would start at once, beside those that run."""
+        free = self._schedule.free
+        return {name: free.times(room_of(preset)) for name, preset in self._presets.items()}
 
     def change_life_span(self, job: JobRow, *, minutes: int, add: bool) -> None:
         """Set the minutes a job may run, or add to them; it counts from its start."""
+        if job.answer is not None:
+            return
         if add:
             minutes += job.description.get("max_run_time_minutes") or 0
-        description = {**job.description, "max_run_time_minutes": minutes}
-        if job.answer is None:
-            self._store.describe(job.id, description)
-            self._watch_life_span(self._row(job.id))
+        self._store.describe(job.id, {**job.description, "max_run_time_minutes": minutes})
+        now = self._clock.now()
+        self._carry_out(self._schedule.set_life_span(job.id, _seconds(minutes), now))
 
     def tags(self, owner: str) -> list[str]:
         """Return all tags an owner ever used, those of the newest job first."""
@@ -277,7 +298,9 @@ class JobService:
 
     def answer(self, job: JobRow) -> str:
         """Return what the wire tells of a job now, as JSON without a newline."""
-        return job.answer or _answer(job.description, _LIFE.validate_json(job.transitions), _now())
+        if job.answer is not None:
+            return job.answer
+        return _answer(job.description, _LIFE.validate_json(job.transitions), self._clock.now())
 
     def _open_site(self, job_id: str, http: HTTPPort, port: int = 0) -> str:
         return self._sites.open(job_id, http.port, requires_auth=http.requires_auth, port=port)
@@ -291,40 +314,135 @@ class JobService:
             self._store.describe(job.id, {**job.description, "http_url": url})
 
     def _on_event(self, job_id: str, event: Event) -> None:
-        job = self._row(job_id)
-        life = _LIFE.validate_json(job.transitions)
-        after = lifecycle.advance(life, event)
-        if after is life:
-            return
-        status = after[-1].status
-        at = after[-1].transition_time
-        self._store.change(
-            job_id,
-            status=status.value,
-            transitions=_LIFE.dump_json(after).decode(),
-            answer=_answer(job.description, after, at) if status.is_finished else None,
-        )
-        logger.info("job %s: %s %s", job_id, status, after[-1].reason)
-        self._changes.beat()
-        if status.is_finished:
-            self._sites.close(job_id)
-        if status.is_finished and job_id in self._deadlines:
-            self._deadlines.pop(job_id).cancel()
-        elif status.is_running:
-            self._watch_life_span(self._row(job_id))
+        event = replace(event, at=self._clock.at(event.at))
+        self._carry_out(self._schedule.report(job_id, event, self._clock.now()))
 
-    def _watch_life_span(self, job: JobRow) -> None:
-        """End a running job when its time is up."""
-        minutes = job.description.get("max_run_time_minutes")
-        if minutes is None or job.status != JobStatus.RUNNING.value:
-            return
-        life: Transitions = _LIFE.validate_json(job.transitions)
-        left = min(minutes * 60, LONGEST_TIMER) - lifecycle.run_time(life, _now())
-        if job.id in self._deadlines:
-            self._deadlines.pop(job.id).cancel()
-        self._deadlines[job.id] = asyncio.get_running_loop().call_later(
-            max(left, 0), self._end, job.id, "LifeSpanEnded"
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._carry_out(self._schedule.tick(self._clock.now()))
+
+    def _carry_out(self, decisions: Decisions, *, launch_later: bool = False) -> None:
+        if decisions.changed:
+            # Before anything is done: what is done twice is worse than what is not done yet.
+            self._store.change([self._change(job) for job in decisions.changed.values()])
+            self._changes.beat()
+        for job in decisions.changed.values():
+            if job.status.is_finished:
+                self._sites.close(job.id)
+            if job.phase is Phase.OVER:
+                self._logs.pop(job.id).end()
+                self._mounts.release(job.id)
+        for job in decisions.kill:
+            self._runtime.kill(job.id)
+        was_idle = not self._to_launch
+        self._to_launch.extend(decisions.launch)
+        if was_idle and self._to_launch:
+            if launch_later:
+                asyncio.get_running_loop().call_soon(self._launch_next)
+            else:
+                self._launch_next()
+        self._set_timer()
+
+    def _launch_next(self) -> None:
+        """Launch one job, and leave the others until everybody else had a turn."""
+        job = self._to_launch[0]
+        if job.phase is Phase.LIVE:
+            with self._reporting(job.id):
+                self._runtime.launch(self._launch(self._row(job.id), is_new=True))
+        else:  # it was told to end before it came to that
+            self._report_later(job.id, Vanished(_real_now()))
+        self._to_launch.popleft()
+        if self._to_launch:
+            asyncio.get_running_loop().call_soon(self._launch_next)
+
+    @contextmanager
+    def _reporting(self, job_id: str) -> Iterator[None]:
+        """Let a job fail that cannot be launched."""
+        try:
+            yield
+        except Missing as error:
+            why = "The job could not be started."
+            self._report_later(job_id, Failed(_real_now(), str(error), why))
+        except IllegalArgumentError as error:
+            self._report_later(job_id, CouldNotRun(_real_now(), 125, str(error)))
+        except (OSError, NeuroError) as error:
+            logger.exception("job %s could not be started", job_id)
+            self._report_later(job_id, CouldNotRun(_real_now(), 125, str(error)))
+
+    def _report_later(self, job_id: str, event: Event) -> None:
+        asyncio.get_running_loop().call_soon(self._on_event, job_id, event)
+
+    def _set_timer(self) -> None:
+        """Come back when the schedule wants to."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake = self._schedule.next_wake
+        if wake is not None:
+            left = (wake - self._clock.now()).total_seconds()
+            self._timer = self._clock.call_later(min(max(left, 0), LONGEST_TIMER), self._on_timer)
+
+    def _change(self, job: Job) -> JobChange:
+        last = job.life[-1]
+        answer = None
+        if job.status.is_finished:
+            answer = _answer(self._row(job.id).description, job.life, last.transition_time)
+        logger.info("job %s: %s %s", job.id, last.status, last.reason)
+        return JobChange(
+            job.id,
+            job.status.value,
+            _LIFE.dump_json(job.life).decode(),
+            answer,
+            job.phase.value,
+            job.run,
         )
+
+    def _job(self, row: JobRow) -> Job:
+        """Return what the schedule is to know of a job."""
+        described = row.description
+        minutes = described.get("max_run_time_minutes")
+        return Job(
+            id=row.id,
+            number=next(self._numbers),
+            owner=row.owner,
+            room=room_of(Resources.model_validate(described["container"]["resources"])),
+            life=_LIFE.validate_json(row.transitions),
+            rules=Rules(
+                JobRestartPolicy(described["restart_policy"]),
+                described["scheduler_enabled"],
+                described["preemptible_node"],
+            ),
+            priority=PRIORITIES[JobPriority(described["priority"])],
+            waits_for_seat=row.waits_for_seat,
+            schedule_timeout=described.get("schedule_timeout"),
+            life_span=None if minutes is None else _seconds(minutes),
+            phase=Phase(row.phase),
+            run=row.run,
+        )
+
+    def _launch(self, job: JobRow, *, is_new: bool) -> Launch:
+        """Return all that a runtime has to know for a job's present run.
+
+        Only for a new one the values of secrets and what is mounted are looked up.
+        """
+        container = Container.model_validate(job.description["container"])
+        launch = Launch(job.id, container, log=self._logs[job.id], run=job.run)
+        if not is_new:
+            return launch
+        return replace(
+            launch,
+            environment=self._mounts.environment(container),
+            mounts=self._mounts.of(job.id, container),
+        )
+
+    def _open_log(self, job_id: str) -> JobLog:
+        log = self._logs[job_id] = JobLog(self._folder / job_id)
+        return log
+
+    def _ended_log(self, job_id: str) -> JobLog:
+        log = JobLog(self._folder / job_id)
+        log.end()
+        return log
 
     def _row(self, job_id: str) -> JobRow:
         return self._get(job_id, "")
@@ -377,6 +495,37 @@ class JobService:
         }
         return container, spec.model_copy(update=flags)
 
+    def _check_quota(self, owner: str) -> None:
+        quota = self.total_running_jobs
+        if quota is not None and self._schedule.unfinished[owner] >= quota:
+            raise IllegalArgumentError(f"Jobs limit quota exceeded for user {owner!r}")
+
+    def _check_room(self, resources: Resources) -> None:
+        """Refuse what would wait for ever."""
+        has, wants = self._schedule.room, room_of(resources)
+        others = [
+            name
+            for name, count in (
+                ("AMD GPUs", resources.amd_gpu),
+                ("Intel GPUs", resources.intel_gpu),
+                ("slices of GPUs", resources.nvidia_migs),
+                ("TPUs", resources.tpu_type),
+            )
+            if count
+        ]
+        if others:
+            raise IllegalArgumentError(f"this machine has no {' and no '.join(others)}")
+        if not has.holds(wants):
+            raise IllegalArgumentError(
+                f"the job wants {wants}, and this machine has only {has} for all jobs together"
+            )
+
+    def _price(self, container: Container, preset_name: str | None) -> Decimal:
+        preset = self._presets.get(preset_name or "")
+        if preset is not None:
+            return preset.credits_per_hour
+        return cheapest(self._presets.values(), room_of(container.resources))
+
     def _check_name(self, name: str, project: str) -> None:
         if name.startswith("job-"):
             raise IllegalArgumentError(
@@ -390,16 +539,18 @@ class JobService:
             )
 
 
-_UNFINISHED = tuple(status.value for status in JobStatus.active_items())
-
-
-def _now() -> datetime:
+def _real_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def _launch(job: JobRow) -> Launch:
-    container = Container.model_validate(job.description["container"])
-    return Launch(job.id, container, environment=container.env)
+def _has_begun(job: JobRow) -> bool:
+    """Tell whether a job's present run is known to have started."""
+    last = _LIFE.validate_json(job.transitions)[-1]
+    return last.status is JobStatus.RUNNING and last.reason != lifecycle.RESTARTING
+
+
+def _seconds(minutes: int) -> float:
+    return min(minutes * 60, LONGEST_TIMER)
 
 
 def _needs(
@@ -434,7 +585,12 @@ def _check_addresses(container: Container, cluster: str) -> None:
 
 
 def _describe(
-    job_id: str, owner: str, tenant: Tenant, container: Container, options: JobOptions
+    job_id: str,
+    owner: str,
+    tenant: Tenant,
+    container: Container,
+    options: JobOptions,
+    price: Decimal,
 ) -> dict[str, Any]:
     """Return what the wire tells of a job that never changes."""
     pair = f"{tenant.org}--{tenant.project}"
@@ -461,8 +617,7 @@ def _describe(
         "materialized": True,
         "being_dropped": False,
         "logs_removed": False,
-        "total_price_credits": "0",
-        "price_credits_per_hour": "0",
+        "price_credits_per_hour": f"{price:f}",
         "internal_hostname": f"{job_id}.{namespace}",
     }
     optional = {
@@ -494,10 +649,12 @@ def _answer(description: Mapping[str, Any], life: Transitions, now: datetime) ->
     for item in (history, *statuses):
         for field in ("reason", "description"):
             item[field] = item[field] or None
+    price = Decimal(description["price_credits_per_hour"])
     answer = {
         **description,
         "status": summary.status.value,
         "statuses": statuses,
         "history": history,
+        "total_price_credits": f"{lifecycle.price(price, summary.run_time_seconds):f}",
     }
     return json.dumps(answer, separators=(",", ":"))

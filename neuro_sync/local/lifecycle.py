@@ -1,7 +1,8 @@
-"""The rules of a job's life: values in, values out, without clock, process or thread.
+"""The rules of one job's life: values in, values out, without clock, process or thread.
 
 An event is what happened, with its time. A finished job never changes again, so an event that
-comes too late (the exit code of a job that was cancelled) changes nothing.
+comes too late (the exit code of a job that was cancelled) changes nothing. What becomes of many
+jobs on one machine is told in `schedule`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,55 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
+from itertools import pairwise
 
-from neuro_sync.models.jobs import JobStatus, JobStatusHistory, JobStatusItem
+from neuro_sync.models.jobs import JobRestartPolicy, JobStatus, JobStatusHistory, JobStatusItem
+
+FIRST_DELAY = 10.0
+LONGEST_DELAY = 300.0
+"""Seconds before a job is started again: none the first time, then 10, 20, 40 and so on."""
+STEADY_RUN = 600.0
+"""Seconds after which a run is no failed start any more, and the delays begin anew."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What was asked for a job's life."""
+
+    restart_policy: JobRestartPolicy = JobRestartPolicy.NEVER
+    scheduler_enabled: bool = False
+    """Whether it takes turns with other jobs, suspended in between."""
+    preemptible_node: bool = False
+    """Whether its machine may be taken away from it."""
+
+    @property
+    def gives_way(self) -> bool:
+        return self.scheduler_enabled or self.preemptible_node
+
+    def restart_after(self, event: Exited | Vanished) -> bool:
+        """Tell whether a run that ended so is followed by another one."""
+        if isinstance(event, Vanished):
+            return self.gives_way or self.restart_policy is not JobRestartPolicy.NEVER
+        if event.exit_code == 0:
+            return self.restart_policy is JobRestartPolicy.ALWAYS
+        return self.restart_policy in (JobRestartPolicy.ALWAYS, JobRestartPolicy.ON_FAILURE)
+
+
+@dataclass(frozen=True)
+class Queued:
+    """There is no room for the job yet."""
+
+    at: datetime
+    wants: str
+
+
+@dataclass(frozen=True)
+class Unschedulable:
+    """There is no room, and the job waits no longer."""
+
+    at: datetime
+    why: str
 
 
 @dataclass(frozen=True)
@@ -39,8 +87,24 @@ class CouldNotRun:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """The platform could not start the job, or had to end it."""
+
+    at: datetime
+    reason: str
+    description: str
+
+
+@dataclass(frozen=True)
 class Vanished:
     """Whoever watched the job's process is gone, and left no word of how it ended."""
+
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Displaced:
+    """The job gives way to another one."""
 
     at: datetime
 
@@ -54,8 +118,12 @@ class Cancelled:
     description: str | None = None
 
 
-Event = Started | Exited | CouldNotRun | Vanished | Cancelled
+Ended = Exited | CouldNotRun | Failed | Vanished
+"""What a run ends with."""
+Event = Queued | Unschedulable | Started | Ended | Displaced | Cancelled
 Transitions = tuple[JobStatusItem, ...]
+
+RESTARTING = "Restarting"
 
 
 def created(at: datetime) -> Transitions:
@@ -63,54 +131,95 @@ def created(at: datetime) -> Transitions:
     return (JobStatusItem(status=JobStatus.PENDING, transition_time=at, reason="Creating"),)
 
 
-def advance(life: Transitions, event: Event) -> Transitions:
+def advance(life: Transitions, event: Event, rules: Rules) -> Transitions:
     """Return the life after an event; the same one if the event changes nothing."""
-    if life[-1].status.is_finished:
-        return life
-    step = _step(event)
-    if step.status is life[-1].status:
+    last = life[-1]
+    step = None if last.status.is_finished else _step(last, event, rules)
+    if step is None:
         return life
     # A clock that was set back must not turn the story around.
-    at = max(step.transition_time, life[-1].transition_time)
+    at = max(event.at, last.transition_time)
     return (*life, step.model_copy(update={"transition_time": at}))
 
 
-def _step(event: Event) -> JobStatusItem:
+def _step(last: JobStatusItem, event: Event, rules: Rules) -> JobStatusItem | None:
+    at = event.at
     match event:
-        case Started(at):
-            return JobStatusItem(status=JobStatus.RUNNING, transition_time=at)
-        case Exited(at, 0):
-            return JobStatusItem(status=JobStatus.SUCCEEDED, transition_time=at, exit_code=0)
-        case Exited(at, exit_code, output_tail):
-            return JobStatusItem(
-                status=JobStatus.FAILED,
-                transition_time=at,
-                reason="Error",
-                description=output_tail,
-                exit_code=exit_code,
-            )
-        case CouldNotRun(at, exit_code, why):
-            return JobStatusItem(
-                status=JobStatus.FAILED,
-                transition_time=at,
-                reason="ContainerCannotRun",
-                description=why,
-                exit_code=exit_code,
-            )
-        case Vanished(at):
-            return JobStatusItem(
-                status=JobStatus.FAILED,
-                transition_time=at,
-                reason="NotFound",
-                description="The process that watched over the job is gone.",
-            )
-        case Cancelled(at, reason, description):
-            return JobStatusItem(
-                status=JobStatus.CANCELLED,
-                transition_time=at,
-                reason=reason,
-                description=description or "",
-            )
+        case Queued(_, wants) if last.reason == "Creating":
+            why = f"Waiting until this machine has {wants} to spare."
+            return _item(at, JobStatus.PENDING, "Scheduling", why)
+        case Unschedulable(_, why) if last.status.is_pending:
+            why = f"Failed to scale up the cluster to get more resources: {why}"
+            return _item(at, JobStatus.FAILED, "ClusterScaleUpFailed", why)
+        case Started() if last.status is not JobStatus.RUNNING or last.reason == RESTARTING:
+            return _item(at, JobStatus.RUNNING)
+        case Exited(_, code) if rules.restart_after(event):
+            return _item(at, JobStatus.RUNNING, RESTARTING, f"The last run ended with {code}.")
+        case Exited(_, 0):
+            return _item(at, JobStatus.SUCCEEDED, exit_code=0)
+        case Exited(_, code, output_tail):
+            return _item(at, JobStatus.FAILED, "Error", output_tail, code)
+        case CouldNotRun(_, code, why):
+            return _item(at, JobStatus.FAILED, "ContainerCannotRun", why, code)
+        case Failed(_, reason, description):
+            return _item(at, JobStatus.FAILED, reason, description)
+        case Vanished() if last.status is not JobStatus.PENDING and rules.restart_after(event):
+            return _item(at, JobStatus.RUNNING, RESTARTING, "The last run was lost.")
+        case Vanished():
+            why = "The process that watched over the job is gone."
+            return _item(at, JobStatus.FAILED, "NotFound", why)
+        case Displaced() if last.status is JobStatus.RUNNING and rules.scheduler_enabled:
+            return _item(at, JobStatus.SUSPENDED)
+        case Displaced() if last.status is JobStatus.RUNNING:
+            return _item(at, JobStatus.PENDING, RESTARTING, "Its room was needed.")
+        case Cancelled(_, reason, description):
+            return _item(at, JobStatus.CANCELLED, reason, description or "")
+    return None
+
+
+def _item(
+    at: datetime,
+    status: JobStatus,
+    reason: str = "",
+    description: str = "",
+    exit_code: int | None = None,
+) -> JobStatusItem:
+    return JobStatusItem(
+        transition_time=at,
+        status=status,
+        reason=reason,
+        description=description,
+        exit_code=exit_code,
+    )
+
+
+def restart_delay(life: Transitions) -> float:
+    """Return how long a job whose run has just ended rests before the next one, in seconds."""
+    short_runs = 0
+    end: datetime | None = None
+    for item in reversed(life):
+        if item.status is not JobStatus.RUNNING:
+            break
+        if item.reason == RESTARTING:
+            end = item.transition_time
+            short_runs += 1
+        elif end is None or (end - item.transition_time).total_seconds() > STEADY_RUN:
+            break
+    if short_runs <= 1:
+        return 0.0
+    return min(FIRST_DELAY * 2.0 ** min(short_runs - 2, 10), LONGEST_DELAY)
+
+
+def spells(life: Transitions) -> list[datetime]:
+    """Return when a job began to wait, to run, to wait again, and so on.
+
+    It goes on running while it is restarted.
+    """
+    begins = [life[0].transition_time]
+    for before, item in pairwise(life):
+        if (before.status is JobStatus.RUNNING) is not (item.status is JobStatus.RUNNING):
+            begins.append(item.transition_time)
+    return begins
 
 
 def history(life: Transitions, now: datetime) -> JobStatusHistory:
@@ -145,4 +254,9 @@ def run_time(life: Transitions, now: datetime) -> float:
 
 
 def _is_restart(item: JobStatusItem) -> bool:
-    return item.reason == "Restarting" or item.status is JobStatus.SUSPENDED
+    return item.reason == RESTARTING or item.status is JobStatus.SUSPENDED
+
+
+def price(credits_per_hour: Decimal, seconds: float) -> Decimal:
+    """Return what so many seconds of running cost."""
+    return (credits_per_hour * Decimal(seconds) / 3600).quantize(Decimal("0.000001")).normalize()

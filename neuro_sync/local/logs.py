@@ -51,6 +51,7 @@ class JobLog:
 
     def create(self) -> None:
         """Make both files, so that there is something to follow before the first line."""
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         for path in (self._log, self._times):
             path.touch(mode=0o600)
 
@@ -88,11 +89,14 @@ class JobLog:
         """How many bytes there are by now."""
         return self._log.stat().st_size
 
-    async def streams(self, offset: int, largest: int) -> AsyncGenerator[tuple[int, bytes], None]:
+    async def streams(
+        self, offset: int, largest: int, is_over: Callable[[], bool]
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
         """Yield the log from an offset to its end, each piece with its stream.
 
         That is 1 for standard output and 2 for standard error; a terminal has only the first.
-        `largest` is the size of a piece in bytes.
+        `largest` is the size of a piece in bytes. Its end may also be told by `is_over`, and then
+        by a beat of the pulse.
         """
         with (
             open(self._log, "rb", buffering=0) as log,
@@ -100,15 +104,17 @@ class JobLog:
         ):
             log.seek(offset)
             records = _Records(times, _first_record(times, lambda record: record[0] < offset) - 1)
-            async for piece in self._pieces(log, largest):
+            async for piece in self._pieces(log, largest, is_over):
                 for stream, part in _by_stream(piece, offset, records):
                     yield stream, part
                 offset += len(piece)
 
-    async def _pieces(self, log: BinaryIO, largest: int = PIECE) -> AsyncIterator[bytes]:
+    async def _pieces(
+        self, log: BinaryIO, largest: int = PIECE, is_over: Callable[[], bool] = lambda: False
+    ) -> AsyncIterator[bytes]:
         while True:
             change = self.pulse.watch()
-            ended = self.ended
+            ended = self.ended or is_over()
             piece = log.read(largest)
             if piece:
                 change.cancel()

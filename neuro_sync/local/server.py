@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import socket
 import tempfile
@@ -21,12 +22,18 @@ from neuro_sync.models.users import Action
 from .access import own_hosts
 from .accounts import Accounts, accounts_of
 from .app import API, create_app
+from .clock import Clock, SystemClock
+from .disks import DiskStore
 from .jobs import JobService, Tenant
-from .machine import presets
+from .machine import Machine
+from .mounts import Mounts
 from .registry import Registry
-from .runtimes.process import ProcessRuntime
+from .runtimes.process import LOG_LIMIT, ProcessRuntime
+from .schedule import Schedule
+from .secrets import SecretStore
 from .sites import Sites
 from .state import StateFolder, folder_of, local_user, running_platform, stop_platform
+from .storage import StorageFolder
 from .store import Store
 from .users import Users
 
@@ -97,20 +104,37 @@ class LocalPlatform:
         ephemeral: bool = False,
         port: int = 0,
         grace: float = 3.0,
+        cores: float | None = None,
+        memory: int | None = None,
+        total_running_jobs: int | None = None,
+        log_limit: int | None = LOG_LIMIT,
+        clock: Clock | None = None,
         is_program: bool = False,
     ) -> None:
         """Say where it keeps its state and where it listens.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
-        by itself. `is_program` says that this process is there for the platform alone and ends
-        when it is sent SIGTERM, so that ``neuro local down`` may do that.
+        by itself. `cores` and `memory` (bytes) are what its jobs may use together, in place of
+        what this machine has; they may well be more. `total_running_jobs` is the quota of each
+        user: how many unfinished jobs he may have. A job whose output exceeds `log_limit` bytes is
+        ended, so that it does not fill the disk; None lets it go on. A test sets a `ManualClock`
+        forward. `is_program` says that this process is there for the platform alone and ends when
+        it is sent SIGTERM, so that ``neuro local down`` may do that.
         """
+        for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} = {value}: a platform needs a number above 0")
         self._is_program = is_program
         self._forget = False
         self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
         self._state = StateFolder(self._temporary or state)
         self._port = port
         self._grace = grace
+        self._cores = cores
+        self._memory = memory
+        self._quota = total_running_jobs
+        self._log_limit = log_limit
+        self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._listener: socket.socket | None = None
@@ -171,18 +195,35 @@ class LocalPlatform:
         return listener
 
     def _server(self, user: str) -> _Server:
-        offered = presets()
+        machine = Machine.here(cores=self._cores, memory=self._memory)
+        offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
-        runtime = ProcessRuntime(grace=self._grace)
+        runtime = ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
         self._store = Store(self._state.database)
         users = self._users = Users(Accounts(self._store.database), home, self._token)
         sites = Sites(runtime.dial, users.name_of, self._may_see)
+        mounts = self._mounts = Mounts(
+            StorageFolder(self.folder / "storage", self.folder / "uploads"),
+            SecretStore(self.folder / "secrets"),
+            DiskStore(self._store.database, self.folder / "disks", self._clock),
+        )
+        mounts.storage.open(home.org, home.project)
+        mounts.secrets.open()
         self._service = JobService(
-            self._store, runtime, sites, offered, home, registry_hosts=own_hosts(self._port)
+            self._store,
+            runtime,
+            Schedule(machine.room, quota=self._quota),
+            mounts,
+            sites,
+            offered,
+            home,
+            self._clock,
+            registry_hosts=own_hosts(self._port),
         )
         self._registry = Registry(self.folder)
         app = create_app(
             service=self._service,
+            mounts=mounts,
             users=users,
             home=home,
             presets=offered,
@@ -237,6 +278,7 @@ class LocalPlatform:
         self, server: _Server, listener: socket.socket, ready: threading.Event
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._mounts.disks.open()
         await self._service.open(self.folder)
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():

@@ -25,7 +25,7 @@ VARIABLE = "NEURO_LOCAL_STATE"
 DEFAULT_FOLDER = ".neuro-local"
 STOP_TIMEOUT = 30.0
 """Seconds; jobs are asked to end first, and made to a little later."""
-VERSION = "1"
+VERSION = "2"
 """Of the folder's layout; a folder of another one is refused, not guessed at."""
 
 

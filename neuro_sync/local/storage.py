@@ -12,10 +12,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -76,45 +76,61 @@ class Usage(NamedTuple):
     free: int
 
 
-@dataclass
-class OpenedFile(Closing):
+class _File(Closing):
+    """A descriptor that is not closed while another thread uses it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._closed = False
+        # Held while it is used: the number of a closed one is soon that of another file.
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._descriptor)
+
+
+class OpenedFile(_File):
     """A file that is read, with what it was when it was opened."""
 
-    descriptor: int
-    entry: Entry
+    def __init__(self, descriptor: int, entry: Entry) -> None:
+        super().__init__(descriptor)
+        self.entry = entry
 
     def read(self, offset: int, sizes: Sequence[int]) -> list[bytes]:
         """Return pieces that follow each other; fewer and shorter ones at the end of the file."""
-        pieces = []
-        for size in sizes:
-            piece = os.pread(self.descriptor, size, offset)
-            if not piece:
-                break
-            offset += len(piece)
-            pieces.append(piece)
+        pieces: list[bytes] = []
+        with self._lock:
+            for size in sizes:
+                piece = b"" if self._closed else os.pread(self._descriptor, size, offset)
+                if not piece:
+                    break
+                offset += len(piece)
+                pieces.append(piece)
         return pieces
 
-    def close(self) -> None:
-        os.close(self.descriptor)
 
-
-@dataclass
-class WrittenFile(Closing):
+class WrittenFile(_File):
     """A file of which a part is being written."""
 
-    descriptor: int
-    offset: int
+    def __init__(self, descriptor: int, offset: int) -> None:
+        super().__init__(descriptor)
+        self._offset = offset
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, pieces: Sequence[bytes]) -> None:
         """Write behind what was written before."""
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self.descriptor, view, self.offset)
-            self.offset += written
-            view = view[written:]
+        with self._lock:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view and not self._closed:
+                    written = os.pwrite(self._descriptor, view, self._offset)
+                    self._offset += written
+                    view = view[written:]
 
-    def close(self) -> None:
-        os.close(self.descriptor)
+    def commit(self) -> None:
+        """Do what remains to be done when all is written."""
 
 
 class NewFile(WrittenFile):
@@ -128,15 +144,18 @@ class NewFile(WrittenFile):
 
     def commit(self) -> None:
         """Put the file in its place, where it replaces another one."""
-        if (replaced := _check_replaceable(self._folder, self._name)) is not None:
-            os.fchmod(self.descriptor, stat.S_IMODE(replaced.st_mode))
-        os.rename(self._path, self._name, dst_dir_fd=self._folder)
+        with self._lock:
+            replaced = _check_replaceable(self._folder, self._name)
+            if replaced is not None:
+                os.fchmod(self._descriptor, stat.S_IMODE(replaced.st_mode))
+            os.rename(self._path, self._name, dst_dir_fd=self._folder)
 
     def close(self) -> None:
-        super().close()
-        with suppress(FileNotFoundError):  # it has its name
-            self._path.unlink()
-        os.close(self._folder)
+        if not self._closed:
+            super().close()
+            os.close(self._folder)
+            with suppress(FileNotFoundError):  # it has its name
+                self._path.unlink()
 
 
 class StorageFolder:
@@ -147,10 +166,11 @@ class StorageFolder:
         self._root = root
         self._scratch = scratch
 
-    def open(self) -> None:
-        """Make the folders, and clear away the uploads that an earlier platform did not end."""
+    def open(self, *project: str) -> None:
+        """Make the folder, one project's in it, and clear away what uploads were never ended."""
         for folder in (self._root, self._scratch):
             folder.mkdir(mode=0o700, exist_ok=True)
+        self.make(project)
         for unfinished in self._scratch.iterdir():
             unfinished.unlink()
 
@@ -326,6 +346,11 @@ class StorageFolder:
         with suppress(FileExistsError):  # somebody else was as quick
             os.mkdir(name, dir_fd=folder)
         return os.open(name, FOLDER, dir_fd=folder)
+
+
+def os_error_name(error: OSError) -> str:
+    """Return the symbol of what went wrong, such as ``ENOSPC``."""
+    return errno.errorcode.get(error.errno or errno.EIO, "EIO")
 
 
 def _lstat(folder: int, name: str) -> os.stat_result:

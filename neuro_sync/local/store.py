@@ -25,6 +25,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     org_name TEXT NOT NULL,
     project_name TEXT NOT NULL,
     status TEXT NOT NULL,
+    phase TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    waits_for_seat INTEGER NOT NULL,
     created_at REAL NOT NULL,
     description TEXT NOT NULL,
     transitions TEXT NOT NULL,
@@ -33,6 +36,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_by_name ON jobs (name) WHERE name IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_unfinished ON jobs (status)
     WHERE status IN ('pending', 'suspended', 'running');
+CREATE INDEX IF NOT EXISTS jobs_not_over ON jobs (number) WHERE phase != 'over';
 CREATE TABLE IF NOT EXISTS job_tags (
     tag TEXT NOT NULL,
     number INTEGER NOT NULL,
@@ -61,12 +65,30 @@ class JobRow:
     """Its life, as JSON."""
     answer: str | None = None
     """The whole answer as JSON, once it never changes again."""
+    phase: str = "over"
+    """What it has of the machine."""
+    run: int = 0
+    """How often it was launched, or is just about to be."""
+    waits_for_seat: bool = False
+    """Whether it waits while its owner has as many jobs as the quota allows."""
 
     @property
     def resources(self) -> tuple[Resource, ...]:
         """What a permission on the job is granted on: its id, or its name if it has one."""
         tenant = (self.cluster_name, self.org_name, self.project_name)
         return tuple(Resource("job", *tenant, name) for name in (self.id, self.name) if name)
+
+
+@dataclass(frozen=True)
+class JobChange:
+    """What is new of a job."""
+
+    id: str
+    status: str
+    transitions: str
+    answer: str | None
+    phase: str
+    run: int
 
 
 @dataclass(frozen=True)
@@ -174,8 +196,8 @@ class Store:
             database.execute("BEGIN")
             cursor = database.execute(
                 "INSERT INTO jobs (id, name, owner, base_owner, cluster_name, org_name,"
-                " project_name, status, created_at, description, transitions)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " project_name, status, phase, run, waits_for_seat, created_at, description,"
+                " transitions, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job.id,
                     job.name,
@@ -185,9 +207,13 @@ class Store:
                     job.org_name,
                     job.project_name,
                     job.status,
+                    job.phase,
+                    job.run,
+                    job.waits_for_seat,
                     job.created_at.timestamp(),
                     json.dumps(job.description),
                     job.transitions,
+                    job.answer,
                 ),
             )
             database.executemany(
@@ -195,13 +221,23 @@ class Store:
                 [(tag, cursor.lastrowid) for tag in tags],
             )
 
-    def change(
-        self, job_id: str, *, status: str, transitions: str, answer: str | None = None
-    ) -> None:
-        self._database.execute(
-            "UPDATE jobs SET status = ?, transitions = ?, answer = ? WHERE id = ?",
-            (status, transitions, answer, job_id),
-        )
+    def change(self, changes: Iterable[JobChange]) -> None:
+        """Record what is new of some jobs: all of it or nothing."""
+        with self._database as database:
+            database.execute("BEGIN")
+            database.executemany(
+                "UPDATE jobs SET status = ?, transitions = ?, answer = ?, phase = ?, run = ?"
+                " WHERE id = ?",
+                [
+                    (new.status, new.transitions, new.answer, new.phase, new.run, new.id)
+                    for new in changes
+                ],
+            )
+
+    def not_over(self) -> Iterator[JobRow]:
+        """Yield the jobs that are unfinished, and those whose processes may not have ended yet."""
+        rows = self._database.execute("SELECT * FROM jobs WHERE phase != 'over' ORDER BY number")
+        return map(_job, rows.fetchall())
 
     def describe(self, job_id: str, description: Mapping[str, Any]) -> None:
         self._database.execute(
@@ -282,7 +318,10 @@ def _job(row: sqlite3.Row) -> JobRow:
         project_name=row["project_name"],
         status=row["status"],
         created_at=datetime.fromtimestamp(row["created_at"], timezone.utc),
-        description=json.loads(row["description"]) if row["answer"] is None else {},
+        description=json.loads(row["description"]) if row["phase"] != "over" else {},
         transitions=row["transitions"],
         answer=row["answer"],
+        phase=row["phase"],
+        run=row["run"],
+        waits_for_seat=bool(row["waits_for_seat"]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -11,6 +12,7 @@ from pydantic import (
     ConfigDict,
     GetCoreSchemaHandler,
     StrictBool,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
 )
@@ -20,6 +22,7 @@ from typing_extensions import Self
 from neuro_sync.errors import ProtocolError
 
 T = TypeVar("T")
+M = TypeVar("M", bound="Model")
 
 ANSWER: dict[str, str] = {"written by": "the platform"}
 """The validation context of a platform's answer; `written` looks for it."""
@@ -56,6 +59,16 @@ class Model(BaseModel):
             ) from error
 
     @classmethod
+    def list_from_answer(cls, body: bytes | str) -> list[Self]:
+        """Read a platform's answer that is a list of these; raises as `from_answer` does."""
+        try:
+            return _list_of(cls).validate_json(body, extra="ignore", context=ANSWER)
+        except ValidationError as error:
+            raise ProtocolError(
+                f"the platform's answer is no list of {cls.__name__}: {explain(error)}"
+            ) from error
+
+    @classmethod
     def from_request(cls, body: bytes) -> Self:
         """Read what a client sent: wire names only, and nothing unknown.
 
@@ -63,6 +76,11 @@ class Model(BaseModel):
             ValidationError: As pydantic tells it.
         """
         return cls.model_validate_json(body, by_name=False, by_alias=True)
+
+
+@cache
+def _list_of(model: type[M]) -> TypeAdapter[list[M]]:
+    return TypeAdapter(list[model])  # type: ignore[valid-type]  # a variable, and it works
 
 
 def written(check: Callable[[T], T]) -> AfterValidator:
@@ -93,6 +111,10 @@ def explain(error: ValidationError) -> str:
     return "; ".join(_explain_one(dict(item)) for item in error.errors(include_url=False))
 
 
+CONFIDENTIAL = frozenset({"env", "value"})
+"""Fields whose content is not repeated in an error."""
+
+
 def _explain_one(item: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
@@ -100,7 +122,7 @@ def _explain_one(item: dict[str, Any]) -> str:
         return f"{name!r} is required"
     if item["type"] == "extra_forbidden":
         return f"there is no field {name!r}"
-    if isinstance(item["input"], str | int | float) and "env" not in item["loc"]:
+    if isinstance(item["input"], str | int | float) and not CONFIDENTIAL & {*item["loc"]}:
         return f"{name} = {item['input']!r}: {message}" if name else message
     return f"{name}: {message}" if name else message
 

@@ -16,6 +16,7 @@ import pytest
 
 from neuro_sync import ConfigError, Session
 from neuro_sync.local.state import stop_platform
+from tests.processes import is_alive, outside
 
 NEURO = [sys.executable, "-m", "neuro_sync"]
 
@@ -175,14 +176,14 @@ def test_reset_deletes_the_folder_and_ends_what_a_killed_platform_left(tmp_path:
             session.jobs.wait(job, until="running")
             while not (mark.exists() and mark.read_text().strip()):
                 session.jobs.status(job)
+            pid = outside(state, job.id, int(mark.read_text()))
         refused = run("local", "reset", "--yes", "--state", str(state))
         assert refused.returncode == 77
         assert "is running on" in refused.stderr
         process.kill()
     assert run("local", "reset", "--yes", "--state", str(state)).returncode == 0
     assert not state.exists()
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(mark.read_text()), 0)
+    assert not is_alive(pid)
 
 
 def test_reset_touches_nothing_else(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from neuro_sync import (
     NotSupported,
     Resources,
     Session,
-    Volume,
     WaitTimeout,
 )
 
@@ -208,15 +207,13 @@ def test_an_unknown_argument_is_no_silent_default(session: Session) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"volumes": [Volume(storage_uri="storage:data", container_path="/data")]},
-        {"restart_policy": "always"},
         {"pass_config": True},
     ],
 )
 def test_what_the_local_platform_cannot_do_is_refused_with_a_remedy(
     session: Session, changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(NotSupported, match=r"start the job without|leave it"):
+    with pytest.raises(NotSupported, match="leave it"):
         session.jobs.start(image="any", preset_name="cpu-small", command="true", **changes)
 
 

@@ -193,7 +193,8 @@ def test_a_started_job_is_described_as_it_was_asked_for(
         assert (job.http_url.scheme, job.http_url.host) == ("http", "127.0.0.1")
         assert job.internal_hostname == f"{job.id}.{job.namespace}"
         assert job.internal_hostname_named is not None
-        assert job.total_price_credits == job.price_credits_per_hour == 0
+        assert job.total_price_credits == 0
+        assert job.price_credits_per_hour == client.config.presets["cpu-small"].credits_per_hour
         container = job.container
         assert container.image == IMAGE
         assert container.command == FOREVER

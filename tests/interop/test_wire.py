@@ -362,7 +362,7 @@ def test_a_created_job_is_answered_with_all_that_clients_read(wire: Wire, label:
         "being_dropped": False,
         "logs_removed": False,
         "total_price_credits": "0",
-        "price_credits_per_hour": "0",
+        "price_credits_per_hour": small["credits_per_hour"],
         "max_run_time_minutes": 60,
         "http_url": job["http_url"],  # at any free port, so that two jobs can listen on one
         "internal_hostname": f"{id}.{job['namespace']}",

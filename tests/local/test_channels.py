@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from neuro_sync.local import server
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import running_platform
 from neuro_sync.models import frames
+from tests.processes import eventually, is_alive, outside
 
 if TYPE_CHECKING:
     from .conftest import Channel, Dial, Run
@@ -33,23 +33,6 @@ FOREVER = "sleep 600"
 TERMINAL: dict[str, Any] = {"tty": "1", "stdin": "1", "stdout": "1", "stderr": "0"}
 ECHO = "python -uc 'import sys; [print(line, end=str()) for line in sys.stdin]'"
 MEBIBYTE = bytes(range(256)) * 4096
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Look until something holds, for at most ten seconds."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that only waits to be reaped does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 # exec
@@ -212,10 +195,12 @@ def test_a_command_that_does_not_read_holds_nobody_else_up(
     assert dial(job, "exec", cmd="true").rest().statuses == [{"exit_code": 0}]
 
 
-def test_a_client_that_leaves_ends_its_command(dial: Dial, run: Run) -> None:
+def test_a_client_that_leaves_ends_its_command(
+    platform: LocalPlatform, dial: Dial, run: Run
+) -> None:
     job = run(FOREVER)
     channel = dial(job, "exec", cmd="sh -c 'trap \"\" HUP; echo $$; while :; do sleep 0.1; done'")
-    pid = int(channel.until(b"\n"))
+    pid = outside(platform.folder, job.id, int(channel.until(b"\n")))
     assert is_alive(pid)
     channel.leave()
     eventually(lambda: not is_alive(pid), "a command that ignores SIGHUP is ended by force")
@@ -229,9 +214,12 @@ def test_a_client_that_leaves_ends_its_command(dial: Dial, run: Run) -> None:
     eventually((folder / "bye").exists, "a command may tidy up")
 
 
-def test_a_command_that_is_cut_off_is_ended_too(dial: Dial, run: Run) -> None:
-    channel = dial(run(FOREVER), "exec", cmd="sh -c 'echo $$; exec sleep 600'", stdin="1")
-    pid = int(channel.until(b"\n"))
+def test_a_command_that_is_cut_off_is_ended_too(
+    platform: LocalPlatform, dial: Dial, run: Run
+) -> None:
+    job = run(FOREVER)
+    channel = dial(job, "exec", cmd="sh -c 'echo $$; exec sleep 600'", stdin="1")
+    pid = outside(platform.folder, job.id, int(channel.until(b"\n")))
     channel.cut()
     eventually(lambda: not is_alive(pid), "the command ends")
 
@@ -253,13 +241,13 @@ os.wait()
 
 
 def test_what_a_command_leaves_behind_ends_with_the_job(
-    dial: Dial, run: Run, session: Session, tmp_path: Path
+    platform: LocalPlatform, dial: Dial, run: Run, session: Session, tmp_path: Path
 ) -> None:
     script = tmp_path / "daemon.py"
     script.write_text(DAEMON)
     job = run(FOREVER)
     heard = dial(job, "exec", cmd=f"python '{script}'").rest()
-    pid = int(heard.stdout)
+    pid = outside(platform.folder, job.id, int(heard.stdout))
     assert heard.statuses == [{"exit_code": 0}]
     assert is_alive(pid)
     session.jobs.kill(job)
@@ -326,7 +314,8 @@ def test_a_command_ends_when_the_platform_is_killed(dial: Dial, tmp_path: Path) 
         address = running_platform(state)
         assert address is not None
         here = dial.to(address)
-        pid = int(here(job, "exec", cmd="sh -c 'echo $$; exec sleep 600'").until(b"\n"))
+        told = here(job, "exec", cmd="sh -c 'echo $$; exec sleep 600'").until(b"\n")
+        pid = outside(state, job.id, int(told))
         attached = here(job, "attach")
         attached.send(frames.stdin(b"before\n"))
         attached.until(b"before\n")

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from neuro_sync import JobStatus
 from neuro_sync.local import lifecycle
-from neuro_sync.local.lifecycle import Cancelled, CouldNotRun, Event, Exited, Started, Vanished
+from neuro_sync.local.lifecycle import (
+    Cancelled,
+    CouldNotRun,
+    Event,
+    Exited,
+    Rules,
+    Started,
+    Vanished,
+)
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 TIMES = st.integers(-10, 100_000).map(lambda seconds: START + timedelta(seconds=seconds))
@@ -27,7 +35,7 @@ def test_whatever_happens_the_story_stays_one(events: list[Event], now: datetime
     life = lifecycle.created(START)
     for event in events:
         before = life
-        life = lifecycle.advance(life, event)
+        life = lifecycle.advance(life, event, Rules())
         assert life[: len(before)] == before  # nothing that was told is changed
         if before[-1].status.is_finished:
             assert life is before
@@ -43,15 +51,15 @@ def test_whatever_happens_the_story_stays_one(events: list[Event], now: datetime
 
 def test_a_job_runs_for_as_long_as_it_was_running() -> None:
     life = lifecycle.created(START)
-    life = lifecycle.advance(life, Started(START + timedelta(seconds=5)))
+    life = lifecycle.advance(life, Started(START + timedelta(seconds=5)), Rules())
     assert lifecycle.run_time(life, START + timedelta(seconds=7)) == 2
-    life = lifecycle.advance(life, Exited(START + timedelta(seconds=8), 0))
+    life = lifecycle.advance(life, Exited(START + timedelta(seconds=8), 0), Rules())
     assert lifecycle.run_time(life, START + timedelta(days=1)) == 3
 
 
 def test_a_job_that_never_ran_started_when_it_ended() -> None:
     end = START + timedelta(seconds=3)
-    life = lifecycle.advance(lifecycle.created(START), CouldNotRun(end, 127, "why"))
+    life = lifecycle.advance(lifecycle.created(START), CouldNotRun(end, 127, "why"), Rules())
     summary = lifecycle.history(life, end)
     assert summary.status is JobStatus.FAILED
     assert summary.started_at == summary.finished_at == end

@@ -77,14 +77,15 @@ def test_who_accepts_no_json_lines_is_told_to_upgrade(
     assert answer.text.startswith("No WebSocket UPGRADE hdr")
 
 
-def test_running_jobs_take_capacity(
-    platform: LocalPlatform, session: Session, start: Start
-) -> None:
-    url = f"{platform.url}/monitoring/jobs/capacity"
-    before = requests.get(url, headers=headers(platform), timeout=10).json()
-    job = start("sleep 60")
-    after = requests.get(url, headers=headers(platform), timeout=10).json()
-    assert after["cpu-small"] == max(before["cpu-small"] - 1, 0)
-    old = url.replace("capacity", "available")
-    assert requests.post(old, json={}, headers=headers(platform), timeout=10).json() == after
-    session.jobs.kill(job)
+def test_running_jobs_take_capacity() -> None:
+    with (
+        LocalPlatform(ephemeral=True, grace=0.2, cores=4, memory=2**40) as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        url = f"{platform.url}/monitoring/jobs/capacity"
+        before = requests.get(url, headers=headers(platform), timeout=10).json()
+        session.jobs.start(image="any", preset_name="cpu-small", command="sleep 60")
+        after = requests.get(url, headers=headers(platform), timeout=10).json()
+        assert (before["cpu-small"], after["cpu-small"]) == (4, 3)
+        old = url.replace("capacity", "available")
+        assert requests.post(old, json={}, headers=headers(platform), timeout=10).json() == after

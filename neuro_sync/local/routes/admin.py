@@ -1,4 +1,4 @@
-"""The part of the admin service that clients read: what a user may use. There are no limits."""
+"""The part of the admin service that clients read: what a user may use."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from neuro_sync.local.permissions import Resource
 from neuro_sync.local.users import Users
 from neuro_sync.models.users import Action
 
+from .jobs import Service as Jobs
 from .users import Service
 
 router = APIRouter()
@@ -22,14 +23,21 @@ BALANCE = {"spent_credits": "0"}
 @router.get("/apis/admin/v1/clusters/{cluster}/orgs/{org}/users/{user}")
 @router.get("/apis/admin/v1/clusters/{cluster}/users/{user}")
 async def user_quota(
-    cluster: str, user: str, users: Service, caller: Asking, org: str | None = None
+    cluster: str,
+    user: str,
+    users: Service,
+    jobs: Jobs,
+    caller: Asking,
+    org: str | None = None,
 ) -> dict[str, Any]:
     """Tell what a user may use."""
     _check(cluster, org, users, caller)
     caller.require(Action.READ, Resource("user", user))
     name = users.caller(user).name
     role = users.role_of(name)
-    return {"user_name": name, "role": role, "org_name": org, "quota": {}, "balance": BALANCE}
+    limit = jobs.total_running_jobs
+    quota = {} if limit is None else {"total_running_jobs": limit}
+    return {"user_name": name, "role": role, "org_name": org, "quota": quota, "balance": BALANCE}
 
 
 @router.get("/apis/admin/v1/clusters/{cluster}/orgs/{org}")

@@ -33,6 +33,11 @@ class Launch:
 
     job_id: str
     container: Container
+    log: JobLog
+    """Where its output goes. It is the job's, made and ended by whoever launches: a job that is
+    started again goes on with the same one."""
+    run: int = 1
+    """Which run of the job this is; the first is 1."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The job's own variables, those with the values of secrets among them."""
     mounts: tuple[Mount, ...] = ()
@@ -72,7 +77,11 @@ class Channel(Protocol):
 
 
 class Runtime(Protocol):
-    """Runs jobs, and reports what becomes of them. All methods are called on the event loop."""
+    """Runs jobs, and reports what becomes of them. All methods are called on the event loop.
+
+    A run is launched once. It is over when `Exited`, `CouldNotRun` or `Vanished` was reported,
+    which comes after its last output; from then on the job may be launched again as its next run.
+    """
 
     name: str
     """``process`` or ``docker``."""
@@ -88,19 +97,17 @@ class Runtime(Protocol):
         """
 
     def launch(self, launch: Launch) -> None:
-        """Start a job; whether that went well is reported."""
+        """Start a run of a job; whether that went well is reported."""
 
-    def adopt(self, launch: Launch) -> None:
-        """Take up a job of an earlier platform: report what happened since.
+    def adopt(self, launch: Launch, *, is_ending: bool = False) -> None:
+        """Take up a run that an earlier platform launched: report all that happened to it.
 
-        One that nobody has started yet is started.
+        That platform may have been killed before it came to it; then the run is started now. One
+        that is to end is killed instead, or never started: then it is reported as `Vanished`.
         """
 
     def kill(self, job_id: str) -> None:
-        """End a job and all that it started; it is asked first and made to a little later."""
-
-    def log(self, job_id: str) -> JobLog:
-        """Return the job's log."""
+        """End a run and all that it started; it is asked first and made to a little later."""
 
     def meter(self, job_id: str) -> Meter | None:
         """Return what measures a running job, or None if it does not run."""

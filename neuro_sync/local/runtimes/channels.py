@@ -173,21 +173,24 @@ class JobChannel:
         input: Input,
         *,
         replay: bool,
+        is_over: Callable[[], bool],
         has_exited: Callable[[], bool],
         end_input: Callable[[], Awaitable[None]],
     ) -> None:
         """Begin at the end of the log, or with `replay` at its beginning.
 
-        `has_exited` tells, at the end of the log, whether the job ended by itself.
+        `is_over` tells when no more output is to come; the log itself may go on with the job's
+        next run. `has_exited` tells, at the end, whether the job ended by itself.
         """
         self._log = log
         self._input = input
         self._begin = 0 if replay else log.size
+        self._is_over = is_over
         self._has_exited = has_exited
         self._end_input = end_input
 
     async def output(self) -> AsyncGenerator[Message | Exited, None]:
-        async with aclosing(self._log.streams(self._begin, PIECE)) as pieces:
+        async with aclosing(self._log.streams(self._begin, PIECE, self._is_over)) as pieces:
             async for stream, data in pieces:
                 yield Message(fileno=2 if stream == 2 else 1, data=data)
         if self._has_exited():

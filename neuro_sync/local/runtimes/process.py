@@ -19,15 +19,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from neuro_sync.errors import IllegalArgumentError, NotSupported, ResourceNotFound
-from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Started, Vanished
-from neuro_sync.local.logs import JobLog
+from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
+from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
 
@@ -35,9 +37,12 @@ from . import supervisor
 from .base import Launch, Report
 from .channels import CommandChannel, Input, JobChannel, until_readable
 from .ports import addresses
+from .sandbox import check_target, find_bubblewrap, view_arguments
 
 logger = logging.getLogger(__name__)
 
+LOG_LIMIT = 10 * 2**30
+"""Bytes of output after which a job is ended, so that it does not fill the disk."""
 TAIL_BYTES = 2000
 """How much of a failed job's output becomes its description."""
 
@@ -47,8 +52,10 @@ class ProcessRuntime:
 
     name = "process"
 
-    def __init__(self, *, grace: float = 3.0) -> None:
+    def __init__(self, *, grace: float = 3.0, log_limit: int | None = LOG_LIMIT) -> None:
+        """Say how many seconds a killed job may take, and how many bytes of output it may write."""
         self._grace = grace
+        self._log_limit = log_limit
         self._jobs: dict[str, _Supervised] = {}
 
     async def open(self, folder: Path, report: Report) -> None:
@@ -62,62 +69,83 @@ class ProcessRuntime:
             os.mkfifo(wake, 0o600)
         self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._wake, self._on_wake)
+        self._bubblewrap, self._lacking = await asyncio.to_thread(find_bubblewrap, self._supervisor)
+        if not self._bubblewrap:
+            logger.info("jobs run without bubblewrap: %s", self._lacking)
+        self._clean_up_after_crashes(folder / "jobs")
 
     def check(self, container: Container) -> None:
-        for mounts, word in (
-            (container.volumes, "volumes"),
-            (container.secret_files, "secret files"),
-            (container.disk_volumes, "disk volumes"),
-            (container.secret_env, "secret variables"),
-        ):
-            if mounts:
-                raise NotSupported(
-                    f"the process runtime of this local platform gives jobs no {word}; "
-                    "start the job without them"
-                )
+        mounts = (container.volumes, container.disk_volumes, container.secret_files)
+        targets = [mount.container_path for part in mounts for mount in part]
+        if targets and not self._bubblewrap:
+            raise NotSupported(
+                "volumes, disks and files of secrets need bubblewrap where jobs run as processes, "
+                f"and {self._lacking} and restart the platform, or start the job without them"
+            )
+        for target in targets:
+            check_target(target)
         if not container.command and not container.entrypoint:
             raise IllegalArgumentError(
                 "the process runtime runs no image, so a job needs a command or an entrypoint"
             )
         texts = (container.command, container.entrypoint, container.working_dir)
-        if any("\0" in text for text in (*texts, *chain(*container.env.items())) if text):
+        names = (*chain(*container.env.items()), *container.secret_env, *targets)
+        if any("\0" in text for text in (*texts, *names) if text):
             raise IllegalArgumentError("invalid command format: it has a NUL character")
 
     def launch(self, launch: Launch) -> None:
+        earlier = self._jobs.get(launch.job_id)
+        if earlier is not None:
+            earlier.next = launch  # the supervisor of the run before has not quite gone
+            return
         folder = self._folder / "jobs" / launch.job_id
         scratch = folder / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
-        job = self._jobs[launch.job_id] = _Supervised(folder)
-        job.log.create()
+        job = _Supervised(folder, launch)
         if not (folder / "control").exists():
             os.mkfifo(folder / "control", 0o600)
-        _write_spec(folder / "spec", launch, scratch)
-        job.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(self._supervisor), str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            start_new_session=True,
-        )
+        box, home = [], str(scratch)
+        if self._bubblewrap:
+            view, home = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
+            box = [self._bubblewrap, *view]
+        with _spec(launch, home, box, self._log_limit) as spec:
+            job.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(self._supervisor), str(folder), str(launch.run)],
+                stdin=spec,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                start_new_session=True,
+            )
+        self._jobs[launch.job_id] = job
         self._watch(launch.job_id, job, job.process.pid)
 
-    def adopt(self, launch: Launch) -> None:
+    def adopt(self, launch: Launch, *, is_ending: bool = False) -> None:
         folder = self._folder / "jobs" / launch.job_id
+        if is_ending:
+            _prevent(folder, launch.run)
         pid = _supervisor_of(folder)
-        if pid is None and not (folder / "events").exists():
-            self.launch(launch)  # the earlier platform did not come to it
+        if not is_ending and not (folder / f"events.{launch.run}").exists():
+            self.launch(launch)  # the earlier platform did not come to it, or only just
             return
-        job = self._jobs[launch.job_id] = _Supervised(folder)
+        job = self._jobs[launch.job_id] = _Supervised(folder, launch)
         self._read_events(launch.job_id)
-        if pid is not None:
-            self._watch(launch.job_id, job, pid)
-        else:
+        if pid is None:
             self._on_supervisor_end(launch.job_id)
+            return
+        self._watch(launch.job_id, job, pid)
+        if is_ending:
+            self.kill(launch.job_id)
 
     def kill(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
-        if job is None or job.log.ended:
+        if job is None:
+            return
+        if job.ended and job.next is not None:
+            job.next = None
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._report, job_id, Vanished(datetime.now(timezone.utc)))
+        if job.ended:
             return
         job.is_killed = True
         job.command(b"kill %f" % self._grace)
@@ -156,7 +184,8 @@ class ProcessRuntime:
             job.log,
             stdin,
             replay=replay,
-            has_exited=lambda: job.ended and not job.is_killed,
+            is_over=lambda: job.ended,
+            has_exited=lambda: job.has_exited and not job.is_killed,
             end_input=end_input,
         )
 
@@ -178,20 +207,13 @@ class ProcessRuntime:
                 return await asyncio.open_connection(host, port)
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
-    def log(self, job_id: str) -> JobLog:
-        if job_id in self._jobs:
-            return self._jobs[job_id].log
-        log = JobLog(self._folder / "jobs" / job_id)
-        log.end()
-        return log
-
     def meter(self, job_id: str) -> Meter | None:
         pid = _supervisor_of(self._folder / "jobs" / job_id)
         return None if pid is None else Meter(pid)
 
     def _running(self, job_id: str) -> _Supervised:
         job = self._jobs.get(job_id)
-        if job is None or job.log.ended:
+        if job is None or job.ended:
             raise _not_running(job_id)
         return job
 
@@ -202,7 +224,7 @@ class ProcessRuntime:
             # Whoever says that it listens now also wakes whoever follows the job's log.
             change = job.log.pulse.watch()
             try:
-                if job.log.ended:
+                if job.ended:
                     raise _not_running(job_id)
                 return _dial(job.folder)
             except (FileNotFoundError, ConnectionRefusedError):
@@ -249,7 +271,8 @@ class ProcessRuntime:
             loop.add_reader(job.pidfd, self._on_supervisor_end, job_id)
 
     async def _poll(self, job_id: str, job: _Supervised) -> None:
-        while _supervisor_of(job.folder) is not None or not (job.folder / "lock").exists():
+        child = job.process
+        while child.poll() is None if child else _supervisor_of(job.folder) is not None:
             await asyncio.sleep(0.1)
         self._on_supervisor_end(job_id)
 
@@ -263,7 +286,8 @@ class ProcessRuntime:
     def _read_events(self, job_id: str) -> None:
         """Report the events that were recorded since the last time."""
         job = self._jobs[job_id]
-        with suppress(FileNotFoundError), open(job.folder / "events", "rb") as file:
+        path = job.folder / f"events.{job.run}"
+        with suppress(FileNotFoundError), open(path, "rb") as file:
             file.seek(job.events_read)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -271,32 +295,60 @@ class ProcessRuntime:
                 job.events_read += len(line)
                 event = _event(line, job.folder)
                 if not isinstance(event, Started):
-                    job.ended = True
-                    job.log.end()
+                    job.has_exited = True
+                    job.end()
                 self._report(job_id, event)
 
     def _on_supervisor_end(self, job_id: str) -> None:
-        job = self._jobs.pop(job_id, None)
+        job = self._jobs.get(job_id)
         if job is None:
             return
-        self._jobs[job_id] = job
         self._read_events(job_id)
-        del self._jobs[job_id]
         job.release(asyncio.get_running_loop())
-        if not job.ended:
-            job.log.end()
+        self._remove(job.folder / "scratch")
+        del self._jobs[job_id]
+        if job.next is not None:
+            self._launch_or_report(job.next)
+        elif not job.ended:
+            job.end()
             self._report(job_id, Vanished(datetime.now(timezone.utc)))
-        shutil.rmtree(job.folder / "scratch", ignore_errors=True)
+
+    def _launch_or_report(self, launch: Launch) -> None:
+        try:
+            self.launch(launch)
+        except (OSError, NeuroError) as error:
+            self._report(launch.job_id, CouldNotRun(datetime.now(timezone.utc), 125, str(error)))
+
+    def _clean_up_after_crashes(self, jobs: Path) -> None:
+        """Remove the scratch folders of jobs that ended while no platform was there to do it."""
+        for scratch in jobs.glob("*/scratch"):
+            if _supervisor_of(scratch.parent) is None:
+                self._remove(scratch)
+        for old in jobs.glob("*/scratch.*"):
+            self._remove(old)
+
+    def _remove(self, scratch: Path) -> None:
+        # Out of the way at once, for the job's next run. It may hold a million files, and others
+        # want their turn.
+        old = scratch.with_name(f"scratch.{uuid.uuid4()}")
+        with suppress(FileNotFoundError):
+            scratch.replace(old)
+            asyncio.get_running_loop().run_in_executor(None, _remove, old)
 
 
 class _Supervised:
     """What the platform holds of a job while its supervisor lives."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, launch: Launch) -> None:
         self.folder = folder
-        self.log = JobLog(folder)
+        self.log = launch.log
+        self.run = launch.run
+        self.next: Launch | None = None
+        """The job's next run, which waits for this one's supervisor to be gone."""
         self.events_read = 0
         self.ended = False
+        self.has_exited = False
+        """Whether it was recorded how it ended."""
         self.process: subprocess.Popen[bytes] | None = None
         self.pidfd: int | None = None
         self.poll: asyncio.Task[None] | None = None
@@ -314,6 +366,11 @@ class _Supervised:
                 self.folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
             )
         os.write(self.control, text + b"\n")
+
+    def end(self) -> None:
+        """Note that all output has come, and tell whoever reads it."""
+        self.ended = True
+        self.log.pulse.beat()
 
     def release(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.pidfd is not None:
@@ -333,27 +390,57 @@ class _Supervised:
             self.process.returncode = self.process.returncode or 0
 
 
-def _write_spec(path: Path, launch: Launch, scratch: Path) -> None:
+def _spec(launch: Launch, home: str, box: list[str], log_limit: int | None) -> BinaryIO:
+    """Return what the supervisor reads, in a file without a name: no secret comes to lie on disk.
+
+    The format is told there.
+    """
     container = launch.container
     arguments = shlex.split(container.entrypoint or "") + shlex.split(container.command or "")
     # Nothing of the platform's own environment; `python` is the one that runs the platform.
     environment = {
         "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.defpath)),
-        "HOME": str(scratch),
+        "HOME": home,
         "LANG": "C.UTF-8",
         **({"TERM": "xterm-256color"} if container.tty else {}),
         **launch.environment,
     }
-    parts = [
-        container.working_dir or str(scratch),
+    settings = [
+        container.working_dir or home,
         "1" if container.tty else "0",
-        str(len(arguments)),
-        *arguments,
-        *(f"{name}={value}" for name, value in environment.items()),
+        "" if log_limit is None else str(log_limit),
     ]
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write("\0".join(parts).encode("utf-8", "surrogateescape"))
+    items: list[str] = []
+    for part in (settings, arguments, box):
+        items += [str(len(part)), *part]
+    items += [f"{name}={value}" for name, value in environment.items()]
+    if sys.platform == "linux":
+        file: BinaryIO = os.fdopen(os.memfd_create("spec"), "w+b")
+    else:
+        file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115  # the caller closes it
+    file.write("\0".join(items).encode("utf-8", "surrogateescape"))
+    file.flush()
+    file.seek(0)
+    return file
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, also where a job took away its own right to do that."""
+
+    def permit(remove: Callable[[str], object], path: str, _: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700)
+            remove(path)
+
+    shutil.rmtree(folder, onerror=permit)
+
+
+def _prevent(folder: Path, run: int) -> None:
+    """Keep a supervisor that may still be starting from a run that nobody wants any more."""
+    with open(folder / "lock", "ab") as lock, suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (folder / f"events.{run}").touch(mode=0o600)
 
 
 Files = tuple[int, ...]
@@ -450,6 +537,8 @@ def _event(line: bytes, folder: Path) -> Event:
         return Started(at)
     if kind == "exited":
         return Exited(at, int(rest), _tail(folder / "log") if int(rest) else "")
+    if kind == "stopped":
+        return Failed(at, "OutputLimit", f"The platform ended the job: {rest}.")
     code, _, why = rest.partition(" ")
     return CouldNotRun(at, int(code), why)
 

@@ -1,20 +1,21 @@
-"""The process that watches over one job. It runs alone: ``python -I -S supervisor.py FOLDER``.
+"""The process that watches over one run of a job: ``python -I -S supervisor.py FOLDER RUN``.
 
 It imports nothing of the package and little of the library, since every job waits for its start.
 It outlives the platform: whoever looks into the folder later finds how the job went.
 
-In the folder:
+What to run comes on its standard input and is never in a file, since it holds the values of
+secrets: see `Spec`. In the folder:
 
-``spec``      what to run: working folder, terminal or not, number of arguments, the arguments,
-              the environment, separated by NUL; removed once it was read
 ``lock``      held for as long as the supervisor lives; its text is the supervisor's pid
 ``control``   a FIFO, a command a line: ``kill SECONDS`` ends the job, by force after so many
               seconds; ``signal NUMBER`` goes to the job's first process; ``end-input`` closes its
               standard input for good; ``listen`` opens ``socket``
 ``socket``    made on the first ``listen``: takes requests, see `Request`
-``events``    a line for each event: ``started NANOSECONDS PID``, ``exited NANOSECONDS CODE``,
-              ``failed NANOSECONDS CODE TEXT``; the last two come after the last byte of the log
-``log``       the output, byte for byte
+``events.N``  made when run N begins, a line for each event: ``started NANOSECONDS PID``, ``exited
+              NANOSECONDS CODE``, ``failed NANOSECONDS CODE TEXT`` if it could not be run, ``stopped
+              NANOSECONDS TEXT`` if its output was too much; the last three come after the run's
+              last byte of the log
+``log``       the output, byte for byte, of all runs
 ``log.times`` 16 bytes for each piece of the log, big-endian: one for its stream (1 is standard
               output, 2 standard error; with a terminal all is 1), seven for its offset, eight for
               when it came (ns)
@@ -34,10 +35,15 @@ import sys
 import time
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # the module is only imported when somebody asks for the socket
+if TYPE_CHECKING:  # each is only imported by who needs it
+    import ctypes
     import socket
 
+PATH = os.fsencode(os.defpath)
+"""Where bubblewrap finds ``cat``."""
 PIECE = 65536
+BOX_END = 0.1
+"""Seconds that the kernel gets to end what is in a box, before it is looked for one by one."""
 SILENT_AFTER_DEATH = 2.0
 """Seconds to wait for output that is still held open when all processes are gone."""
 
@@ -52,37 +58,72 @@ JOB_SIGNALS = (
 """What Python or this program handles in a way of its own, and the job must not inherit."""
 
 
-def main(folder: str) -> None:
+def main(folder: str, run: str) -> None:
     os.chdir(folder)
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return  # another supervisor has this job
-    if os.path.exists("events"):
-        return  # it ran already: no job runs twice
+    # If a platform was killed just when it had started a supervisor, the next one starts another:
+    # the second waits here for the end of the first, and finds that there is nothing left to do.
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.ftruncate(lock, 0)
     os.write(lock, b"%d" % os.getpid())
-    with open("spec", "rb") as file:
-        working_dir, tty, count, *rest = file.read().split(b"\0")
-    os.unlink("spec")
-    arguments, variables = rest[: int(count)], rest[int(count) :]
-    environment = dict(_pair(variable) for variable in variables)
-    Supervisor(os.path.basename(folder)).run(working_dir, tty == b"1", arguments, environment)
+    events = f"events.{run}"
+    if os.path.exists(events):
+        return  # it ran already: no run is run twice
+    with open(0, "rb") as file:
+        spec = Spec(file.read())
+    os.open(os.devnull, os.O_RDONLY)  # becomes 0 again
+    Supervisor(os.path.basename(folder), events, spec).run()
+
+
+def probe() -> None:
+    """Make the box that standard input tells of, enter it, and say what went wrong if it did."""
+    adopt_orphans()
+    with open(0, "rb") as file:
+        command = file.read().split(b"\0")
+    os.open(os.devnull, os.O_RDONLY)
+    try:
+        pid = Box(command).fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    except OSError as error:
+        os.write(1, str(error).encode())
+
+
+class Spec:
+    """What to run, as the platform tells it.
+
+    Three lists, of which each is its length and its items: the settings (working folder, terminal
+    or not, most bytes of output or nothing), the job's arguments, the command that makes its box
+    or nothing. The rest is the environment. All are separated by NUL.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        items = iter(text.split(b"\0"))
+        settings, self.arguments, self.box = (
+            [next(items) for _ in range(int(next(items)))] for _ in range(3)
+        )
+        self.working_dir, tty, limit = settings
+        self.tty = tty == b"1"
+        self.limit = int(limit) if limit else None
+        self.environment = dict(_pair(variable) for variable in items)
 
 
 class Supervisor:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, events: str, spec: Spec) -> None:
+        self.spec = spec
         self.wake_line = name.encode() + b"\n"
         self.wake_pipe: int | None = None
         self.owes_wake = False
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.log = os.open("log", append, 0o600)
         self.times = os.open("log.times", append, 0o600)
-        self.events = os.open("events", append, 0o600)
-        self.offset = 0
+        self.events = os.open(events, append, 0o600)
+        self.offset = os.fstat(self.log).st_size
         self.pid = 0
-        self.working_dir = b""
-        self.environment: dict[bytes, bytes] = {}
+        self.box: Box | None = None
+        self.stopped = b""
+        """Why the platform ended the job: its output was too much."""
         self.sources: dict[int, int] = {}
         """Which stream of the job an output is."""
         self.input: int | None = None
@@ -110,20 +151,19 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         adopt_orphans()
 
-    def run(
-        self,
-        working_dir: bytes,
-        tty: bool,
-        arguments: list[bytes],
-        environment: dict[bytes, bytes],
-    ) -> None:
-        self.working_dir, self.environment = working_dir, environment
-        outputs, slaves, self.input = open_terminal() if tty else open_pipes()
+    def run(self) -> None:
+        spec = self.spec
+        outputs, slaves, self.input = open_terminal() if spec.tty else open_pipes()
         self.sources = {fd: number for number, fd in enumerate(outputs, 1)}
         failure_read, failure_write = os.pipe()
-        self.pid = os.fork()
+        try:
+            self.box = Box(spec.box) if spec.box else None
+            self.pid = self.fork()
+        except OSError as error:
+            self.record(b"failed %d 125 %s" % (time.time_ns(), str(error).encode()))
+            return
         if self.pid == 0:
-            become_job(working_dir, tty, slaves, arguments, environment, failure_write)
+            become_job(spec, spec.tty, slaves, spec.arguments, failure_write)
         for fd in {*slaves, failure_write}:
             os.close(fd)
         failure = os.read(failure_read, PIECE)  # ends when the job's program is in place
@@ -134,7 +174,19 @@ class Supervisor:
             return
         self.record(b"started %d %d" % (time.time_ns(), self.pid))
         code = exit_code(self.watch())
-        self.record(b"exited %d %d" % (time.time_ns(), code))
+        if self.stopped:
+            self.record(b"stopped %d %s" % (time.time_ns(), self.stopped))
+        else:
+            self.record(b"exited %d %d" % (time.time_ns(), code))
+
+    def fork(self) -> int:
+        """Fork, and return 0 in a process that sees what the job sees and ends with this one."""
+        if self.box is not None:
+            return self.box.fork()
+        pid = os.fork()
+        if pid == 0:
+            die_with_parent()
+        return pid
 
     def watch(self) -> int:
         """Copy output and obey commands until the job and all that it started are gone.
@@ -161,7 +213,11 @@ class Supervisor:
             self.reap()
             if self.exit_status is not None and not self.over:
                 self.over = True
-                self.kill_at = 0.0  # what the job left behind ends with it, as in a container
+                # What the job left behind ends with it, as in a container.
+                self.kill_at = 0.0
+                if self.box is not None:
+                    self.box.close()
+                    self.kill_at = time.monotonic() + BOX_END
             now = time.monotonic()
             if self.kill_at is not None and now >= self.kill_at and not self.childless:
                 for pid in descendants() or [self.pid]:
@@ -201,13 +257,27 @@ class Supervisor:
             raise
         if not data:
             return False
-        # The time first: a reader that sees the bytes finds their time.
-        place = self.sources[fd] << 56 | self.offset
-        write(self.times, place.to_bytes(8, "big") + time.time_ns().to_bytes(8, "big"))
-        write(self.log, data)
+        if self.stopped:
+            return True  # read all the same, so that nobody waits
+        limit = self.spec.limit
+        if limit is not None and self.offset + len(data) > limit:
+            data = data[: limit - self.offset]
+            self.stop(b"it wrote more than %d bytes of output" % limit)
+        try:
+            # The time first: a reader that sees the bytes finds their time.
+            place = self.sources[fd] << 56 | self.offset
+            write(self.times, place.to_bytes(8, "big") + time.time_ns().to_bytes(8, "big"))
+            write(self.log, data)
+        except OSError as error:
+            self.stop(b"its output could not be kept: %s" % str(error.strerror).encode())
         self.offset += len(data)
         self.wake()
         return True
+
+    def stop(self, why: bytes) -> None:
+        """End the job at once, for a reason of the platform's own."""
+        self.stopped = why
+        self.kill_at = 0.0
 
     def obey(self, commands: bytes) -> None:
         for command in commands.split(b"\n"):
@@ -229,6 +299,8 @@ class Supervisor:
         if self.listener is None:
             import socket
 
+            if os.path.exists("socket"):
+                os.unlink("socket")  # of the job's run before
             self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.listener.bind("socket")  # a longer name might not fit
             self.listener.listen(128)
@@ -259,21 +331,14 @@ class Supervisor:
             grace, tty, *command = arguments
             request.grace = float(grace)
             try:
-                request.pid = os.fork()
+                request.pid = self.fork()
             except OSError as error:
                 request.finish(126, f"126 no process can be made: {error.strerror}")
                 self.leave(request)
                 return
             if request.pid == 0:
-                terminal = {b"TERM": b"xterm-256color"} if tty == b"1" else {}
-                become_job(
-                    self.working_dir,
-                    tty == b"1",
-                    tuple(request.files),
-                    command,
-                    {**terminal, **self.environment},
-                    request.connection.fileno(),
-                )
+                streams = tuple(request.files)
+                become_job(self.spec, tty == b"1", streams, command, request.connection.fileno())
             request.close_files()
             return
         if verb == b"input" and self.input is not None:
@@ -412,17 +477,14 @@ def open_terminal() -> tuple[Files, Files, int]:
     return (master,), (slave, slave, slave), master
 
 
-def become_job(
-    working_dir: bytes,
-    tty: bool,
-    streams: Files,
-    arguments: list[bytes],
-    environment: dict[bytes, bytes],
-    failure: int,
-) -> None:
-    """Replace this process by the job's program, or tell why not. Never returns."""
+def become_job(spec: Spec, tty: bool, streams: Files, arguments: list[bytes], failure: int) -> None:
+    """Replace this process by the job's program or one beside it, or tell why not.
+
+    Never returns.
+    """
     code = 126
     program = os.fsdecode(arguments[0])
+    terminal = {b"TERM": b"xterm-256color"} if tty else {}
     try:
         os.setsid()
         if tty:
@@ -434,18 +496,105 @@ def become_job(
         signal.set_wakeup_fd(-1)
         for number in JOB_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        die_with_parent()
-        os.chdir(working_dir)
-        os.execvpe(arguments[0], arguments, environment)
+        os.chdir(spec.working_dir)
+        os.execvpe(arguments[0], arguments, {**terminal, **spec.environment})
     except OSError as error:
         why = f"{program!r} cannot be run: {error.strerror}"
-        if error.filename == working_dir:
-            why = f"the working folder {os.fsdecode(working_dir)!r}: {error.strerror}"
+        if error.filename == spec.working_dir:
+            why = f"the working folder {os.fsdecode(spec.working_dir)!r}: {error.strerror}"
         elif error.errno == errno.ENOENT:
             code, why = 127, f"there is no program {program!r}"
         os.write(failure, f"{code} {why}".encode())
     finally:
         os._exit(code)
+
+
+class Box:
+    """A mount and a pid namespace of the job's own, made by bubblewrap.
+
+    Bubblewrap stays as their first process, which reaps orphans; the second one, a ``cat``, tells
+    by its echo that all is mounted, and holds them open. Job and commands are no children of
+    theirs: they are forked here and enter, so that they are started, waited for and signalled as
+    without a box. All of it ends with this process, by ``--die-with-parent``.
+    """
+
+    def __init__(self, command: list[bytes]) -> None:
+        """Make it; `command` is bubblewrap's path and its arguments, up to what it is to run.
+
+        Raises:
+            OSError: It cannot be made; the text is bubblewrap's.
+        """
+        holder, self.lid = os.pipe()
+        os.write(self.lid, b"\0")
+        answer, echo = os.pipe()
+        news, info = os.pipe()
+        settings = os.memfd_create("arguments")
+        write(settings, b"\0".join(command[1:]) + b"\0")
+        os.lseek(settings, 0, os.SEEK_SET)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for target, fd in enumerate((holder, echo, echo)):
+                    os.dup2(fd, target)
+                for fd in (settings, info):
+                    os.set_inheritable(fd, True)
+                # It goes on ignoring what the supervisor ignores, and so does what it starts: a
+                # SIGTERM for all of the job's family is none of its business.
+                descriptors = (b"--args", b"%d" % settings, b"--info-fd", b"%d" % info)
+                os.execve(command[0], [command[0], *descriptors, b"cat"], {b"PATH": PATH})
+            except OSError as error:
+                os.write(2, f"{os.fsdecode(command[0])}: {error.strerror}".encode())
+            finally:
+                os._exit(1)
+        for fd in (holder, echo, info, settings):
+            os.close(fd)
+        text = b""
+        while not text.endswith(b"\0"):
+            piece = os.read(answer, PIECE)
+            if not piece:
+                os.waitpid(pid, 0)
+                raise OSError(text.decode(errors="replace").strip() or "bubblewrap said nothing")
+            text += piece
+        told = os.read(news, PIECE).partition(b'"child-pid":')[2]
+        self.pid = int(told.replace(b"}", b",").partition(b",")[0])
+        for fd in (answer, news):
+            os.close(fd)
+        self.namespaces = [
+            os.open(f"/proc/{self.pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt", "pid")
+        ]
+
+    def fork(self) -> int:
+        """Fork, and return 0 in a process that is inside.
+
+        A pid namespace takes in only children of who entered it, so there is a process between;
+        when it has gone its child is this one's, as any orphan.
+        """
+        told, telling = os.pipe()
+        enter = libc().setns
+        between = os.fork()
+        if between == 0:
+            try:
+                if any(enter(namespace, 0) for namespace in self.namespaces):
+                    os._exit(1)
+                pid = os.fork()
+                if pid == 0:
+                    give_up_privileges()
+                    return 0
+                os.write(telling, b"%d" % pid)
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        os.close(telling)
+        pid = int(os.read(told, 20) or 0)
+        os.close(told)
+        os.waitpid(between, 0)
+        if not pid:
+            raise OSError(errno.ECHILD, "the job's namespaces cannot be entered")
+        return pid
+
+    def close(self) -> None:
+        """Have the kernel end all that is inside."""
+        send_signal(self.pid, signal.SIGKILL)
 
 
 def descendants(group: int | None = None) -> list[int]:
@@ -513,12 +662,26 @@ def die_with_parent() -> None:
     prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def give_up_privileges() -> None:
+    """Keep nothing of what entering a user namespace gave, and gain nothing by any program."""
+    call = libc().prctl
+    capability = 0
+    while call(24, capability, 0, 0, 0) == 0:  # PR_CAPBSET_DROP, up to the last one there is
+        capability += 1
+    if not capability or call(38, 1, 0, 0, 0):  # PR_SET_NO_NEW_PRIVS
+        raise PermissionError(errno.EPERM, "the job's privileges cannot be given up")
+
+
 def prctl(option: int, value: int) -> None:
     """Set an attribute of this process that only Linux has."""
     if sys.platform == "linux":
-        import ctypes
+        libc().prctl(option, value, 0, 0, 0)
 
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+def libc() -> ctypes.CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None)
 
 
 def _pair(variable: bytes) -> tuple[bytes, bytes]:
@@ -527,4 +690,4 @@ def _pair(variable: bytes) -> tuple[bytes, bytes]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:]) if sys.argv[1:] else probe()

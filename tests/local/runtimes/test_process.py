@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,25 +14,9 @@ import pytest
 
 from neuro_sync import JobDescription, JobStatus, Session
 from neuro_sync.local.server import LocalPlatform
+from tests.processes import eventually, is_alive, outside, supervisor_of
 
 Start = Callable[[str], JobDescription]
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Look until something holds, for at most ten seconds."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that only waits to be reaped does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_job_sees_nothing_of_the_platforms_environment(
@@ -129,27 +112,33 @@ signal.pause()
 
 
 def test_a_grandchild_that_ignores_term_is_gone_after_a_kill(
-    session: Session, tmp_path: Path
+    platform: LocalPlatform, session: Session, tmp_path: Path
 ) -> None:
     script = tmp_path / "family.py"
     script.write_text(FAMILY)
     job = session.jobs.start(image="any", preset_name="cpu-small", command=f"python '{script}'")
     with session.jobs.logs(job) as lines:
-        grandchild = int(next(lines))
+        grandchild = outside(platform.folder, job.id, int(next(lines)))
         assert is_alive(grandchild)
         session.jobs.kill(job)
         assert list(lines) == []  # its log ends when all are gone
     assert not is_alive(grandchild)
 
 
-def test_what_a_job_leaves_behind_ends_with_it(session: Session, tmp_path: Path) -> None:
+def test_what_a_job_leaves_behind_ends_with_it(
+    platform: LocalPlatform, session: Session, tmp_path: Path
+) -> None:
     script = tmp_path / "family.py"
-    script.write_text(FAMILY.rpartition("signal.pause()")[0])
+    script.write_text(FAMILY.rpartition("signal.pause()")[0] + "sys.stdin.readline()")
     job = session.jobs.start(image="any", preset_name="cpu-small", command=f"python '{script}'")
-    (grandchild,) = session.jobs.logs(job)
+    with session.jobs.logs(job) as lines:
+        grandchild = outside(platform.folder, job.id, int(next(lines)))
+        with session.jobs.attach(job, stdin=True) as stream:
+            stream.write_in(b"\n")
+        assert list(lines) == []
     ended = session.jobs.wait(job)
     assert ended.history.exit_code == 0
-    assert not is_alive(int(grandchild))
+    assert not is_alive(grandchild)
 
 
 def test_a_job_may_use_its_grace_to_end_by_itself(session: Session, start: Start) -> None:
@@ -165,8 +154,8 @@ def test_a_job_ends_when_its_supervisor_is_killed(
 ) -> None:
     job = start("sh -c 'echo $$; exec sleep 60'")
     with session.jobs.logs(job) as lines:
-        pid = int(next(lines))
-        supervisor = int((platform.folder / "jobs" / job.id / "lock").read_text())
+        pid = outside(platform.folder, job.id, int(next(lines)))
+        supervisor = supervisor_of(platform.folder, job.id)
         os.kill(supervisor, signal.SIGKILL)
         assert list(lines) == []
     ended = session.jobs.wait(job)
@@ -233,7 +222,7 @@ def test_jobs_survive_a_platform_that_is_killed(tmp_path: Path) -> None:
             session.jobs.monitor(quick).close()  # it was launched
         process.kill()
         process.wait()
-    events = state / "jobs" / quick.id / "events"
+    events = state / "jobs" / quick.id / "events.1"
     eventually(
         lambda: events.exists() and b"exited" in events.read_bytes(),
         "a job ends while there is no platform",
@@ -276,10 +265,54 @@ def test_the_end_of_a_platform_ends_its_jobs_and_leaves_nothing_running(tmp_path
                 command="""sh -c 'trap "" TERM; echo $$; while :; do sleep 0.05; done'""",
             )
             with session.jobs.logs(job) as lines:
-                pid = int(next(lines))
-        supervisor = int((tmp_path / "jobs" / job.id / "lock").read_text())
+                pid = outside(tmp_path, job.id, int(next(lines)))
+        supervisor = supervisor_of(tmp_path, job.id)
     assert not is_alive(pid)
     eventually(lambda: not is_alive(supervisor), "the supervisor ends with its job")
     with LocalPlatform(tmp_path) as platform, Session(platform.url, platform.token) as session:
         ended = session.jobs.status(job.id)
         assert (ended.status, ended.reason) == (JobStatus.CANCELLED, "PlatformStopped")
+
+
+def test_a_log_that_would_fill_the_disk_ends_its_job_with_words(tmp_path: Path) -> None:
+    with (
+        LocalPlatform(tmp_path, grace=0.2, log_limit=100_000) as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        noisy = session.jobs.start(image="any", preset_name="cpu-small", command="yes")
+        log = b"".join(session.jobs.monitor(noisy))
+        ended = session.jobs.wait(noisy)
+        assert log == b"y\n" * 50_000
+        assert (ended.status, ended.reason) == (JobStatus.FAILED, "OutputLimit")
+        assert ended.history.description == (
+            "The platform ended the job: it wrote more than 100000 bytes of output."
+        )
+        command = "python -c 'print(\"y\" * 99_999)'"  # with its newline it just fits
+        exact = session.jobs.start(image="any", preset_name="cpu-small", command=command)
+        assert session.jobs.wait(exact).status is JobStatus.SUCCEEDED
+
+
+def test_scratch_folders_are_removed_after_a_crash_too(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with platform_process(state) as process:
+        with Session.local(state=state) as session:
+            job = session.jobs.start(
+                image="any",
+                preset_name="cpu-small",
+                command="""sh -c 'trap "" TERM; mkdir kept; touch kept/x; chmod 500 kept;
+                    echo ready; sleep 600'""",
+            )
+            with session.jobs.logs(job) as lines:
+                assert next(lines) == "ready"
+            session.jobs.kill(job)
+        process.kill()  # before the job is gone, and after it is over
+        process.wait()
+    supervisor = supervisor_of(state, job.id)
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: not is_alive(supervisor), "the supervisor ends")
+    scratch = state / "jobs" / job.id / "scratch"
+    assert (scratch / "kept" / "x").exists()
+    with platform_process(state):
+        assert not scratch.exists()
+        left = ["control", "events.1", "lock", "log", "log.times"]
+        eventually(lambda: sorted(os.listdir(scratch.parent)) == left, "nothing else is left")

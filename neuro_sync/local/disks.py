@@ -1,0 +1,242 @@
+"""The platform's disks: a folder each, and a row that tells whose it is and until when.
+
+A disk's size is counted against what a project may have, and is no limit to what fits in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from neuro_sync.errors import AuthorizationError, Conflict, ResourceNotFound
+from neuro_sync.models.disks import Disk, DiskStatus, NewDisk
+
+from .clock import Clock, Timer
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS disks (
+    id TEXT PRIMARY KEY,
+    name TEXT,
+    org_name TEXT NOT NULL,
+    project_name TEXT NOT NULL,
+    storage INTEGER NOT NULL,
+    life_span REAL,
+    created_at REAL NOT NULL,
+    last_usage REAL,
+    is_removed INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX IF NOT EXISTS disks_by_name ON disks (org_name, project_name, name)
+    WHERE name IS NOT NULL;
+CREATE TABLE IF NOT EXISTS disk_uses (
+    disk_id TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    PRIMARY KEY (job_id, disk_id)
+) WITHOUT ROWID;
+"""
+PROJECT_LIMIT = 500 * 2**30
+"""Bytes that all disks of a project may have together."""
+LONGEST_WAIT = 86400.0
+"""Seconds until disks are looked at again, though none should be due."""
+IN_USE = "id IN (SELECT disk_id FROM disk_uses)"
+
+
+class OverLimit(AuthorizationError):
+    """The disks of a project would be too large together."""
+
+    def body(self) -> dict[str, object]:
+        return {"code": "over_limit", "description": self.text}
+
+
+class DiskNameUsed(Conflict):
+    """The project has a disk of this name."""
+
+    def body(self) -> dict[str, object]:
+        return {"code": "DiskNameUsed", "description": self.text}
+
+
+class DiskStore:
+    """Disks and who uses them, all on one event loop."""
+
+    def __init__(self, database: sqlite3.Connection, root: Path, clock: Clock) -> None:
+        self._database = database
+        self._root = root
+        self._clock = clock
+        self._timer: Timer | None = None
+        database.executescript(SCHEMA)
+
+    def open(self) -> None:
+        """Begin to delete disks that nobody uses in time, and what a crash left of others."""
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        known = {row["id"] for row in self._database.execute("SELECT id FROM disks")}
+        for folder in self._root.iterdir():
+            if folder.name not in known:
+                _delete(folder)
+        self._sweep()
+
+    def create(self, wanted: NewDisk) -> Disk:
+        """Make an empty disk.
+
+        Raises:
+            Conflict: There is one of this name.
+            AuthorizationError: It would be too much for the project.
+        """
+        self._sweep()
+        place = (wanted.org_name, wanted.project_name)
+        (taken,) = self._database.execute(
+            "SELECT COALESCE(SUM(storage), 0) FROM disks WHERE org_name = ? AND project_name = ?",
+            place,
+        ).fetchone()
+        if taken + wanted.storage > PROJECT_LIMIT:
+            limit = f"{PROJECT_LIMIT / 2**30:.1f}"
+            raise OverLimit(f"Project exceeded storage size limit {limit} GB")
+        disk_id = f"disk-{uuid.uuid4()}"
+        try:
+            self._database.execute(
+                "INSERT INTO disks"
+                " (id, name, org_name, project_name, storage, life_span, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    disk_id,
+                    wanted.name,
+                    *place,
+                    wanted.storage,
+                    wanted.life_span,
+                    self._clock.now().timestamp(),
+                ),
+            )
+        except sqlite3.IntegrityError:
+            raise DiskNameUsed(f"Disk with name {wanted.name!r} already exists.") from None
+        self.path(disk_id).mkdir(mode=0o700)
+        self._watch()
+        return self.find(disk_id, *place)
+
+    def find(self, id_or_name: str, org: str, project: str, *, is_to_be_used: bool = False) -> Disk:
+        """Return a disk by its id, else by its name.
+
+        One that was removed is still there while jobs use it, but no other job gets it.
+
+        Raises:
+            ResourceNotFound: There is none.
+        """
+        self._sweep()
+        row = self._database.execute(
+            "SELECT * FROM disks WHERE org_name = ?2 AND project_name = ?3"
+            " AND (id = ?1 OR name = ?1) AND NOT (is_removed AND ?4)"
+            " ORDER BY id = ?1 DESC LIMIT 1",
+            (id_or_name, org, project, is_to_be_used),
+        ).fetchone()
+        if row is None:
+            raise ResourceNotFound(f"Disk {id_or_name} not found")
+        return self._disk(row)
+
+    def list(self, org: str, project: str) -> Iterator[Disk]:
+        """Yield the disks of a project, the oldest first."""
+        self._sweep()
+        rows = self._database.execute(
+            "SELECT * FROM disks WHERE org_name = ? AND project_name = ? ORDER BY created_at",
+            (org, project),
+        ).fetchall()
+        return map(self._disk, rows)
+
+    def remove(self, disk_id: str) -> None:
+        """Delete a disk; one in use goes when nobody uses it any more, its name at once."""
+        self._database.execute(
+            "UPDATE disks SET is_removed = 1, name = NULL WHERE id = ?", (disk_id,)
+        )
+        self._sweep()
+
+    def path(self, disk_id: str) -> Path:
+        """Return the folder of a disk."""
+        return self._root / disk_id
+
+    def take(self, job_id: str, disk_ids: Iterable[str]) -> None:
+        """Note that a job uses disks from now on."""
+        now = self._clock.now().timestamp()
+        for disk_id in disk_ids:
+            self._database.execute(
+                "INSERT OR IGNORE INTO disk_uses (disk_id, job_id) VALUES (?, ?)", (disk_id, job_id)
+            )
+            self._database.execute("UPDATE disks SET last_usage = ? WHERE id = ?", (now, disk_id))
+
+    def release(self, job_id: str) -> None:
+        """Note that a job uses no disk any more."""
+        uses = "SELECT disk_id FROM disk_uses WHERE job_id = ?"
+        if self._database.execute(uses, (job_id,)).fetchone() is None:
+            return
+        self._database.execute(
+            f"UPDATE disks SET last_usage = ? WHERE id IN ({uses})",  # noqa: S608  # no input
+            (self._clock.now().timestamp(), job_id),
+        )
+        self._database.execute("DELETE FROM disk_uses WHERE job_id = ?", (job_id,))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete what was removed or not used for too long, unless a job has it."""
+        due = self._database.execute(
+            f"SELECT id FROM disks WHERE NOT {IN_USE} AND"  # noqa: S608  # no input
+            " (is_removed OR COALESCE(last_usage, created_at) + life_span <= ?)",
+            (self._clock.now().timestamp(),),
+        ).fetchall()
+        for row in due:
+            logger.info("disk %s is deleted", row["id"])
+            self._database.execute("DELETE FROM disks WHERE id = ?", (row["id"],))
+            _delete(self.path(row["id"]))
+        self._watch()
+
+    def _watch(self) -> None:
+        """Wake up when the next disk is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        until = "MIN(COALESCE(last_usage, created_at) + life_span)"
+        (due,) = self._database.execute(
+            f"SELECT {until} FROM disks WHERE NOT {IN_USE}"  # noqa: S608  # no input
+        ).fetchone()
+        if due is not None:
+            left = due - self._clock.now().timestamp()
+            self._timer = self._clock.call_later(min(max(left, 0), LONGEST_WAIT), self._sweep)
+
+    def _disk(self, row: sqlite3.Row) -> Disk:
+        is_there = self.path(row["id"]).is_dir()
+        return Disk(
+            id=row["id"],
+            name=row["name"],
+            owner=row["project_name"],
+            org_name=row["org_name"],
+            project_name=row["project_name"],
+            storage=row["storage"],
+            life_span=row["life_span"],
+            status=DiskStatus.READY if is_there else DiskStatus.BROKEN,
+            created_at=_instant(row["created_at"]),
+            last_usage=None if row["last_usage"] is None else _instant(row["last_usage"]),
+        )
+
+
+def used_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder; it may take a moment."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_size
+            except OSError:
+                continue  # it has gone meanwhile
+    return total
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(0, timezone.utc) + timedelta(seconds=seconds)
+
+
+def _delete(folder: Path) -> None:
+    # It may hold a million files, and others want their turn.
+    asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, folder, True)

@@ -1,0 +1,441 @@
+"""``/storage``: the files of all projects, one operation a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from itertools import islice
+from typing import NamedTuple, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from starlette.convertors import Convertor, register_url_convertor
+
+from neuro_sync.errors import (
+    APIError,
+    IllegalArgumentError,
+    NotSupported,
+    ResourceNotFound,
+    StorageNotFound,
+    storage_error,
+)
+from neuro_sync.local.access import Caller
+from neuro_sync.local.answers import JSON
+from neuro_sync.local.permissions import Resource
+from neuro_sync.local.storage import (
+    Entry,
+    NewFile,
+    OpenedFile,
+    Parts,
+    StorageFolder,
+    WrittenFile,
+    os_error_name,
+    parts_of,
+)
+from neuro_sync.models.storage import ByteRange
+from neuro_sync.models.users import Action
+
+from .values import flag
+
+T = TypeVar("T")
+
+NDJSON = "application/x-ndjson"
+OCTETS = "application/octet-stream"
+
+PIECE = 2**17 - 2**12
+"""Bytes that are read at a time. From 128 KiB on the C library maps fresh memory for each read."""
+BATCH = 16
+"""Pieces that one trip to another thread brings."""
+COLLECTED = 2**20
+"""Bytes of an upload that are gathered for one trip."""
+FIRST_ENTRIES, ENTRIES = 20, 500
+"""Lines of a listing that are sent first, and then at a time."""
+
+OPERATIONS = {
+    "GET": (
+        *("OPEN", "LISTSTATUS", "GETFILESTATUS", "GETDISKUSAGE"),
+        *("WEBSOCKET", "WEBSOCKET_READ", "WEBSOCKET_WRITE"),
+    ),
+    "PUT": ("CREATE", "MKDIRS"),
+    "PATCH": ("WRITE",),
+    "POST": ("RENAME",),
+    "DELETE": ("DELETE",),
+}
+"""By method; the first one is meant when none is named."""
+KNOWN = {operation for operations in OPERATIONS.values() for operation in operations}
+
+NOT_FOUND = "404: Not Found"
+CONDITIONS = ("If-Match", "If-None-Match", "If-Range", "If-Unmodified-Since")
+
+
+class _AnyPath(Convertor[str]):
+    """The rest of a path; the usual one ends at a newline, which a file's name may have."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any_path", _AnyPath())
+
+router = APIRouter()
+
+
+class Call(NamedTuple):
+    """A request for an operation on a path."""
+
+    request: Request
+    storage: StorageFolder
+    parts: tuple[str, ...]
+
+    @property
+    def caller(self) -> Caller:
+        caller: Caller = self.request.state.caller
+        return caller
+
+    @property
+    def wants_lines(self) -> bool:
+        return NDJSON in self.request.headers.get("accept", "")
+
+    def resource(self, parts: Parts) -> Resource:
+        cluster: str = self.request.app.state.home.cluster
+        return Resource("storage", cluster, *parts)
+
+    def require(self, action: Action, parts: Parts | None = None) -> None:
+        """Refuse what the caller may not do; this service does not tell it from what is missing."""
+        if not self.caller.may(action, self.resource(self.parts if parts is None else parts)):
+            raise ResourceNotFound(NOT_FOUND)
+
+
+# Not a FastAPI route: that decodes the path, and bytes that are no text would be lost.
+@router.route("/storage/{path:any_path}", methods=["GET", "PUT", "PATCH", "POST", "DELETE"])
+async def storage(request: Request) -> Response:
+    """Carry out the operation that the query names."""
+    _, _, path = unquote_to_bytes(request.scope["raw_path"]).partition(b"/storage/")
+    parts = parts_of(path.decode("utf-8", "surrogateescape"))
+    call = Call(request, request.app.state.storage, parts)
+    with refusals():
+        handle = HANDLERS.get(_operation(request))
+        if handle is None:
+            raise NotSupported(
+                "this local platform's storage is not spoken to by websocket; "
+                "OPEN, CREATE and WRITE do the same"
+            )
+        return await handle(call)
+
+
+def _operation(request: Request) -> str:
+    asked = [
+        value.upper() if name == "op" else name.upper()
+        for name, value in request.query_params.multi_items()
+        if name == "op" or name.upper() in KNOWN
+    ]
+    if len(asked) > 1:
+        raise IllegalArgumentError(f"Ambiguous operations: {', '.join(asked)}")
+    allowed = OPERATIONS[request.method]
+    operation = asked[0] if asked else allowed[0]
+    if operation not in KNOWN:
+        raise IllegalArgumentError(f"{operation!r} is not a valid StorageOperation")
+    if operation not in allowed:
+        raise IllegalArgumentError(f"Illegal operation: {operation}")
+    return operation
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what the file system says into what this service answers."""
+    try:
+        yield
+    except APIError:
+        raise
+    except FileNotFoundError as error:
+        raise ResourceNotFound(NOT_FOUND) from error
+    except OSError as error:
+        name = os_error_name(error)
+        text = error.strerror or str(error)
+        raise storage_error(name)(text, payload={"errno": name}) from error
+    except (ValueError, OverflowError) as error:  # a NUL in a name, a number beyond any file
+        raise IllegalArgumentError(str(error)) from error
+
+
+async def open_file(call: Call) -> Response:
+    """Send a file or a range of it; to HEAD, what it is."""
+    call.require(Action.READ)
+    if call.request.scope.get("asked_method") == "HEAD":
+        entry = await asyncio.to_thread(call.storage.status, call.parts)
+        return Response(headers=_file_headers(entry, entry.length))
+    file = await asyncio.to_thread(call.storage.read, call.parts)
+    try:
+        entry = file.entry
+        wanted = ByteRange.from_header(call.request.headers.get("range"), entry.length)
+    except ValueError:
+        file.close()
+        text = "416: Requested Range Not Satisfiable"
+        headers = {"content-range": f"bytes */{entry.length}"}
+        return PlainTextResponse(text, status_code=416, headers=headers)
+    headers = _file_headers(entry, wanted.length)
+    if call.request.headers.get("range") is not None:
+        headers["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{entry.length}"
+    return StreamingResponse(
+        _content(file, wanted),
+        status_code=206 if "content-range" in headers else 200,
+        headers=headers,
+        media_type=OCTETS,
+    )
+
+
+def _file_headers(entry: Entry, length: int) -> dict[str, str]:
+    headers = {
+        "content-length": str(length),
+        "last-modified": formatdate(entry.modified, usegmt=True),
+        "x-file-type": entry.kind,
+        "x-file-permission": "read",
+    }
+    if entry.kind == "FILE":
+        headers |= {"x-file-length": str(entry.length), "accept-range": "bytes"}
+    return headers
+
+
+async def _content(file: OpenedFile, wanted: ByteRange) -> AsyncIterator[bytes]:
+    """Yield a range, reading the next pieces while these are sent."""
+    with file:
+        offset = wanted.start
+        reading = asyncio.ensure_future(_read(file, offset, wanted.stop))
+        while pieces := await reading:
+            offset += sum(map(len, pieces))
+            reading = asyncio.ensure_future(_read(file, offset, wanted.stop))
+            for piece in pieces:
+                yield piece
+        if offset < wanted.stop:
+            # The connection is cut, so that nobody takes it for whole.
+            raise EOFError(f"{file.entry.name!r} has become shorter while it was sent")
+
+
+async def _read(file: OpenedFile, offset: int, stop: int) -> list[bytes]:
+    left = min(stop - offset, BATCH * PIECE)
+    sizes = [min(PIECE, left - done) for done in range(0, left, PIECE)]
+    return await asyncio.to_thread(file.read, offset, sizes) if sizes else []
+
+
+async def list_status(call: Call) -> Response:
+    """Tell what is in a folder, line by line where the caller accepts that."""
+    call.require(Action.LIST)
+    entries = _visible(call)
+    try:
+        first = await asyncio.to_thread(_take, entries, FIRST_ENTRIES)
+    except FileNotFoundError as error:
+        if call.wants_lines:
+            raise StorageNotFound("Not found", payload={"errno": "ENOENT"}) from error
+        raise
+    if call.wants_lines:
+        # Not media_type: the protocol wants it without a charset.
+        lines = _lines(first, entries, lambda entry: {"FileStatus": _status(call, entry)})
+        return StreamingResponse(lines, headers={"content-type": NDJSON})
+    statuses = [_status(call, entry) for entry in first]
+    while page := await asyncio.to_thread(_take, entries, ENTRIES):
+        statuses += [_status(call, entry) for entry in page]
+    return _json({"FileStatuses": {"FileStatus": statuses}})
+
+
+def _visible(call: Call) -> Iterator[Entry]:
+    """Yield what the caller may know of."""
+    entries = call.storage.entries(call.parts)
+    if call.caller.may(Action.READ, call.resource(call.parts)):
+        return entries
+    return (
+        entry
+        for entry in entries
+        if call.caller.may(Action.LIST, call.resource((*call.parts, entry.name)))
+    )
+
+
+def _status(call: Call, entry: Entry, path: str | None = None) -> dict[str, object]:
+    parts = call.parts if path is not None else (*call.parts, entry.name)
+    return {
+        "path": entry.name if path is None else path,
+        "type": entry.kind,
+        "length": entry.length,
+        "modificationTime": entry.modified,
+        "permission": call.caller.grants.action_on(call.resource(parts)).value,
+    }
+
+
+async def get_file_status(call: Call) -> Response:
+    call.require(Action.LIST)
+    entry = await asyncio.to_thread(call.storage.status, call.parts)
+    return _json({"FileStatus": _status(call, entry, "/" + "/".join(call.parts))})
+
+
+async def get_disk_usage(call: Call) -> Response:
+    call.require(Action.LIST)
+    usage = await asyncio.to_thread(call.storage.usage, call.parts)
+    return _json(usage._asdict())
+
+
+async def create(call: Call) -> Response:
+    """Store the body as a file, with its name only once it is whole."""
+    call.require(Action.WRITE)
+    body = _Batches(call.request)
+    first = await body.next()
+    if body.ended:
+        await asyncio.to_thread(_store, call.storage.create, call.parts, first)
+    else:
+        file = await asyncio.to_thread(call.storage.create, call.parts)
+        await _receive(file, first, body)
+    return PlainTextResponse("201: Created", status_code=201)
+
+
+async def write(call: Call) -> Response:
+    """Store the body within a file that is there."""
+    call.require(Action.WRITE)
+    headers = call.request.headers
+    for condition in CONDITIONS:
+        if condition in headers:
+            raise IllegalArgumentError(f"Unsupported header {condition}")
+    if headers.get("content-type", OCTETS) != OCTETS:
+        raise IllegalArgumentError(f"Content-Type should be {OCTETS}")
+    if "content-range" not in headers:
+        raise IllegalArgumentError("Required header Content-Range")
+    start, length = _content_range(headers["content-range"])
+    file = await asyncio.to_thread(call.storage.write, call.parts, start)
+    body = _Batches(call.request, length)
+    await _receive(file, await body.next(), body)
+    return PlainTextResponse("200: OK")
+
+
+def _content_range(value: str) -> tuple[int, int]:
+    """Return the offset and the length of what is written."""
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(?:\*|\d+)", value, re.ASCII)
+    if not found or int(found[2]) < int(found[1]):
+        raise IllegalArgumentError(f"Content-Range should be 'bytes FIRST-LAST/*', not {value!r}")
+    return int(found[1]), int(found[2]) - int(found[1]) + 1
+
+
+class _Batches:
+    """A request's body in large pieces, up to a length."""
+
+    def __init__(self, request: Request, length: int | None = None) -> None:
+        self._pieces = request.stream()
+        self._left = length
+        self.ended = False
+
+    async def next(self) -> list[bytes]:
+        batch: list[bytes] = []
+        size = 0
+        while size < COLLECTED:
+            piece = await anext(self._pieces, None)
+            if piece is None:
+                self.ended = True
+                break
+            if self._left is not None:
+                piece = piece[: self._left]
+                self._left -= len(piece)
+            batch.append(piece)
+            size += len(piece)
+        return batch
+
+
+def _store(create: Callable[[Parts], NewFile], parts: Parts, pieces: list[bytes]) -> None:
+    with create(parts) as file:
+        file.write(pieces)
+        file.commit()
+
+
+async def _receive(file: WrittenFile, batch: list[bytes], body: _Batches) -> None:
+    """Write batches, receiving the next one meanwhile."""
+    try:
+        while batch:
+            writing = asyncio.ensure_future(asyncio.to_thread(file.write, batch))
+            try:
+                batch = await body.next()
+            finally:
+                await writing
+        await asyncio.to_thread(file.commit)
+    finally:
+        file.close()
+
+
+async def make_folders(call: Call) -> Response:
+    call.require(Action.WRITE)
+    await asyncio.to_thread(call.storage.make, call.parts)
+    return PlainTextResponse("201: Created", status_code=201)
+
+
+async def delete(call: Call) -> Response:
+    """Remove a file or a folder, and tell of each thing removed where the caller accepts that."""
+    call.require(Action.WRITE)
+    recursive = flag(call.request.query_params.get("recursive", "true"))
+    removed = call.storage.remove(call.parts, recursive=recursive)
+    first = await asyncio.to_thread(_take, removed, FIRST_ENTRIES)
+    if call.wants_lines:
+        lines = _lines(first, removed, lambda item: dict(item._asdict()))
+        return StreamingResponse(lines, headers={"content-type": NDJSON})
+    while await asyncio.to_thread(_take, removed, ENTRIES):
+        pass
+    return Response(status_code=204)
+
+
+async def rename(call: Call) -> Response:
+    """Move to a place that is absolute, or relative to the folder of what is moved."""
+    destination = _destination(call.request)
+    if destination is None:
+        raise IllegalArgumentError("No destination")
+    above = "" if destination.startswith("/") else "/".join(call.parts[:-1])
+    target = parts_of(f"{above}/{destination}")
+    call.require(Action.WRITE)
+    call.require(Action.WRITE, target)
+    await asyncio.to_thread(call.storage.rename, call.parts, target)
+    return Response(status_code=204)
+
+
+def _destination(request: Request) -> str | None:
+    """Read the parameter from its bytes, which may be no text."""
+    for parameter in request.scope["query_string"].split(b"&"):
+        name, equals, value = parameter.partition(b"=")
+        if name == b"destination" and equals:
+            raw = unquote_to_bytes(value.replace(b"+", b" "))
+            return raw.decode("utf-8", "surrogateescape")
+    return None
+
+
+async def _lines(
+    page: list[T], rest: Iterator[T], line: Callable[[T], dict[str, object]]
+) -> AsyncIterator[bytes]:
+    """Yield a line of JSON for each item; a failure is the last line."""
+    try:
+        while page:
+            yield b"".join(json.dumps(line(item)).encode() + b"\r\n" for item in page)
+            page = await asyncio.to_thread(_take, rest, ENTRIES)
+    except OSError as error:
+        failure = {"error": error.strerror or str(error), "errno": os_error_name(error)}
+        yield json.dumps(failure).encode()
+
+
+def _take(items: Iterator[T], count: int) -> list[T]:
+    return list(islice(items, count))
+
+
+def _json(answer: object) -> Response:
+    return Response(json.dumps(answer), media_type=JSON)
+
+
+HANDLERS: dict[str, Callable[[Call], Awaitable[Response]]] = {
+    "OPEN": open_file,
+    "LISTSTATUS": list_status,
+    "GETFILESTATUS": get_file_status,
+    "GETDISKUSAGE": get_disk_usage,
+    "CREATE": create,
+    "WRITE": write,
+    "MKDIRS": make_folders,
+    "DELETE": delete,
+    "RENAME": rename,
+}
