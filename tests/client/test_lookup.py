@@ -135,10 +135,8 @@ def test_a_token_without_an_address_is_not_sent_to_where_somebody_logged_in(
         monkeypatch.setenv("NEURO_SYNC_TOKEN", token_of("environment"))
     with pytest.raises(ConfigError) as refused:
         Session(token=None if in_variable else token_of("argument"))
-    assert str(refused.value) == HALF.format(
-        argument="not given" if in_variable else "given",
-        variable="set" if in_variable else "not set",
-    )
+    said = ("not given", "set") if in_variable else ("given", "not set")
+    assert str(refused.value) == HALF.format(*said)
 
 
 HALF = """\

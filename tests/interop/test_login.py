@@ -182,6 +182,9 @@ def test_the_official_command_uses_a_login_of_ours(apolo: Command, platform: Loc
         )
         session.jobs.wait(job)
     assert job.id in apolo("job", "ls", "--all", "--tag", "from-our-side")
+    shown = apolo("config", "show")
+    assert platform.url in shown
+    assert "cpu-small" in shown
 
 
 def test_we_use_a_login_of_the_official_command(
