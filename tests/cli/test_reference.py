@@ -5,15 +5,17 @@ What differs each time is written in capitals: an id, a time, a port.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from neuro_sync import Session
+from neuro_sync import Container, Resources, Session
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import local_user
+from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
 
 from .conftest import Neuro, Open, Process
 
@@ -124,6 +126,36 @@ def test_a_job_is_found_while_it_runs_and_is_ended(
     assert transcript(neuro("job kill job363").output) == "JOB-ID\n"
     assert transcript(neuro("kill job390").output) == "JOB-ID\n"
     assert transcript(neuro("ps").output).count("\n") == 1
+
+
+def test_a_job_that_waits_for_room_is_pending(neuro: Neuro, session: Session) -> None:
+    cores = os.cpu_count() or 1
+    everything = Container(
+        image="any", command="sleep infinity", resources=Resources(cpu=cores, memory_mb=16)
+    )
+    blocking = session.jobs.wait(session.jobs.run(everything), until="running")
+    neuro("run --name job390 --detach --no-wait-start ubuntu:latest sleep infinity")
+    assert transcript(neuro("ps -s pending").output) == (
+        "ID  NAME  STATUS  WHEN  IMAGE  OWNER  CLUSTER  DESCRIPTION\n"
+        "JOB-ID  job390  pending  WHEN  ubuntu:latest  <you>  local\n"
+    )
+    session.jobs.kill(blocking)
+    session.jobs.wait("job390", until="running")
+    assert neuro("ps -s pending").output.count("\n") == 1
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_a_long_job_with_a_volume(neuro: Neuro, platform: LocalPlatform, tmp_path: Path) -> None:
+    code = platform.folder / "storage" / "local" / USER / "nero-assistant" / "ModelCode"
+    code.mkdir(parents=True)
+    code.joinpath("train.py").write_text("print('Epoch 1:14%| 1380/10000')")
+    ended = neuro(
+        "run --name job303 --volume storage:nero-assistant/ModelCode/:/code:rw "
+        "--preset cpu-small neuromation/base python /code/train.py"
+    )
+    assert transcript(ended.output) == started("job303") + RULE + "Epoch 1:14%| 1380/10000\n"
+    described = transcript(neuro("status job303").output)
+    assert "Volumes: storage://local/local/USER/nero-assistant/ModelCode/:/code:rw\n" in described
 
 
 def test_the_log_of_a_job(neuro: Neuro) -> None:
