@@ -35,6 +35,7 @@ Where a JOB is wanted, its id, its name and its address `job:NAME` will do.
 | 70 | the platform failed |
 | 72 | there is no such thing |
 | 74 | the network failed, or a file could not be read or written |
+| 76 | the Docker engine failed |
 | 77 | there is no login, or no permission |
 | 124 | a deadline passed |
 | 125 | the platform failed to run the job |

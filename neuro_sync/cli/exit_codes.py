@@ -12,6 +12,7 @@ from neuro_sync.errors import (
     AuthError,
     ConfigError,
     ConnectionFailed,
+    EngineFailed,
     IllegalArgumentError,
     NeuroError,
     ResourceNotFound,
@@ -33,6 +34,7 @@ BY_KIND: tuple[tuple[type[Exception], int], ...] = (
     (ResourceNotFound, NOT_FOUND),
     (IllegalArgumentError, 65),
     (ConnectionFailed, INPUT_OUTPUT),
+    (EngineFailed, 76),
     (NeuroError, 70),
 )
 """The first kind that fits counts."""
