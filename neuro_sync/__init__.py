@@ -63,6 +63,7 @@ from .models.jobs import (
     JobTelemetry,
     Message,
     Resources,
+    SaveStep,
     SecretFile,
     Volume,
 )
@@ -123,6 +124,7 @@ __all__ = [
     "ResourceNotFound",
     "ResourcePool",
     "Resources",
+    "SaveStep",
     "Secret",
     "SecretFile",
     "ServerError",

@@ -11,6 +11,7 @@ from hypothesis import settings
 from neuro_sync import JobDescription, Session
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.transport.tokens import user_of
+from tests.docker_engine import shared_engine
 from tests.oauth_server import OAuthServer, TokenDoor
 
 WHERE_IT_IS = (
@@ -48,6 +49,25 @@ def start(session: Session) -> Callable[[str], JobDescription]:
         return session.jobs.start(image="any", preset_name="cpu-small", command=command)
 
     return start_command
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """The address of a container engine of this test run's own."""
+    base = tmp_path_factory.getbasetemp()
+    with shared_engine((base if worker_id == "master" else base.parent) / "engine") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def docker_platform(engine: str) -> Iterator[LocalPlatform]:
+    """A local platform whose jobs are containers."""
+    platform = LocalPlatform(ephemeral=True, grace=0.5, runtime="docker", cores=64, memory=2**40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", engine)
+        platform.start()
+    yield platform
+    platform.close()
 
 
 @pytest.fixture

@@ -200,6 +200,15 @@ def _belongs(form: dict[str, str], asked: dict[str, str]) -> bool:
     )
 
 
+AUTHORIZATION = re.compile(rb"(?i)authorization: (bearer|basic) (\S+)\r\n")
+
+
+def _token_of(found: re.Match[bytes]) -> str:
+    if found[1] == b"Basic":
+        return base64.b64decode(found[2]).decode().partition(":")[2]
+    return found[2].decode()
+
+
 class TokenDoor(FrontDoor):
     """A platform that takes the tokens of an OAuth server, and sees that they are not over."""
 
@@ -211,11 +220,15 @@ class TokenDoor(FrontDoor):
         """How many requests came with a token that is over."""
 
     def _admitted(self, head: bytes) -> bytes | None:
-        found = re.search(rb"(?i)authorization: bearer (\S+)\r\n", head)
+        found = AUTHORIZATION.search(head)
         if found is None:
             return head
-        if self._oauth.accepts(found[1].decode()):
-            return head.replace(found[1], self._platform.token.encode())
+        token = _token_of(found)
+        if self._oauth.accepts(token):
+            bearer = b"Authorization: Bearer %s\r\n" % self._platform.token.encode()
+            basic = base64.b64encode(f"{self._oauth.user}:{self._platform.token}".encode())
+            as_basic = b"Authorization: Basic %s\r\n" % basic
+            return head.replace(found[0], as_basic if found[1] == b"Basic" else bearer)
         self.refused += 1
         # Of /config alone, which says so in its answer.
         is_config = head.startswith(b"GET /api/v1/config ")
@@ -223,8 +236,8 @@ class TokenDoor(FrontDoor):
 
     def _refusal(self, head: bytes) -> bytes:
         # As careless servers do, it repeats what it does not like.
-        found = re.search(rb"(?i)authorization: bearer (\S+)\r\n", head)
-        body = json.dumps({"error": f"bad token {found[1].decode() if found else ''}"}).encode()
+        found = AUTHORIZATION.search(head)
+        body = json.dumps({"error": f"bad token {_token_of(found) if found else ''}"}).encode()
         return (
             b"HTTP/1.1 401 Unauthorized\r\nX-Error: %s\r\nContent-Length: %d\r\n"
             b"Connection: close\r\n\r\n%s" % (body, len(body), body)

@@ -11,6 +11,7 @@ import ssl
 import threading
 from base64 import b64encode
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -50,6 +51,73 @@ class _Listener:
 
     def _talk(self, client: socket.socket) -> None:
         raise NotImplementedError
+
+
+class EngineRelay:
+    """Stands between a platform and a container engine, which may go away and come back."""
+
+    def __init__(self, target: str, folder: Path) -> None:
+        self._target = target.removeprefix("unix://")
+        self._path = folder / "relay"
+        self.url = f"unix://{self._path}"
+        self._open: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+
+    def appear(self) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self._path))
+        self._listener.listen(64)
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def vanish(self) -> None:
+        """Refuse everybody, and cut all conversations."""
+        self._path.unlink()
+        assert self._listener is not None
+        # close() alone would leave the thread in its accept().
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in [*self._open]:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                engine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                engine.connect(self._target)
+                self._open |= {client, engine}
+                threading.Thread(target=self._talk, args=(client, engine), daemon=True).start()
+
+    def _talk(self, client: socket.socket, engine: socket.socket) -> None:
+        back = threading.Thread(target=_pour, args=(engine, client), daemon=True)
+        back.start()
+        _pour(client, engine)
+        back.join()
+        self._open -= {client, engine}
+        client.close()
+        engine.close()
+
+    def __enter__(self) -> Self:
+        self.appear()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.vanish()
+
+
+def _pour(source: socket.socket, sink: socket.socket) -> None:
+    """Carry bytes one way until their end, and tell it."""
+    with suppress(OSError):
+        while data := source.recv(2**16):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
 
 
 class FrontDoor(_Listener):

@@ -35,6 +35,10 @@ Item = TypeVar("Item", bound="Model")
 
 # Those of a terminal, those that turn the direction of writing around, and what is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+RUNNERS = {
+    "process": "process: a job's command runs on this machine, its image is only recorded",
+    "docker": "docker: a job is a container of its image, at {engine}",
+}
 GAP = "  "
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 WORDS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -297,13 +301,16 @@ def size(bytes_: int | None) -> str:
     return f"{amount:.0f}{unit}" if unit == "B" else f"{amount:.1f}{unit}"
 
 
-def banner(url: str, folder: str, *, kept: bool) -> None:
+def banner(url: str, folder: str, *, kept: bool, runtime: str, engine: str | None) -> None:
     """Say what was started, where, and how to use it."""
+    runner = RUNNERS[runtime].format(engine=engine)
+    found = f"  Docker   found at {engine}; --runtime docker runs images\n"
     kept_or_not = "kept; delete the folder to forget it" if kept else "deleted at the end"
     click.echo(
         f"Neuro local platform {__version__}\n"
         f"  API      {url}\n"
-        "  Runner   process: a job's command runs on this machine, its image is only recorded\n"
+        f"  Runner   {runner}\n"
+        f"{found if engine and runtime == 'process' else ''}"
         f"  State    {folder} ({kept_or_not})\n"
         "  Use it   Session.local() in the same folder\n"
         "Ctrl-C stops the platform and its jobs."

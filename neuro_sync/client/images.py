@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -170,7 +169,7 @@ class Images:
     def _engine(self, image: RemoteImage) -> Engine:
         from .engine import Engine  # with the engine's own SDK, which few sessions need
 
-        return Engine(str(image.registry), self._config.token())
+        return Engine(str(image.registry), self._transport.tokens.token())
 
     def _remote(self, image: RemoteImage | str) -> RemoteImage:
         remote = self._parse.remote_image(image) if isinstance(image, str) else image
@@ -211,14 +210,8 @@ class Images:
             seen.add(url)
 
     def _ask(self, method: str, url: str) -> requests.Response:
-        login = base64.b64encode(
-            f"{self._config.username}:{self._config.token()}".encode()
-        ).decode()
         return self._transport.request(
-            method,
-            url,
-            accept=", ".join(MANIFEST_TYPES),
-            headers={"Authorization": f"Basic {login}"},
+            method, url, accept=", ".join(MANIFEST_TYPES), login=self._config.username
         )
 
     def list(self, cluster_name: str | None = None) -> list[RemoteImage]:

@@ -18,6 +18,7 @@ from neuro_sync.errors import (
     ConnectionFailed,
     IllegalArgumentError,
     JobFailed,
+    NDJSONError,
     NeuroError,
     NotSupported,
     ResourceNotFound,
@@ -40,6 +41,7 @@ from neuro_sync.models.jobs import (
     JobStatus,
     JobTelemetry,
     LifeSpanChange,
+    SaveStep,
     SecretFile,
     SharedMemory,
     Volume,
@@ -669,6 +671,38 @@ class Jobs:
             )
         url = f"{self._monitoring_url(id, cluster_name)}/kill"
         self._transport.request("POST", url, query=[] if is_kill else [("signal", str(signal))])
+
+    def save(
+        self,
+        id: Job,
+        image: RemoteImage | str,
+        *,
+        progress: Callable[[SaveStep], object] | None = None,
+        cluster_name: str | None = None,
+    ) -> None:
+        """Make an image of a running job as it is now, and push it to the platform's registry.
+
+        `image` is its Docker reference, ``REGISTRY/ORG/PROJECT/NAME:TAG``. `progress` is called
+        with each step. It may take minutes.
+
+        Raises:
+            IllegalArgumentError: There is no such job, or the image is not of the registry.
+            NDJSONError: It failed; the text says why, for instance that the job is not running.
+
+        Endpoint: POST {monitoring}/{id}/save
+        """
+        reference = image.as_docker_url() if isinstance(image, RemoteImage) else image
+        with self._transport.stream(
+            f"{self._monitoring_url(id, cluster_name)}/save",
+            method="POST",
+            body={"container": {"image": reference}},
+            accept=NDJSON,
+        ) as stream:
+            for step in read_models(stream, SaveStep):
+                if step.error:
+                    raise NDJSONError(step.error)
+                if progress is not None:
+                    progress(step)
 
     def port_forward(
         self,

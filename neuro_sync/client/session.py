@@ -17,7 +17,7 @@ from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import Preset
 
 if TYPE_CHECKING:
-    from neuro_sync.local.server import LocalPlatform
+    from neuro_sync.local.server import LocalPlatform, RuntimeName
     from neuro_sync.transport.clock import Clock
     from neuro_sync.transport.http import Certificate, HttpTransport, Timeout
 
@@ -117,11 +117,11 @@ class Session(Closing):
         self._transport = transport
         self.config = config
         self.jobs = Jobs(transport, config, self._clock)
-        self.users = Users(transport, config)
         self.images = Images(transport, config)
         self.parse = Parser(config)
         self.secrets = Secrets(transport, config)
         self.disks = Disks(transport, config)
+        self.users = Users(transport, config)
 
     def with_options(
         self,
@@ -153,6 +153,7 @@ class Session(Closing):
         state: str | Path | None = None,
         ephemeral: bool = False,
         start: bool = True,
+        runtime: RuntimeName | None = None,
         timeout: Timeout = (10.0, 60.0),
     ) -> Self:
         """Talk to the local platform of a state folder; start one in this process if none runs.
@@ -173,12 +174,17 @@ class Session(Closing):
             from neuro_sync.local.state import folder_of, running_platform
         except ImportError as error:
             raise _lacks(error) from error
+        address = None if ephemeral else running_platform(state)
         store = current_store()
         # The names in a project's file are those of a hosted platform.
         settings = read_settings(store.folder if store else None).without_names()
-        address = None if ephemeral else running_platform(state)
         if address is not None:
             address.check_version()
+            if runtime not in (None, address.runtime):
+                raise ConfigError(
+                    f"the local platform at {address.url} runs jobs with {address.runtime!r}, "
+                    f"not {runtime!r}; stop it, or name another state folder"
+                )
             return cls(address.url, address.token, timeout=timeout, settings=settings)
         if not start:
             raise ConfigError(
@@ -188,7 +194,7 @@ class Session(Closing):
             from neuro_sync.local.server import LocalPlatform
         except ImportError as error:
             raise _lacks(error) from error
-        platform = LocalPlatform(state, ephemeral=ephemeral).start()
+        platform = LocalPlatform(state, ephemeral=ephemeral, runtime=runtime or "process").start()
         session = cls(platform.url, platform.token, timeout=timeout, settings=settings)
         session._end_with(platform)
         return session

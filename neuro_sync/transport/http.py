@@ -10,9 +10,9 @@ import platform
 import random
 import socket
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, TypedDict, cast
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -153,26 +153,34 @@ class HttpTransport:
         body: object = None,
         form: Mapping[str, str] | None = None,
         accept: str | None = None,
-        headers: Mapping[str, str] = MappingProxyType({}),
+        login: str | None = None,
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
 
-        `body` is sent as JSON, `form` as a form.
+        `body` is sent as JSON, `form` as a form. With `login` the token is the password of that
+        user, as registries want it.
 
         Raises:
             APIError: The platform said no.
             ConnectionFailed: It did not say anything.
         """
-        response = self._send(
-            method, url, query, body, accept, form=form, headers=headers, stream=False
-        )
+        request = self._prepare(method, url, query, body, form, accept)
+        response = self._send(request, login, stream=False)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
-    def stream(self, url: str, *, query: Query = (), accept: str | None = None) -> Stream:
-        """Return the answer to a GET while it is still being sent; raises as `request` does."""
-        response = self._send("GET", url, query, None, accept, stream=True)
-        return Stream(response, f"GET {urlsplit(url).path}")
+    def stream(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        query: Query = (),
+        body: object = None,
+        accept: str | None = None,
+    ) -> Stream:
+        """Return an answer while it is still being sent; raises as `request` does."""
+        response = self._send(self._prepare(method, url, query, body, None, accept), stream=True)
+        return Stream(response, f"{method} {urlsplit(url).path}")
 
     def connection_settings(self, url: str) -> ConnectionSettings:
         """Return how requests to an address are made, for one that is no plain request."""
@@ -194,22 +202,11 @@ class HttpTransport:
         self._connections.close()
 
     def _send(
-        self,
-        method: str,
-        url: str,
-        query: Query,
-        body: object,
-        accept: str | None,
-        *,
-        form: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] = MappingProxyType({}),
-        stream: bool,
+        self, request: requests.PreparedRequest, login: str | None = None, *, stream: bool
     ) -> requests.Response:
         self._connections.check_open()
-        request = self._prepare(method, url, query, body, form, accept)
         token = self.tokens.token()
-        _authorize(request, token)
-        request.headers.update(headers)
+        _authorize(request, token, login)
         try:
             return self._send_patiently(request, stream=stream)
         except AuthenticationError:
@@ -217,8 +214,7 @@ class HttpTransport:
             fresh = self.tokens.renew(token)
             if fresh is None:
                 raise
-        _authorize(request, fresh)
-        request.headers.update(headers)
+        _authorize(request, fresh, login)
         return self._send_patiently(request, stream=stream)
 
     def _send_patiently(
@@ -382,20 +378,29 @@ def _user_agent(application: str | None) -> str:
     return f"{application} {name}"
 
 
-def _authorize(request: requests.PreparedRequest, token: str) -> None:
-    if token:
+def _authorize(request: requests.PreparedRequest, token: str, login: str | None) -> None:
+    if token and login is not None:
+        basic = b64encode(f"{login}:{token}".encode()).decode()
+        request.headers["Authorization"] = f"Basic {basic}"
+    elif token:
         request.headers["Authorization"] = f"Bearer {token}"
+
+
+def _secrets(request: requests.PreparedRequest) -> tuple[str, ...]:
+    """Return what a request was sent with that nobody else shall read."""
+    kind, _, sent = request.headers.get("Authorization", "").partition(" ")
+    return (sent, b64decode(sent).decode().partition(":")[2]) if kind == "Basic" else (sent,)
 
 
 def _refusal(response: requests.Response, method: str, url: str) -> Exception:
     status, path = response.status_code, urlsplit(url).path
     # A server may repeat what it was sent; nobody else shall read a token for that.
-    token = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
+    secrets = _secrets(response.request)
     if status < 400:
-        where = masked(response.headers.get("Location", "nowhere"), token)
+        where = masked(response.headers.get("Location", "nowhere"), *secrets)
         text = f"the platform sends us on to {where}; use that address instead"
         return APIError(text, status=status, method=method, path=path)
-    said = masked(response.content.decode(errors="replace"), token)
+    said = masked(response.content.decode(errors="replace"), *secrets)
     error = error_from_answer(status, said, method=method, path=path)
     if status in PASSING:
         return _Passing(error, response.headers.get("Retry-After"))

@@ -28,6 +28,7 @@ from neuro_sync.models.jobs import JobDescription
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.tokens import user_of
 from tests.client.racing import race
+from tests.image_repository import require_registry
 from tests.oauth_server import CANARY, OAuthServer, TokenDoor
 
 PAST = 1.0
@@ -111,6 +112,16 @@ def test_a_token_that_is_refused_is_renewed_once_and_the_call_repeated(
     started = logged_in.jobs.start(image="any", preset_name="cpu-small", command="true")
     assert (oauth.refreshes, door.refused) == (1, 1)
     assert logged_in.jobs.wait(started).status.is_finished
+
+
+def test_a_registry_is_asked_with_a_token_that_renews_itself(
+    logged_in: Session, oauth: OAuthServer, door: TokenDoor
+) -> None:
+    require_registry()
+    assert logged_in.cluster_name == "local"
+    oauth.revoke_tokens()
+    logged_in.images.list()
+    assert (oauth.refreshes, door.refused) == (1, 1)
 
 
 def test_the_first_question_renews_a_token_although_it_is_never_refused(
