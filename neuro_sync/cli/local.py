@@ -56,7 +56,10 @@ SIZE = Size()
 
 @click.group()
 def local() -> None:
-    """Run a platform on this machine."""
+    """Run a platform on this machine.
+
+    Example: neuro local up
+    """
 
 
 local.add_command(user)

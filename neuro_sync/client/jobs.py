@@ -74,6 +74,8 @@ Job = str | JobDescription
 Duration = float | timedelta
 """Seconds, or a ``timedelta``."""
 Until = Literal["finished", "running"]
+OnUpdate = Callable[[JobDescription], object]
+"""Is told what a job is like now."""
 
 _CAPACITY = TypeAdapter(dict[str, int], config={"defer_build": True})
 
@@ -319,6 +321,7 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> JobDescription: ...
 
     @overload
@@ -329,6 +332,7 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> tuple[JobDescription, ...]: ...
 
     def wait(
@@ -338,12 +342,14 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> JobDescription | tuple[JobDescription, ...]:
         """Wait until a job is over, and return what it was like then; of several, all of them.
 
         With ``until="running"`` a job that runs is enough; one that is over counts too. `timeout`
         is the deadline of the whole wait; without one it lasts as long as the jobs. A platform
-        that is not to be reached is asked again for five minutes.
+        that is not to be reached is asked again for five minutes. `on_update` is called with
+        each description that comes meanwhile, the same state or a new one.
 
         Raises:
             WaitTimeout: The deadline passed; the error has what was known last. The job goes on.
@@ -353,7 +359,10 @@ class Jobs:
         one = isinstance(id, str | JobDescription)
         ids = (id,) if isinstance(id, str | JobDescription) else tuple(id)
         deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
+        tell: OnUpdate = on_update or (lambda _: None)
         jobs = [self.status(job) for job in ids]
+        for job in jobs:
+            tell(job)
         heard = self._clock.now()
         delay = FIRST_POLL
         while waiting := [place for place, job in enumerate(jobs) if not _reached(job, until)]:
@@ -366,6 +375,7 @@ class Jobs:
             try:
                 for place in waiting:
                     jobs[place] = self.status(jobs[place])
+                    tell(jobs[place])
                 heard = self._clock.now()
             except (ConnectionFailed, ServerError):
                 if self._clock.now() - heard > PATIENCE:

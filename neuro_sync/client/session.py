@@ -154,6 +154,7 @@ class Session(Closing):
         *,
         state: str | Path | None = None,
         ephemeral: bool = False,
+        start: bool = True,
         runtime: RuntimeName | None = None,
         timeout: Timeout = (10.0, 60.0),
     ) -> Self:
@@ -161,20 +162,20 @@ class Session(Closing):
 
         `state` is ``.neuro-local`` in the current folder, unless given here or in the variable
         ``NEURO_LOCAL_STATE``. A platform that is started here ends with the session, and so do
-        its jobs. With `ephemeral` it is always one of its own, in a temporary folder.
+        its jobs. With `ephemeral` it is always one of its own, in a temporary folder; without
+        `start` it is only one that runs already.
 
         Raises:
-            ConfigError: The extra ``local`` is not installed, or the state folder is unusable.
+            ConfigError: The extra ``local`` is not installed, the state folder is unusable, or
+                no platform runs there and none is to be started.
         """
-        try:
-            from neuro_sync.local.server import LocalPlatform, running_platform
-        except ImportError as error:
-            raise ConfigError(
-                f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
-            ) from error
         from .saved_login import current_store
         from .settings import read_settings
 
+        try:
+            from neuro_sync.local.state import folder_of, running_platform
+        except ImportError as error:
+            raise _lacks(error) from error
         address = None if ephemeral else running_platform(state)
         store = current_store()
         # The names in a project's file are those of a hosted platform.
@@ -187,6 +188,14 @@ class Session(Closing):
                     f"not {runtime!r}; stop it, or name another state folder"
                 )
             return cls(address.url, address.token, timeout=timeout, settings=settings)
+        if not start:
+            raise ConfigError(
+                f"no local platform runs on {folder_of(state)}; start one with: neuro local up"
+            )
+        try:
+            from neuro_sync.local.server import LocalPlatform
+        except ImportError as error:
+            raise _lacks(error) from error
         platform = LocalPlatform(state, ephemeral=ephemeral, runtime=runtime or "process").start()
         session = cls(platform.url, platform.token, timeout=timeout, settings=settings)
         session._end_with(platform)
@@ -243,6 +252,11 @@ class Session(Closing):
 
 get = Session
 """The same, by the name that the reference has for it: ``with neuro_sync.get() as session``."""
+
+
+def _lacks(error: ImportError) -> ConfigError:
+    return ConfigError(f"the local platform needs {error.name}: pip install 'neuro-sync[local]'")
+
 
 Client = Session
 """Another name of `Session`, for code that is being ported."""

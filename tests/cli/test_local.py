@@ -89,7 +89,7 @@ def test_a_state_folder_in_use_is_named(tmp_path: Path) -> None:
 
 def test_options_that_exclude_each_other_are_refused() -> None:
     ended = run("local", "up", "--ephemeral", "--state", "x")
-    assert ended.returncode == 2
+    assert ended.returncode == 64
     assert "exclude each other" in ended.stderr
 
 
@@ -213,7 +213,7 @@ def test_reset_touches_nothing_else(tmp_path: Path) -> None:
     with Session.local(state=tmp_path / "state"):
         pass
     asked = run("local", "reset", "--state", str(tmp_path / "state"))
-    assert asked.returncode == 1
+    assert asked.returncode == 130
     assert (tmp_path / "state" / "version").exists()
     assert (tmp_path / "precious").exists()
 
