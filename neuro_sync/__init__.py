@@ -2,6 +2,13 @@
 
 from .client.channels import CommandResult, StdStream
 from .client.forward import PortForward
+from .client.login import (
+    login,
+    login_headless,
+    login_with_passed_config,
+    login_with_token,
+    logout,
+)
 from .client.session import Client, Session, get
 from .errors import (
     APIError,
@@ -35,7 +42,7 @@ from .errors import (
     StreamInterrupted,
     WaitTimeout,
 )
-from .models.config import Preset
+from .models.config import ClusterConfig, Preset, Project, ResourcePool
 from .models.disks import Disk
 from .models.images import (
     AbstractDockerImageProgress,
@@ -61,6 +68,7 @@ from .models.jobs import (
     JobTelemetry,
     Message,
     Resources,
+    SaveStep,
     SecretFile,
     Volume,
 )
@@ -97,6 +105,7 @@ __all__ = [
     "BadGateway",
     "Client",
     "ClientError",
+    "ClusterConfig",
     "CommandFailed",
     "CommandResult",
     "CommandTimeout",
@@ -133,12 +142,15 @@ __all__ = [
     "Permission",
     "PortForward",
     "Preset",
+    "Project",
     "ProtocolError",
     "Quota",
     "RemoteImage",
     "RequestTimeout",
     "ResourceNotFound",
+    "ResourcePool",
     "Resources",
+    "SaveStep",
     "Secret",
     "SecretFile",
     "ServerError",
@@ -167,4 +179,9 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "get",
+    "login",
+    "login_headless",
+    "login_with_passed_config",
+    "login_with_token",
+    "logout",
 ]

@@ -9,7 +9,7 @@ def main() -> None:
         from .cli.main import neuro
     except ImportError as error:
         sys.exit(f"the neuro command needs {error.name}: pip install 'neuro-sync[cli]'")
-    neuro()
+    neuro(prog_name="neuro")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from neuro_sync import JobDescription, Session
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.transport.tokens import user_of
+from tests.docker_engine import shared_engine
+from tests.oauth_server import OAuthServer, TokenDoor
+
+WHERE_IT_IS = (
+    "NEURO_SYNC_URL",
+    "NEURO_SYNC_TOKEN",
+    "NEURO_PASSED_CONFIG",
+    "APOLO_PASSED_CONFIG",
+    "NEUROMATION_CONFIG",
+    "APOLO_CONFIG",
+)
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("no-deadline", deadline=None)
@@ -36,3 +49,47 @@ def start(session: Session) -> Callable[[str], JobDescription]:
         return session.jobs.start(image="any", preset_name="cpu-small", command=command)
 
     return start_command
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """The address of a container engine of this test run's own."""
+    base = tmp_path_factory.getbasetemp()
+    with shared_engine((base if worker_id == "master" else base.parent) / "engine") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def docker_platform(engine: str) -> Iterator[LocalPlatform]:
+    """A local platform whose jobs are containers."""
+    platform = LocalPlatform(ephemeral=True, grace=0.5, runtime="docker", cores=64, memory=2**40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", engine)
+        platform.start()
+    yield platform
+    platform.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder of its own, in an environment that names no platform."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder)
+    for variable in WHERE_IT_IS:
+        monkeypatch.delenv(variable, raising=False)
+    return folder
+
+
+@pytest.fixture
+def oauth(platform: LocalPlatform) -> Iterator[OAuthServer]:
+    with OAuthServer(user_of(platform.token)) as server:
+        yield server
+
+
+@pytest.fixture
+def door(platform: LocalPlatform, oauth: OAuthServer) -> Iterator[TokenDoor]:
+    """The platform, for those who come with a token of the OAuth server."""
+    with TokenDoor(platform, oauth) as opened:
+        yield opened

@@ -12,9 +12,9 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 import requests
 
-from neuro_sync.client.config import user_of
 from neuro_sync.local.registry import Registry
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.transport.tokens import user_of
 
 DOCKER = "application/vnd.docker."
 OCI = "application/vnd.oci.image."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import select
 import socket
@@ -10,7 +11,9 @@ import ssl
 import threading
 from base64 import b64encode
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from typing_extensions import Self
 
@@ -50,6 +53,73 @@ class _Listener:
         raise NotImplementedError
 
 
+class EngineRelay:
+    """Stands between a platform and a container engine, which may go away and come back."""
+
+    def __init__(self, target: str, folder: Path) -> None:
+        self._target = target.removeprefix("unix://")
+        self._path = folder / "relay"
+        self.url = f"unix://{self._path}"
+        self._open: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+
+    def appear(self) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self._path))
+        self._listener.listen(64)
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def vanish(self) -> None:
+        """Refuse everybody, and cut all conversations."""
+        self._path.unlink()
+        assert self._listener is not None
+        # close() alone would leave the thread in its accept().
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in [*self._open]:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                engine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                engine.connect(self._target)
+                self._open |= {client, engine}
+                threading.Thread(target=self._talk, args=(client, engine), daemon=True).start()
+
+    def _talk(self, client: socket.socket, engine: socket.socket) -> None:
+        back = threading.Thread(target=_pour, args=(engine, client), daemon=True)
+        back.start()
+        _pour(client, engine)
+        back.join()
+        self._open -= {client, engine}
+        client.close()
+        engine.close()
+
+    def __enter__(self) -> Self:
+        self.appear()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.vanish()
+
+
+def _pour(source: socket.socket, sink: socket.socket) -> None:
+    """Carry bytes one way until their end, and tell it."""
+    with suppress(OSError):
+        while data := source.recv(2**16):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
 class FrontDoor(_Listener):
     """Hands each request on to a local platform, as a load balancer before a hosted one does.
 
@@ -69,6 +139,13 @@ class FrontDoor(_Listener):
         self._context = context
         self.address = f"{'https' if context else 'http'}://{LOOPBACK}:{self.port}"
         self._services = services or self.address
+        self._open: set[socket.socket] = set()
+
+    def cut_all(self) -> None:
+        """Cut all connections that are open."""
+        for connection in tuple(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -83,8 +160,20 @@ class FrontDoor(_Listener):
             self._hand_on(client)
 
     def _hand_on(self, client: socket.socket) -> None:
+        self._open.add(client)
+        try:
+            self._hand_on_request(client)
+        finally:
+            self._open.discard(client)
+
+    def _hand_on_request(self, client: socket.socket) -> None:
         head, rest = _read_head(client)
         head = head.replace(b":%d" % self.port, b":%d" % self._target)
+        admitted = self._admitted(head)
+        if admitted is None:
+            client.sendall(self._refusal(head))
+            return
+        head = admitted
         if b"upgrade: websocket" not in head.lower():
             head = head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
         with socket.create_connection((LOOPBACK, self._target)) as server:
@@ -94,10 +183,23 @@ class FrontDoor(_Listener):
             else:
                 _pump(client, server)
 
+    def _admitted(self, head: bytes) -> bytes | None:
+        """Return the head of a request as it is handed on; None refuses it."""
+        return head
+
+    def _refusal(self, head: bytes) -> bytes:
+        """Return the answer to a request that is refused."""
+        raise NotImplementedError
+
+    def _described(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the platform's description as it is told."""
+        return config
+
     def _at_services(self, answer: bytes) -> bytes:
         head, _, body = answer.partition(b"\r\n\r\n")
         body = body.replace(b"http://%s:%d" % (LOOPBACK.encode(), self._target), b"%s")
         body = body.replace(b"%s", self._services.encode())
+        body = json.dumps(self._described(json.loads(body))).encode()
         length = b"content-length: %d" % len(body)
         return re.sub(rb"(?i)content-length: \d+", length, head) + b"\r\n\r\n" + body
 
@@ -113,6 +215,8 @@ class HttpProxy(_Listener):
         """The method and the target of each request, in the order in which they came."""
         self.logins: list[str | None] = []
         """The value of ``Proxy-Authorization`` of each request."""
+        self.agents: list[str] = []
+        """Who asked, in the words of each request."""
 
     @property
     def address(self) -> str:
@@ -125,6 +229,8 @@ class HttpProxy(_Listener):
         login = found[1].decode() if found else None
         self.requests.append(f"{method} {target}")
         self.logins.append(login)
+        agent = re.search(rb"(?i)\r\nuser-agent: ([^\r]*)\r\n", head)
+        self.agents.append(agent[1].decode() if agent else "")
         if self._login and login != f"Basic {self._login}":
             client.sendall(
                 b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n"

@@ -40,6 +40,16 @@ def test_importing_starts_no_thread_and_opens_no_socket() -> None:
     assert run(code).strip() == "1"
 
 
+def test_making_a_session_loads_no_database_and_no_server() -> None:
+    code = (
+        "import sys, neuro_sync\n"
+        "neuro_sync.Session('https://h/api/v1', 'token')\n"
+        "print(*sys.modules)"
+    )
+    loaded = set(run(code).split())
+    assert not loaded & {"sqlite3", "http.server", "websocket", "tomllib", "webbrowser"}
+
+
 def callables() -> Iterator[tuple[str, object]]:
     for name in neuro_sync.__all__:
         public = getattr(neuro_sync, name)

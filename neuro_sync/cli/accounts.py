@@ -23,7 +23,10 @@ state_option = click.option(
 
 @click.group()
 def user() -> None:
-    """Who may use the local platform, whether or not it runs at the moment."""
+    """Who may use the local platform, whether or not it runs at the moment.
+
+    Example: neuro local user ls
+    """
 
 
 @user.command("add")
@@ -45,7 +48,10 @@ def add_user(name: str, state: str | None) -> None:
 @click.argument("name")
 @state_option
 def renew_token(name: str, state: str | None) -> None:
-    """Print a new token of a user; the ones before are not accepted any more."""
+    """Print a new token of a user; the ones before are not accepted any more.
+
+    Example: NEURO_SYNC_TOKEN=$(neuro local user token bob)
+    """
     with _accounts(state) as accounts:
         accounts.forget_tokens(name)
         output.result(accounts.add_token(name))
@@ -54,7 +60,10 @@ def renew_token(name: str, state: str | None) -> None:
 @user.command("ls")
 @state_option
 def list_users(state: str | None) -> None:
-    """List users and roles, each with its projects and the role there."""
+    """List users and roles, each with its projects and the role there.
+
+    Example: neuro local user ls
+    """
     with _accounts(state) as accounts:
         members = accounts.members()
         for name in accounts.names():
@@ -66,7 +75,10 @@ def list_users(state: str | None) -> None:
 @click.argument("name")
 @state_option
 def remove_user(name: str, state: str | None) -> None:
-    """Remove a user or a role, with all that was shared to it. The user's project is kept."""
+    """Remove a user or a role, with all that was shared to it. The user's project is kept.
+
+    Example: neuro local user rm bob
+    """
     from neuro_sync.local.state import local_user
 
     if name == local_user():
@@ -77,14 +89,20 @@ def remove_user(name: str, state: str | None) -> None:
 
 @click.group()
 def project() -> None:
-    """What users of the local platform have in common."""
+    """What users of the local platform have in common.
+
+    Example: neuro local project ls
+    """
 
 
 @project.command("add")
 @click.argument("name")
 @state_option
 def add_project(name: str, state: str | None) -> None:
-    """Add a project; give users a role in it with set-role."""
+    """Add a project; give users a role in it with set-role.
+
+    Example: neuro local project add vision
+    """
     with _accounts(state) as accounts:
         accounts.add_project(name)
 
@@ -109,7 +127,10 @@ def set_role(name: str, user_name: str, role: str, state: str | None) -> None:
 @project.command("ls")
 @state_option
 def list_projects(state: str | None) -> None:
-    """List projects, each with its users and the role of each."""
+    """List projects, each with its users and the role of each.
+
+    Example: neuro local project ls
+    """
     with _accounts(state) as accounts:
         members = accounts.members()
         for name in accounts.projects():

@@ -11,11 +11,11 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from neuro_sync.client.config import TOKEN_VARIABLE, URL_VARIABLE
+from neuro_sync.client.lookup import TOKEN_VARIABLE, URL_VARIABLE
 from neuro_sync.errors import ConfigError
 
 from . import output
@@ -56,7 +56,10 @@ SIZE = Size()
 
 @click.group()
 def local() -> None:
-    """Run a platform on this machine."""
+    """Run a platform on this machine.
+
+    Example: neuro local up
+    """
 
 
 local.add_command(user)
@@ -74,6 +77,13 @@ state_option = click.option(
 @click.option("--cpu", type=float, help="Cores that its jobs may use together; those there are.")
 @click.option("--memory", type=SIZE, help="Memory that they may use, such as 16G; all there is.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes any free one.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["process", "docker"]),
+    default="process",
+    show_default=True,
+    help="What runs its jobs: commands on this machine, or containers.",
+)
 @click.option("--log-limit", type=SIZE, help="End a job that writes more output; 10G.")
 def up(
     state: str | None,
@@ -81,6 +91,7 @@ def up(
     cpu: float | None,
     memory: int | None,
     port: int,
+    runtime: Literal["process", "docker"],
     log_limit: int | None,
 ) -> None:
     """Start the local platform, and run it until Ctrl-C.
@@ -100,10 +111,17 @@ def up(
         cores=cpu,
         memory=memory,
         log_limit=log_limit or server.LOG_LIMIT,
+        runtime=runtime,
         is_program=True,
     )
     with _stop_signal() as wait, platform:
-        output.banner(platform.url, str(platform.folder), kept=not ephemeral)
+        output.banner(
+            platform.url,
+            str(platform.folder),
+            kept=not ephemeral,
+            runtime=runtime,
+            engine=_engine(),
+        )
         wait()
         output.note("Stopping the platform and its jobs.")
 
@@ -233,6 +251,15 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
 def _check_exclusive(state: str | None, ephemeral: bool) -> None:
     if state and ephemeral:
         raise click.UsageError("--state and --ephemeral exclude each other")
+
+
+def _engine() -> str | None:
+    """Return where this machine's container engine listens, if one does."""
+    try:
+        from neuro_sync.local.runtimes.engine import find_running
+    except ImportError:
+        return None
+    return find_running()
 
 
 @contextmanager

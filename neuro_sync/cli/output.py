@@ -1,30 +1,346 @@
-"""The one place that prints."""
+"""The one place that prints.
+
+Results go to standard output, what is told to a person besides goes to standard error. What users
+and platforms named is text and nothing else: there is no markup, and control characters are shown,
+not obeyed. Only the output of a job itself is passed on as it is.
+"""
 
 from __future__ import annotations
+
+import json as json_module
+import os
+import re
+import signal
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from shutil import get_terminal_size
+from types import FrameType
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import click
 
 from neuro_sync.version import __version__
 
+from .invocation import Invocation
 
-def banner(url: str, folder: str, *, kept: bool) -> None:
+if TYPE_CHECKING:
+    from neuro_sync.models.base import Model
+
+Item = TypeVar("Item", bound="Model")
+
+# Those of a terminal, those that turn the direction of writing around, and what is no text at all.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+RUNNERS = {
+    "process": "process: a job's command runs on this machine, its image is only recorded",
+    "docker": "docker: a job is a container of its image, at {engine}",
+}
+GAP = "  "
+UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+WORDS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+@dataclass(frozen=True)
+class Column(Generic[Item]):
+    """A column of a table: its heading, and what it says of an item."""
+
+    title: str
+    text: Callable[[Item], object]
+    color: Callable[[Item], str | None] = lambda _: None
+
+
+Field = tuple[str, object]
+"""A name, and a value or a tuple of lines; one without a value is left out."""
+
+
+def result(text: str) -> None:
+    """Print a line of what was asked for."""
+    click.echo(visible(text, "\t"))
+
+
+def script(text: str) -> None:
+    """Print what a shell is to run."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """Tell a person something that is no result; `--quiet` silences it."""
+    if not is_quiet():
+        click.echo(visible(text, "\n"), err=True)
+
+
+def error(text: str) -> None:
+    """Say what went wrong, and what to do about it."""
+    click.echo(click.style("Error: ", fg="red") + visible(text, "\n"), err=True)
+
+
+def is_quiet() -> bool:
+    """Tell whether ids and results are all that is wanted."""
+    return _invocation().quiet
+
+
+def value(data: bytes) -> None:
+    """Print bytes as they are; on a terminal, with a newline behind them."""
+    sys.stdout.buffer.write(data)
+    if sys.stdout.isatty():
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.flush()
+
+
+def private_file(path: Path, data: bytes) -> None:
+    """Write a file that nobody but its owner may read."""
+    path.unlink(missing_ok=True)  # its rights would stay as they are
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+
+
+def raw(text: str) -> None:
+    """Pass on what a job wrote, at once and as it is."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def finding(what: str, found: str, remedy: str) -> None:
+    """Print what a check found, and what to do if it is not well."""
+    sign = click.style("! ", fg="red") if remedy else click.style("+ ", fg="green")
+    click.echo(f"{sign}{what}: {visible(found, chr(10))}")
+    if remedy:
+        click.echo(f"  -> {visible(remedy)}")
+
+
+def row(cells: Iterable[str]) -> None:
+    """Print a row of a table that has no end yet."""
+    click.echo("\t".join(visible(cell) for cell in cells))
+
+
+@contextmanager
+def cursor_restored() -> Iterator[None]:
+    """Let a drawing on the terminal be undone when the program is told to end, too."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def json(value: object) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(json_module.dumps(value))
+
+
+def listing(
+    items: Iterable[Item],
+    columns: Sequence[Column[Item]],
+    *,
+    id: Callable[[Item], str],
+    as_json: bool = False,
+    wide: bool = False,
+) -> None:
+    """Print many: their ids if quiet, an array of JSON, or a table."""
+    if is_quiet():
+        for item in items:
+            result(id(item))
+    elif as_json:
+        _array(item.model_dump_json() for item in items)
+    else:
+        table(items, columns, wide=wide)
+
+
+def _array(documents: Iterable[str]) -> None:
+    """Print an array as it comes, an element a line, so that thousands need no memory."""
+    lead = "["
+    for document in documents:
+        click.echo(f"{lead}{document}", nl=False)
+        lead = ",\n"
+    click.echo("[]" if lead == "[" else "]")
+
+
+def table(
+    items: Iterable[Item],
+    columns: Sequence[Column[Item]],
+    *,
+    wide: bool = False,
+    titled: bool = True,
+) -> None:
+    """Print a table; on a terminal its last column is cut where the line ends, unless `wide`."""
+    room = None if wide or not sys.stdout.isatty() else get_terminal_size().columns
+    for line in grid(items, columns, room, titled=titled):
+        click.echo(line)
+
+
+def grid(
+    items: Iterable[Item],
+    columns: Sequence[Column[Item]],
+    room: int | None = None,
+    *,
+    titled: bool = True,
+) -> Iterator[str]:
+    """Yield the lines of a table; `room` is how long one may be, if that matters."""
+    rows = list(items)
+    cells = [[_cell(column.text(row)) for column in columns] for row in rows]
+    titles = [column.title if titled else "" for column in columns]
+    widths = [max(map(_width, column)) for column in zip(titles, *cells, strict=True)]
+    if titled:
+        yield click.style(_line(titles, widths, room), bold=True)
+    for row, texts in zip(rows, cells, strict=True):
+        yield _line(texts, widths, room, [column.color(row) for column in columns])
+
+
+def _line(
+    texts: Sequence[str],
+    widths: Sequence[int],
+    room: int | None,
+    colors: Sequence[str | None] | None = None,
+) -> str:
+    *others, last = texts
+    if room is not None:
+        left = room - sum(widths[:-1]) - len(GAP) * len(others)
+        last = _cut(last, max(left, len("DESCRIPTION")))
+    cells = [text + " " * (w - _width(text)) for text, w in zip(others, widths, strict=False)]
+    cells.append(last)
+    if colors:
+        cells = [
+            click.style(cell, fg=color) if color else cell
+            for cell, color in zip(cells, colors, strict=True)
+        ]
+    return GAP.join(cells).rstrip()
+
+
+def details(item: Model, fields: Iterable[Field], *, id: str, as_json: bool = False) -> None:
+    """Print one: its id if quiet, an object of JSON, or a line for each field."""
+    if is_quiet():
+        result(id)
+    elif as_json:
+        click.echo(item.model_dump_json())
+    else:
+        print_fields(fields)
+
+
+def print_fields(fields: Iterable[Field]) -> None:
+    """Print a line for each field that has a value."""
+    for line in field_lines(fields):
+        click.echo(line)
+
+
+def field_lines(fields: Iterable[Field]) -> Iterator[str]:
+    """Yield a line for each field that has a value; more lines of a value are indented."""
+    for name, value in fields:
+        if value is None or value in ("", ()):
+            continue
+        head = click.style(f"{name}:", bold=True)
+        first, *others = [*_value_lines(value)]
+        if others:
+            yield head
+            yield from (f"  {line}" for line in (first, *others))
+        else:
+            yield f"{head} {first}"
+
+
+def _value_lines(value: object) -> Iterator[str]:
+    if isinstance(value, tuple):  # lines made here, with their colours
+        yield from value
+    else:
+        yield from visible(str(value), "\n").rstrip("\n").split("\n")
+
+
+def visible(text: str, kept: str = "") -> str:
+    """Return a text whose control characters are written out, but for those that are kept."""
+
+    def shown(match: re.Match[str]) -> str:
+        character = match[0]
+        return character if character in kept else character.encode("unicode_escape").decode()
+
+    return CONTROL.sub(shown, text)
+
+
+def moment(when: datetime | None) -> str:
+    """Return a time: in the user's own zone, or for machines with `--iso`."""
+    if when is None:
+        return ""
+    if _invocation().iso:
+        return when.astimezone(timezone.utc).isoformat()
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def ago(when: datetime | None) -> str:
+    """Return how long ago something was, as a person would say it; a time with `--iso`."""
+    if when is None or _invocation().iso:
+        return moment(when)
+    seconds = max(int((datetime.now(timezone.utc) - when).total_seconds()), 0)
+    size, word = next((unit for unit in WORDS if seconds >= unit[0]), WORDS[-1])
+    count = seconds // size
+    return f"{count} {word}{'' if count == 1 else 's'} ago"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration such as ``1d12h``, in the form that the options take."""
+    left = round(seconds)
+    text = ""
+    for size, letter in UNITS:
+        count, left = divmod(left, size)
+        text += f"{count}{letter}" if count else ""
+    return text or "0s"
+
+
+def size(bytes_: int | None) -> str:
+    """Return a size such as ``2.0G``, by powers of 1024."""
+    amount = float(bytes_ or 0)
+    for unit in ("B", "K", "M", "G", "T"):
+        if amount < 1024 or unit == "T":
+            break
+        amount /= 1024
+    return f"{amount:.0f}{unit}" if unit == "B" else f"{amount:.1f}{unit}"
+
+
+def banner(url: str, folder: str, *, kept: bool, runtime: str, engine: str | None) -> None:
     """Say what was started, where, and how to use it."""
+    runner = RUNNERS[runtime].format(engine=engine)
+    found = f"  Docker   found at {engine}; --runtime docker runs images\n"
     kept_or_not = "kept; delete the folder to forget it" if kept else "deleted at the end"
     click.echo(
         f"Neuro local platform {__version__}\n"
         f"  API      {url}\n"
-        "  Runner   process: a job's command runs on this machine, its image is only recorded\n"
+        f"  Runner   {runner}\n"
+        f"{found if engine and runtime == 'process' else ''}"
         f"  State    {folder} ({kept_or_not})\n"
         "  Use it   Session.local() in the same folder\n"
         "Ctrl-C stops the platform and its jobs."
     )
 
 
-def result(text: str) -> None:
-    """Print a line of what was asked for."""
-    click.echo(text)
+def _invocation() -> Invocation:
+    context = click.get_current_context(silent=True)
+    return Invocation.of(context) if context else Invocation()
 
 
-def note(text: str) -> None:
-    """Tell a person something that is no result."""
-    click.echo(text, err=True)
+def _cell(value: object) -> str:
+    return "" if value is None else visible(str(value))
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0
+        if unicodedata.combining(character)
+        else 1 + (unicodedata.east_asian_width(character) in "WF")
+        for character in text
+    )
+
+
+def _cut(text: str, room: int) -> str:
+    if _width(text) <= room:
+        return text
+    while _width(text) >= room:
+        text = text[:-1]
+    return text + "…"

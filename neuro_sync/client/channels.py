@@ -30,6 +30,8 @@ from neuro_sync.models.jobs import ExecInspect, Message
 if TYPE_CHECKING:
     from neuro_sync.transport.websocket import WebSocket
 
+    from .logs import LogLines
+
 INPUT_PIECE = 2**16
 """How many bytes of input a message has at most."""
 KEPT = 2**24
@@ -277,11 +279,13 @@ class StdStream(Closing, Iterator[Message]):
         if self._feeder is not None:
             self._feeder.join()
 
-    def interact(self) -> int | None:
+    def interact(self, *, history: LogLines | None = None) -> int | None:
         """Connect the user's terminal with the stream until one of them is over, then close it.
 
         The terminal is in raw mode meanwhile and is restored in any case. Its size is passed on.
         Ctrl-P Ctrl-Q detaches: the command goes on and ``None`` is returned, else its exit code.
+        `history` is what was written before, ``jobs.logs(id, follow=False)``; it is shown until
+        the stream has something to show, and closed.
 
         Raises:
             NotSupported: There are no terminals of this kind on Windows.
@@ -289,7 +293,7 @@ class StdStream(Closing, Iterator[Message]):
         """
         from .terminal import interact
 
-        return interact(self)
+        return interact(self, history)
 
     def __repr__(self) -> str:
         state = f", exited {self._exited.exit_code}" if self._exited else ""

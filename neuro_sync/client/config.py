@@ -1,100 +1,90 @@
-"""Where the platform is, and who asks."""
+"""The config section: which platform this is, as whom, and what is current on it."""
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-import threading
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from typing_extensions import Self
 from yarl import URL
 
 from neuro_sync.errors import AuthenticationError, ConfigError
-from neuro_sync.models.config import ClusterConfig, PlatformConfig
+from neuro_sync.models.config import ClusterConfig, PlatformConfig, Preset, Project, ResourcePool
+from neuro_sync.transport.tokens import ForkSafeLock, user_of
+
+from .lookup import Chosen, Found
+from .saved_login import stored_platform
 
 if TYPE_CHECKING:
     from neuro_sync.transport.http import HttpTransport
 
-URL_VARIABLE = "NEURO_SYNC_URL"
-TOKEN_VARIABLE = "NEURO_SYNC_TOKEN"  # noqa: S105  # the name of a variable
-USER_CLAIMS = ("identity", "https://platform.neuromation.io/user")
+    from .settings import Settings
 
-
-def find_platform(url: str | URL | None, token: str | None) -> tuple[str, str]:
-    """Return the platform's address and a token: from the arguments, else the environment.
-
-    Raises:
-        ConfigError: One of them is nowhere; the text lists each place looked at.
-    """
-    url_set, token_set = os.environ.get(URL_VARIABLE), os.environ.get(TOKEN_VARIABLE)
-    if (url or url_set) and (token or token_set):
-        return _checked(str(url or url_set)), str(token or token_set)
-    places = [
-        f"the argument url: {'given' if url else 'not given'}",
-        f"the argument token: {'given' if token else 'not given'}",
-        f"the variable {URL_VARIABLE}: {'set' if url_set else 'not set'}",
-        f"the variable {TOKEN_VARIABLE}: {'set' if token_set else 'not set'}",
-    ]
-    raise ConfigError(
-        "no platform to talk to. Looked at:\n  "
-        + "\n  ".join(places)
-        + "\nGive Session(url=..., token=...), or use Session.local() to run jobs on this machine."
-    )
-
-
-def _checked(text: str) -> str:
-    try:
-        url = URL(text)
-    except ValueError as error:
-        raise ConfigError(f"the platform's address {text!r} is no URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(f"the platform's address {text!r} should look like https://HOST/api/v1")
-    return text.rstrip("/")
-
-
-def user_of(token: str) -> str:
-    """Read the user's name from a token; nobody but the platform checks its signature.
-
-    Raises:
-        ConfigError: It is no token of such a platform.
-    """
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return str(next(claims[claim] for claim in USER_CLAIMS if claim in claims))
-    except (IndexError, ValueError, StopIteration, TypeError):
-        # Not chained: the original may hold parts of the token.
-        raise ConfigError("the token is no token of this kind of platform: no user in it") from None
+NAMES = ("cluster_name", "org_name", "project_name")
+PLATFORM_FIRST = "the platform's first"
 
 
 class Config:
-    """The platform's own description, fetched when it is first needed, once."""
+    """The config section of a session, ``session.config``.
+
+    What the platform says of itself is fetched when it is first needed, once. Names that are
+    current come from the session's arguments, else the project's file, else the passed config or
+    the saved login, else they are the platform's first.
+    """
 
     def __init__(
         self,
         transport: HttpTransport,
-        api_url: str,
-        token: str,
-        *,
-        cluster_name: str | None = None,
-        org_name: str | None = None,
-        project_name: str | None = None,
+        found: Found,
+        settings: Settings,
+        names: Mapping[str, str | None],
     ) -> None:
-        self.api_url = api_url
+        self.api_url = URL(found.url)
+        self.settings = settings
+        """What ``user.toml`` and the project's file say."""
         self._transport = transport
-        self._token = token
-        self._cluster_name = cluster_name
-        self._org_name = org_name
-        self._project_name = project_name
-        self._platform: PlatformConfig | None = None
-        self._service_version = ""
-        # So that threads that need it at the same time ask once.
-        self._lock = threading.Lock()
+        self._found = found
+        self._platform = _Platform(transport, found.url)
+        # What is chosen as such is taken as it is; what was current when the login was saved
+        # holds as long as the platform has it.
+        self._chosen = _chosen(names, settings)
+        self._saved = dict(found.names)
+
+    def with_options(self, names: Mapping[str, str | None]) -> Self:
+        """Return the same platform with other names being current."""
+        other = copy.copy(self)
+        other._chosen = self._chosen | _given(names)  # noqa: SLF001  # a copy of ours
+        return other
 
     @property
     def username(self) -> str:
-        return user_of(self._token)
+        """Who the token says we are."""
+        return user_of(self._found.token)
+
+    def token(self) -> str:
+        """Return the token that a request would be sent with now; it is renewed if need be.
+
+        Raises:
+            AuthenticationError: It is over, and there is no new one to be had.
+        """
+        return self._transport.tokens.token()
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where the address, the token and the current names come from."""
+        names = {name: self._choice(name) for name in NAMES}
+        return MappingProxyType(
+            {
+                "api_url": self._found.url_source,
+                "token": self._found.token_source,
+                **{
+                    name: choice.source if choice else PLATFORM_FIRST
+                    for name, choice in names.items()
+                },
+            }
+        )
 
     @property
     def platform(self) -> PlatformConfig:
@@ -103,58 +93,244 @@ class Config:
         Raises:
             AuthenticationError: The platform does not accept the token.
         """
-        with self._lock:
-            if self._platform is None:
-                self._platform = self._fetch()
-            return self._platform
+        return self._platform.described()
 
     @property
     def is_local(self) -> bool:
         """Whether this is the local platform, which can do what the hosted one cannot."""
-        return bool(self.platform) and self._service_version.startswith("neuro-local/")
+        return bool(self.platform) and self._platform.service.startswith("neuro-local/")
 
-    def _fetch(self) -> PlatformConfig:
-        url = f"{self.api_url}/config"
-        answer = self._transport.request("GET", url)
-        self._service_version = answer.headers.get("X-Service-Version", "")
-        platform = PlatformConfig.from_answer(answer.content)
-        if not platform.authorized or not platform.clusters:
-            why = "knows no cluster for you" if platform.authorized else "does not accept the token"
-            raise AuthenticationError(f"{self.api_url} {why}", method="GET", path="/config")
-        return platform
+    def fetch(self) -> None:
+        """Ask the platform again what there is, and save it with the login.
+
+        Raises:
+            ConfigError: The current cluster is gone.
+
+        Endpoint: GET /config
+        """
+        self._platform.forget()
+        self.cluster()
+        login, store = self._found.login, self._found.store
+        if login is not None and store is not None:
+            stored = self._platform.as_stored()
+            store.update(login.url, self.username, **stored)
+
+    @property
+    def clusters(self) -> Mapping[str, ClusterConfig]:
+        """All clusters by name, in the platform's order."""
+        return {cluster.name: cluster for cluster in self.platform.clusters}
+
+    @property
+    def projects(self) -> tuple[Project, ...]:
+        """The caller's projects on all clusters."""
+        return self.platform.projects
+
+    @property
+    def available_orgs(self) -> tuple[str, ...]:
+        """The organisations on any cluster, each once."""
+        found = dict.fromkeys(org for cluster in self.platform.clusters for org in cluster.orgs)
+        return tuple(org for org in found if org)
+
+    @property
+    def presets(self) -> Mapping[str, Preset]:
+        """The presets of the current cluster by name, in the platform's order."""
+        return {preset.name: preset for preset in self.cluster().presets}
+
+    @property
+    def resource_pools(self) -> Mapping[str, ResourcePool]:
+        """The kinds of machines of the current cluster by name."""
+        return {pool.name: pool for pool in self.cluster().resource_pools}
 
     def cluster(self, name: str | None = None) -> ClusterConfig:
-        """Return one cluster, the current one unless named."""
-        wanted = name or self._cluster_name
-        clusters = self.platform.clusters
-        if wanted is None:
-            return clusters[0]
-        for cluster in clusters:
-            if cluster.name == wanted:
-                return cluster
-        known = ", ".join(cluster.name for cluster in clusters)
-        raise ConfigError(f"there is no cluster {wanted!r}; there are: {known}")
+        """Return one cluster, the current one unless named.
+
+        Raises:
+            ConfigError: There is no such cluster.
+        """
+        choice = Chosen(name, "") if name else self._choice("cluster_name")
+        clusters = self.clusters
+        if choice is None:
+            return next(iter(clusters.values()))
+        if choice.value not in clusters:
+            source = f", which {choice.source} chooses" if choice.source else ""
+            raise ConfigError(
+                f"there is no cluster {choice.value!r}{source}; there are: {', '.join(clusters)}"
+            )
+        return clusters[choice.value]
 
     @property
     def cluster_name(self) -> str:
+        """The cluster that calls mean unless they name another one."""
         return self.cluster().name
 
     @property
     def org_name(self) -> str | None:
-        if self._org_name:
-            return self._org_name
+        chosen = self._chosen.get("org_name")
+        if chosen:
+            return chosen.value
         orgs = self.cluster().orgs
-        return orgs[0] if orgs else None
+        saved = self._saved.get("org_name")
+        if saved is None:
+            return orgs[0] if orgs else None
+        if saved.value in orgs:
+            return saved.value
+        return min((org for org in orgs if org), default=None)
 
     @property
     def project_name(self) -> str:
         """The current project: the alphabetically first one, unless one was chosen."""
-        if self._project_name:
-            return self._project_name
-        cluster, org = self.cluster_name, self.org_name
-        names = sorted(
+        chosen = self._chosen.get("project_name")
+        if chosen:
+            return chosen.value
+        names = self._project_names()
+        saved = self._saved.get("project_name")
+        if saved and saved.value in names:
+            return saved.value
+        # A platform without projects keeps what is whose by the user's name.
+        return min(names, default=self.username)
+
+    def _project_names(self) -> list[str]:
+        here = (self.cluster_name, self.org_name)
+        return [
             project.name
             for project in self.platform.projects
-            if project.cluster_name == cluster and project.org_name == org
-        )
-        return names[0] if names else self.username
+            if (project.cluster_name, project.org_name) == here
+        ]
+
+    def switch_cluster(self, name: str) -> None:
+        """Make a cluster current, and save that with the login.
+
+        The organisation and the project stay if the cluster has them; else its first ones follow.
+
+        Raises:
+            ConfigError: There is no such cluster, or the project's file chooses one.
+        """
+        self._check_free("cluster_name")
+        self.cluster(name)
+        org, project = self.org_name, self.project_name
+        self._switch(cluster_name=name, org_name=org, project_name=project)
+
+    def switch_org(self, name: str) -> None:
+        """Make an organisation current, on the first cluster that has it if this one does not.
+
+        Raises:
+            ConfigError: There is no such organisation, or the project's file chooses one.
+        """
+        self._check_free("org_name")
+        clusters = [self.cluster(), *self.platform.clusters]
+        with_it = [cluster.name for cluster in clusters if name in cluster.orgs]
+        if not with_it:
+            known = ", ".join(self.available_orgs)
+            raise ConfigError(f"there is no organisation {name!r}; there are: {known}")
+        if with_it[0] != self.cluster_name:
+            self._check_free("cluster_name")
+        self._switch(cluster_name=with_it[0], org_name=name, project_name=self.project_name)
+
+    def switch_project(self, name: str) -> None:
+        """Make a project of the current organisation current, and save that with the login.
+
+        Raises:
+            ConfigError: There is no such project, or the project's file chooses one.
+        """
+        self._check_free("project_name")
+        names = self._project_names()
+        if name not in names:
+            raise ConfigError(
+                f"there is no project {name!r} of {self.org_name!r} on {self.cluster_name!r}; "
+                f"there are: {', '.join(sorted(names))}"
+            )
+        self._switch(cluster_name=self.cluster_name, org_name=self.org_name, project_name=name)
+
+    def _choice(self, name: str) -> Chosen | None:
+        return self._chosen.get(name) or self._saved.get(name)
+
+    def _check_free(self, name: str) -> None:
+        value = getattr(self.settings.job, name)
+        if value is not None:
+            raise ConfigError(
+                f"{self.settings.project_file} makes {value!r} the {name.replace('_', '-')}; "
+                "change it there"
+            )
+
+    def _switch(self, **wanted: str | None) -> None:
+        """Make names current; an organisation or project that is not there gives way."""
+        before = self._chosen, self._saved
+        login, store = self._found.login, self._found.store
+        source = self._found.token_source if store else "a switch in this session"
+        self._chosen = _chosen({}, self.settings)
+        self._saved = _all_by(source, wanted)
+        project = self.project_name
+        names = {
+            "cluster_name": self.cluster_name,
+            "org_name": self.org_name,
+            "project_name": project if project in self._project_names() else None,
+        }
+        self._saved = _all_by(source, names)
+        if login is not None and store is not None:
+            try:
+                store.update(login.url, self.username, **names)
+            except ConfigError:
+                self._chosen, self._saved = before
+                raise
+
+    def __repr__(self) -> str:
+        return f"<Config of {self._found.url}, by {self._found.url_source}>"
+
+
+class _Platform:
+    """What a platform says of itself, asked once by all threads, in each process."""
+
+    def __init__(self, transport: HttpTransport, url: str) -> None:
+        self._transport = transport
+        self._url = url
+        # So that threads that need it at the same time ask once.
+        self._lock = ForkSafeLock()
+        self._described: PlatformConfig | None = None
+        self._body = b""
+        self.service = ""
+        """Who answered, by its own header."""
+
+    def described(self) -> PlatformConfig:
+        found = self._described
+        if found is None:
+            with self._lock:
+                found = self._described = self._described or self._fetch()
+        return found
+
+    def forget(self) -> None:
+        self._described = None
+
+    def as_stored(self) -> dict[str, object]:
+        return stored_platform(self._body)
+
+    def _fetch(self) -> PlatformConfig:
+        tokens = self._transport.tokens
+        sent = tokens.token()
+        platform = self._ask()
+        # A token that is not accepted is no error here, so that the transport did not see it.
+        if not platform.clusters and not platform.authorized and tokens.renew(sent):
+            platform = self._ask()
+        if not platform.clusters:
+            why = "knows no cluster for you" if platform.authorized else "does not accept the token"
+            raise AuthenticationError(f"{self._url} {why}", method="GET", path="/config")
+        return platform
+
+    def _ask(self) -> PlatformConfig:
+        answer = self._transport.request("GET", f"{self._url}/config")
+        self.service = answer.headers.get("X-Service-Version", "")
+        self._body = answer.content
+        return PlatformConfig.from_answer(answer.content)
+
+
+def _all_by(source: str, names: Mapping[str, str | None]) -> dict[str, Chosen]:
+    return {name: Chosen(value, source) for name, value in names.items() if value}
+
+
+def _given(names: Mapping[str, str | None]) -> dict[str, Chosen]:
+    return {name: Chosen(value, f"the argument {name}") for name, value in names.items() if value}
+
+
+def _chosen(names: Mapping[str, str | None], settings: Settings) -> dict[str, Chosen]:
+    """Return what is settled for good: by the project's file, but arguments come first."""
+    in_file = {name: getattr(settings.job, name) for name in NAMES}
+    return _all_by(str(settings.project_file), in_file) | _given(names)

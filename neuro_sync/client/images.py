@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -45,10 +44,9 @@ class Images:
     Where an image of the platform is asked for, its address is enough: ``image:name:tag``.
     """
 
-    def __init__(self, transport: HttpTransport, config: Config, token: str) -> None:
+    def __init__(self, transport: HttpTransport, config: Config) -> None:
         self._transport = transport
         self._config = config
-        self._token = token
         self._parse = Parser(config)
 
     def tags(self, image: RemoteImage | str) -> list[RemoteImage]:
@@ -171,7 +169,7 @@ class Images:
     def _engine(self, image: RemoteImage) -> Engine:
         from .engine import Engine  # with the engine's own SDK, which few sessions need
 
-        return Engine(str(image.registry), self._token)
+        return Engine(str(image.registry), self._transport.tokens.token())
 
     def _remote(self, image: RemoteImage | str) -> RemoteImage:
         remote = self._parse.remote_image(image) if isinstance(image, str) else image
@@ -212,12 +210,8 @@ class Images:
             seen.add(url)
 
     def _ask(self, method: str, url: str) -> requests.Response:
-        login = base64.b64encode(f"{self._config.username}:{self._token}".encode()).decode()
         return self._transport.request(
-            method,
-            url,
-            accept=", ".join(MANIFEST_TYPES),
-            headers={"Authorization": f"Basic {login}"},
+            method, url, accept=", ".join(MANIFEST_TYPES), login=self._config.username
         )
 
     def list(self, cluster_name: str | None = None) -> list[RemoteImage]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, NoReturn, overload
 
@@ -18,6 +18,7 @@ from neuro_sync.errors import (
     ConnectionFailed,
     IllegalArgumentError,
     JobFailed,
+    NDJSONError,
     NeuroError,
     NotSupported,
     ResourceNotFound,
@@ -40,6 +41,7 @@ from neuro_sync.models.jobs import (
     JobStatus,
     JobTelemetry,
     LifeSpanChange,
+    SaveStep,
     SecretFile,
     SharedMemory,
     Volume,
@@ -72,6 +74,8 @@ Job = str | JobDescription
 Duration = float | timedelta
 """Seconds, or a ``timedelta``."""
 Until = Literal["finished", "running"]
+OnUpdate = Callable[[JobDescription], object]
+"""Is told what a job is like now."""
 
 _CAPACITY = TypeAdapter(dict[str, int], config={"defer_build": True})
 
@@ -317,6 +321,7 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> JobDescription: ...
 
     @overload
@@ -327,6 +332,7 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> tuple[JobDescription, ...]: ...
 
     def wait(
@@ -336,12 +342,14 @@ class Jobs:
         until: Until = "finished",
         timeout: Duration | None = None,
         check: bool = False,
+        on_update: OnUpdate | None = None,
     ) -> JobDescription | tuple[JobDescription, ...]:
         """Wait until a job is over, and return what it was like then; of several, all of them.
 
         With ``until="running"`` a job that runs is enough; one that is over counts too. `timeout`
         is the deadline of the whole wait; without one it lasts as long as the jobs. A platform
-        that is not to be reached is asked again for five minutes.
+        that is not to be reached is asked again for five minutes. `on_update` is called with
+        each description that comes meanwhile, the same state or a new one.
 
         Raises:
             WaitTimeout: The deadline passed; the error has what was known last. The job goes on.
@@ -351,7 +359,10 @@ class Jobs:
         one = isinstance(id, str | JobDescription)
         ids = (id,) if isinstance(id, str | JobDescription) else tuple(id)
         deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
+        tell: OnUpdate = on_update or (lambda _: None)
         jobs = [self.status(job) for job in ids]
+        for job in jobs:
+            tell(job)
         heard = self._clock.now()
         delay = FIRST_POLL
         while waiting := [place for place, job in enumerate(jobs) if not _reached(job, until)]:
@@ -364,6 +375,7 @@ class Jobs:
             try:
                 for place in waiting:
                     jobs[place] = self.status(jobs[place])
+                    tell(jobs[place])
                 heard = self._clock.now()
             except (ConnectionFailed, ServerError):
                 if self._clock.now() - heard > PATIENCE:
@@ -660,6 +672,38 @@ class Jobs:
         url = f"{self._monitoring_url(id, cluster_name)}/kill"
         self._transport.request("POST", url, query=[] if is_kill else [("signal", str(signal))])
 
+    def save(
+        self,
+        id: Job,
+        image: RemoteImage | str,
+        *,
+        progress: Callable[[SaveStep], object] | None = None,
+        cluster_name: str | None = None,
+    ) -> None:
+        """Make an image of a running job as it is now, and push it to the platform's registry.
+
+        `image` is its Docker reference, ``REGISTRY/ORG/PROJECT/NAME:TAG``. `progress` is called
+        with each step. It may take minutes.
+
+        Raises:
+            IllegalArgumentError: There is no such job, or the image is not of the registry.
+            NDJSONError: It failed; the text says why, for instance that the job is not running.
+
+        Endpoint: POST {monitoring}/{id}/save
+        """
+        reference = image.as_docker_url() if isinstance(image, RemoteImage) else image
+        with self._transport.stream(
+            f"{self._monitoring_url(id, cluster_name)}/save",
+            method="POST",
+            body={"container": {"image": reference}},
+            accept=NDJSON,
+        ) as stream:
+            for step in read_models(stream, SaveStep):
+                if step.error:
+                    raise NDJSONError(step.error)
+                if progress is not None:
+                    progress(step)
+
     def port_forward(
         self,
         id: Job,
@@ -712,7 +756,7 @@ class Jobs:
         return id if JOB_ID.fullmatch(id) else self.status(id).id
 
     def _api(self, *parts: str) -> str:
-        return "/".join((self._config.api_url, *parts))
+        return f"{self._config.api_url}/{'/'.join(parts)}"
 
     def list(
         self,

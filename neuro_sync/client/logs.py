@@ -62,7 +62,8 @@ class LogLines(Closing, Iterator[str]):
         clock: Clock,
     ) -> None:
         follower = _Follower(open_stream, is_finished, wanted, clock)
-        self._lines = follower.lines()
+        self._pieces = follower.pieces()
+        self._is_amid_line = False
         # Called by close(), and at once when a loop that was left drops this object: the follower
         # does not know it, so that nothing but its users keeps it alive.
         self._stop = weakref.finalize(self, follower.close)
@@ -71,8 +72,20 @@ class LogLines(Closing, Iterator[str]):
         return self
 
     def __next__(self) -> str:
+        while True:
+            piece = self._next_piece()
+            completes, self._is_amid_line = self._is_amid_line, not piece.endswith("\n")
+            # A newline alone may be all that was lacking of a line that was handed out before.
+            if piece != "\n" or not completes:
+                return piece.removesuffix("\n")
+
+    def pieces(self) -> Iterator[str]:
+        """Return the same with its newlines: put together it is what the job wrote."""
+        return iter(self._next_piece, None)
+
+    def _next_piece(self) -> str:
         try:
-            return next(self._lines)
+            return next(self._pieces)
         except BaseException:
             self.close()
             raise
@@ -107,22 +120,22 @@ class _Follower:
         self._closed = True
         self._pump.close()
 
-    def lines(self) -> Iterator[str]:
-        """Yield what was asked for."""
-        lines = self._follow()
+    def pieces(self) -> Iterator[str]:
+        """Yield what was asked for: lines with their newlines, and parts of lines."""
+        pieces = self._follow()
         if self._wanted.tail is not None:
             held: deque[str] = deque(maxlen=self._wanted.tail)
-            for line in lines:
-                if line is None:
+            for piece in pieces:
+                if piece is None:
                     break
-                held.append(line)
+                held.append(piece)
             yield from held
-        for line in lines:
-            if line is not None:
-                yield line
+        for piece in pieces:
+            if piece is not None:
+                yield piece
 
     def _follow(self) -> Iterator[str | None]:
-        """Yield lines; and None, once, when all that was there at the beginning was read."""
+        """Yield pieces; and None, once, when all that was there at the beginning was read."""
         rounds = 0
         while True:
             before, opened = self._position.last, self._clock.now()
@@ -138,7 +151,7 @@ class _Follower:
                 finished, cut = self._closed, error
             if finished:
                 if splitter.rest and not self._closed:
-                    yield from self._unseen([splitter.rest])
+                    yield from self._unseen([splitter.rest], newline="")
                 return
             # A connection that brought something, or lasted, is no sign of trouble; one that only
             # ended early is none either: some platforms do so while a job is pending.
@@ -150,7 +163,7 @@ class _Follower:
             self._reopen()
 
     def _read(self, splitter: LineSplitter) -> Generator[str | None, None, bool]:
-        """Yield the lines of one connection until it ends, or no more are wanted.
+        """Yield the pieces of one connection until it ends, or no more are wanted.
 
         Returns whether it is still open, although the job is over and nothing comes.
         """
@@ -209,11 +222,11 @@ class _Follower:
             f"the log broke off {times} times in a row without a new line, and the job is not over"
         ) from cut
 
-    def _unseen(self, lines: Iterable[bytes]) -> Iterator[str]:
+    def _unseen(self, lines: Iterable[bytes], newline: str = "\n") -> Iterator[str]:
         for line in lines:
             text = self._position.take(line)
-            if text is not None:
-                yield text.decode(errors="replace")
+            if text is not None and (text or newline):
+                yield text.decode(errors="replace") + newline
 
     def _unfinished(self, splitter: LineSplitter) -> Iterator[str]:
         text = self._position.take_part(splitter.rest)
@@ -247,7 +260,7 @@ class _Position:
         return stamp or None
 
     def take(self, line: bytes) -> bytes | None:
-        """Return what of a whole line is new; None if it was handed out before."""
+        """Return what of a whole line is new; None if it was handed out with its newline before."""
         text = self._new_text(line)
         if text is None:
             return None
@@ -256,9 +269,8 @@ class _Position:
             stamp = self._stamp(match)
             last, count = self.last
             self.last = (stamp, count + 1 if stamp == last else 1)
-        rest, part = text[self._part :], self._part
-        self._part = 0
-        return rest if rest or not part else None
+        rest, self._part = text[self._part :], 0
+        return rest
 
     def take_part(self, line: bytes) -> bytes:
         """Return what is new of a line that is not whole yet, in whole characters."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,19 +16,20 @@ from neuro_sync.closing import Closing
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import Preset
 
-from .config import Config, find_platform
-
 if TYPE_CHECKING:
-    from neuro_sync.local.server import LocalPlatform
+    from neuro_sync.local.server import LocalPlatform, RuntimeName
     from neuro_sync.transport.clock import Clock
-    from neuro_sync.transport.http import Timeout
+    from neuro_sync.transport.http import Certificate, HttpTransport, Timeout
+
+    from .config import Config
+    from .settings import Settings
 
 
 class Session(Closing):
     """A user's view of one platform. Any number of threads may share it.
 
-    Without arguments the platform is found in the environment. Making a session contacts nobody
-    and starts no thread; the first call does.
+    Without arguments the platform is found in the environment, or is where somebody has logged in.
+    Making a session contacts nobody and starts no thread; the first call does.
     """
 
     def __init__(
@@ -34,25 +37,76 @@ class Session(Closing):
         url: str | URL | None = None,
         token: str | None = None,
         *,
+        path: str | os.PathLike[str] | None = None,
         cluster_name: str | None = None,
         org_name: str | None = None,
         project_name: str | None = None,
         timeout: Timeout = (10.0, 60.0),
         verify: bool | str = True,
+        cert: Certificate | None = None,
+        proxies: Mapping[str, str] | None = None,
+        trust_env: bool = True,
+        application: str | None = None,
+        settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Say where the platform is, as whom to talk to it, and on which cluster and project.
 
-        `url` is that of its API, such as ``https://HOST/api/v1``. `timeout` is seconds to connect
-        and seconds of silence; `verify` is the path of a CA bundle, or False to trust anybody.
+        `url` is that of its API, such as ``https://HOST/api/v1``. `path` is the config folder with
+        the saved login and ``user.toml``; `settings` stand for that file and the project's.
+        `timeout` is seconds to connect and seconds of silence; `verify` is the path of a CA bundle,
+        or False to trust anybody; `cert` the path of a client's certificate, and of its key;
+        `proxies` are by scheme. Without `trust_env` the environment names neither proxies nor a
+        bundle. `application`, such as ``my-app/1.2``, is told to the platform.
 
         Raises:
             ConfigError: There is no address or no token; the text lists where it was looked for.
+                Or a file of settings has what does not belong there.
         """
         # Loaded with the first session: a third of the time of `import neuro_sync` would be theirs.
         from neuro_sync.transport.clock import Clock as RealClock
         from neuro_sync.transport.http import HttpTransport
+        from neuro_sync.transport.tokens import NO_TOKEN, FixedToken
 
+        from .config import Config
+        from .lookup import find_platform
+        from .saved_login import current_store
+        from .settings import read_settings
+        from .tokens import SavedToken
+
+        found = find_platform(url, token, path)
+        if settings is None:
+            store = found.store or current_store(path)
+            settings = read_settings(store.folder if store else None)
+        clock = clock or RealClock()
+        anonymous = HttpTransport(
+            NO_TOKEN,
+            timeout=timeout,
+            verify=verify,
+            cert=cert,
+            proxies=proxies,
+            trust_env=trust_env,
+            application=application,
+            clock=clock,
+        )
+        tokens = (
+            SavedToken(found.store, found.login, anonymous, clock)
+            if found.store and found.login
+            else FixedToken(found.token)
+        )
+        self._clock = clock
+        self._stop_platform: weakref.finalize[[], Session] | None = None
+        # Of a view, the session it is one of: the connections and the platform end with that one.
+        self._origin: Session | None = None
+        names = {
+            "cluster_name": cluster_name,
+            "org_name": org_name,
+            "project_name": project_name,
+        }
+        transport = anonymous.with_options(tokens=tokens)
+        self._open_sections(transport, Config(transport, found, settings, names))
+
+    def _open_sections(self, transport: HttpTransport, config: Config) -> None:
         from .disks import Disks
         from .images import Images
         from .jobs import Jobs
@@ -61,25 +115,38 @@ class Session(Closing):
         from .storage import Storage
         from .users import Users
 
-        api_url, found_token = find_platform(url, token)
-        clock = clock or RealClock()
-        self._transport = HttpTransport(found_token, timeout=timeout, verify=verify, clock=clock)
-        self._config = Config(
-            self._transport,
-            api_url,
-            found_token,
-            cluster_name=cluster_name,
-            org_name=org_name,
-            project_name=project_name,
-        )
-        self.jobs = Jobs(self._transport, self._config, clock)
-        self.storage = Storage(self._transport, self._config, clock)
-        self.images = Images(self._transport, self._config, found_token)
-        self.parse = Parser(self._config)
-        self.secrets = Secrets(self._transport, self._config)
-        self.disks = Disks(self._transport, self._config)
-        self.users = Users(self._transport, self._config)
-        self._stop_platform: weakref.finalize[[], Session] | None = None
+        self._transport = transport
+        self.config = config
+        self.jobs = Jobs(transport, config, self._clock)
+        self.storage = Storage(transport, config, self._clock)
+        self.images = Images(transport, config)
+        self.parse = Parser(config)
+        self.secrets = Secrets(transport, config)
+        self.disks = Disks(transport, config)
+        self.users = Users(transport, config)
+
+    def with_options(
+        self,
+        *,
+        timeout: Timeout | None = None,
+        cluster_name: str | None = None,
+        org_name: str | None = None,
+        project_name: str | None = None,
+    ) -> Self:
+        """Return the same session with some settings changed; it shares all connections.
+
+        Closing what is returned does nothing: the connections are closed with this session.
+        """
+        names = {
+            "cluster_name": cluster_name,
+            "org_name": org_name,
+            "project_name": project_name,
+        }
+        other = copy.copy(self)
+        other._origin = self  # noqa: SLF001  # a copy of ours
+        transport = self._transport.with_options(timeout=timeout)
+        other._open_sections(transport, self.config.with_options(names))  # noqa: SLF001
+        return other
 
     @classmethod
     def local(
@@ -87,29 +154,50 @@ class Session(Closing):
         *,
         state: str | Path | None = None,
         ephemeral: bool = False,
+        start: bool = True,
+        runtime: RuntimeName | None = None,
         timeout: Timeout = (10.0, 60.0),
     ) -> Self:
         """Talk to the local platform of a state folder; start one in this process if none runs.
 
         `state` is ``.neuro-local`` in the current folder, unless given here or in the variable
         ``NEURO_LOCAL_STATE``. A platform that is started here ends with the session, and so do
-        its jobs. With `ephemeral` it is always one of its own, in a temporary folder.
+        its jobs. With `ephemeral` it is always one of its own, in a temporary folder; without
+        `start` it is only one that runs already.
 
         Raises:
-            ConfigError: The extra ``local`` is not installed, or the state folder is unusable.
+            ConfigError: The extra ``local`` is not installed, the state folder is unusable, or
+                no platform runs there and none is to be started.
         """
+        from .saved_login import current_store
+        from .settings import read_settings
+
         try:
-            from neuro_sync.local.server import LocalPlatform, running_platform
+            from neuro_sync.local.state import folder_of, running_platform
         except ImportError as error:
-            raise ConfigError(
-                f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
-            ) from error
+            raise _lacks(error) from error
         address = None if ephemeral else running_platform(state)
+        store = current_store()
+        # The names in a project's file are those of a hosted platform.
+        settings = read_settings(store.folder if store else None).without_names()
         if address is not None:
             address.check_version()
-            return cls(address.url, address.token, timeout=timeout)
-        platform = LocalPlatform(state, ephemeral=ephemeral).start()
-        session = cls(platform.url, platform.token, timeout=timeout)
+            if runtime not in (None, address.runtime):
+                raise ConfigError(
+                    f"the local platform at {address.url} runs jobs with {address.runtime!r}, "
+                    f"not {runtime!r}; stop it, or name another state folder"
+                )
+            return cls(address.url, address.token, timeout=timeout, settings=settings)
+        if not start:
+            raise ConfigError(
+                f"no local platform runs on {folder_of(state)}; start one with: neuro local up"
+            )
+        try:
+            from neuro_sync.local.server import LocalPlatform
+        except ImportError as error:
+            raise _lacks(error) from error
+        platform = LocalPlatform(state, ephemeral=ephemeral, runtime=runtime or "process").start()
+        session = cls(platform.url, platform.token, timeout=timeout, settings=settings)
         session._end_with(platform)
         return session
 
@@ -120,48 +208,54 @@ class Session(Closing):
     @property
     def username(self) -> str:
         """Who the token says we are."""
-        return self._config.username
+        return self.config.username
 
     @property
     def api_url(self) -> URL:
-        return URL(self._config.api_url)
+        return self.config.api_url
 
     @property
     def cluster_name(self) -> str:
         """The cluster that calls mean unless they name another one."""
-        return self._config.cluster_name
+        return self.config.cluster_name
 
     @property
     def org_name(self) -> str | None:
-        return self._config.org_name
+        return self.config.org_name
 
     @property
     def project_name(self) -> str:
-        return self._config.project_name
+        return self.config.project_name
 
     @property
     def presets(self) -> Mapping[str, Preset]:
         """The presets of the current cluster by name, in the platform's order."""
-        return {preset.name: preset for preset in self._config.cluster().presets}
+        return self.config.presets
 
     def close(self) -> None:
         """Close all connections, and the local platform that this session started.
 
         It may be called more than once; any other call afterwards raises.
         """
+        if self._origin is not None:
+            return
         self._transport.close()
         if self._stop_platform is not None:
             self._stop_platform()
 
     def __repr__(self) -> str:
-        return f"<Session {self.username!r} at {self._config.api_url}>"
+        try:
+            return f"<Session {self.username!r} at {self.api_url}>"
+        except ConfigError:  # a token that tells no name
+            return f"<Session at {self.api_url}>"
 
 
-def get(
-    url: str | URL | None = None, token: str | None = None, *, timeout: Timeout = (10.0, 60.0)
-) -> Session:
-    """Open a session; the same as ``Session(...)``."""
-    return Session(url, token, timeout=timeout)
+get = Session
+"""The same, by the name that the reference has for it: ``with neuro_sync.get() as session``."""
+
+
+def _lacks(error: ImportError) -> ConfigError:
+    return ConfigError(f"the local platform needs {error.name}: pip install 'neuro-sync[local]'")
 
 
 Client = Session

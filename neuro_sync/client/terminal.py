@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -17,8 +18,11 @@ from neuro_sync.transport.chunks import PIECE
 
 if TYPE_CHECKING:
     from .channels import StdStream
+    from .logs import LogLines
 
 CTRL_P, CTRL_Q = b"\x10", b"\x11"
+HISTORY_ENDS = 0.3
+"""Seconds of silence after which a log has told all that there was."""
 
 
 class DetachKeys:
@@ -37,7 +41,7 @@ class DetachKeys:
         return before.removesuffix(self._held), bool(found)
 
 
-def interact(stream: StdStream) -> int | None:
+def interact(stream: StdStream, history: LogLines | None = None) -> int | None:
     """Pass on between this process's input and output and `stream`, and close it at the end."""
     try:
         import termios  # noqa: F401
@@ -48,10 +52,13 @@ def interact(stream: StdStream) -> int | None:
     typing, screen = sys.stdin.fileno(), sys.stdout.fileno()
     over, tell_over = os.pipe()
 
+    before = _History(history, screen)
+
     def show() -> None:
         # A failure of the stream is told by exit_code below; without a screen it is over.
         with suppress(NeuroError, OSError):
             for message in stream:
+                before.make_way()
                 _write_all(screen if message.fileno == 1 else sys.stderr.fileno(), message.data)
         os.close(tell_over)
 
@@ -63,10 +70,14 @@ def interact(stream: StdStream) -> int | None:
             _raw(typing, enabled=stream.tty),
             _resizing(stream, screen),
         ):
+            before.start()
             shower.start()
             detached = _pass_on(typing, over, woken, stream)
+            if not detached:
+                before.finish()
             return None if detached else stream.exit_code
     finally:
+        before.close()
         if shower.ident is not None:
             shower.join()
         else:
@@ -74,10 +85,59 @@ def interact(stream: StdStream) -> int | None:
         os.close(over)
 
 
+class _History:
+    """Shows what was written before there was a stream, in a thread of its own.
+
+    A log tells of the same output as the stream a little later, so it has to stop when the stream
+    begins; but not before it has told what is older.
+    """
+
+    def __init__(self, log: LogLines | None, screen: int) -> None:
+        self._log = log
+        self._screen = screen
+        self._told = 0.0
+        self._is_over = log is None
+        self._thread = threading.Thread(target=self._show, name="neuro-sync: log", daemon=True)
+
+    def start(self) -> None:
+        self._told = time.monotonic()
+        if self._log is not None:
+            self._thread.start()
+
+    def _show(self) -> None:
+        # A log that cannot be read is no reason to end the session.
+        with suppress(NeuroError, OSError):
+            for piece in self._log.pieces() if self._log else ():
+                self._told = time.monotonic()
+                _write_all(self._screen, piece.encode())
+
+    def make_way(self) -> None:
+        """End it as soon as it has told what there was."""
+        while not self._is_over:
+            left = self._told + HISTORY_ENDS - time.monotonic()
+            if left <= 0 or not self._thread.is_alive():
+                self.close()
+            else:
+                self._thread.join(left)
+
+    def finish(self) -> None:
+        """Wait until it has told all, since there is nothing that follows it."""
+        if not self._is_over:
+            self._thread.join()
+
+    def close(self) -> None:
+        self._is_over = True
+        if self._log is not None:
+            self._log.close()
+            if self._thread.ident is not None:
+                self._thread.join()
+
+
 def _pass_on(typing: int, over: int, woken: int, stream: StdStream) -> bool:
     """Send what is typed until the stream is over; return whether the user left before."""
     keys = DetachKeys()
     sources = [typing, over, woken]
+    has_sent = False
     while True:
         ready, _, _ = select.select(sources, [], [])
         if over in ready:
@@ -91,11 +151,15 @@ def _pass_on(typing: int, over: int, woken: int, stream: StdStream) -> bool:
         try:
             if data:
                 stream.write_in(data)
+                has_sent = True
             if detached:
                 return True
             if not typed:
                 sources.remove(typing)
-                stream.close_stdin()
+                # That nothing came at all, as in a service, is no reason to fail where it cannot
+                # be told.
+                if has_sent or stream.can_close_stdin:
+                    stream.close_stdin()
         except StreamClosed:  # it ends just now; `over` will tell
             if typing in sources:
                 sources.remove(typing)
@@ -147,7 +211,8 @@ def _raw(terminal: int, *, enabled: bool) -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGHUP):
                 handlers[number] = signal.signal(number, restore_and_die)
-        tty.setraw(terminal)
+        # Not its default, which throws away what was typed before.
+        tty.setraw(terminal, termios.TCSADRAIN)
         yield
     finally:
         restore()

@@ -154,7 +154,7 @@ class Users:
         if not user or ":" in user:
             raise IllegalArgumentError(f"{user!r} is no name of a user or a role")
         name = quote(user.replace("/", ":"), safe=":")
-        return "/".join((self._config.api_url, "users", name, *path))
+        return "/".join((str(self._config.api_url), "users", name, *path))
 
     def _filter(self, scheme: str | None, uri: URL | str | None) -> list[tuple[str, str]]:
         if scheme is not None and uri is not None:

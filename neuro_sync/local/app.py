@@ -23,6 +23,7 @@ from .routes import (
     monitoring,
     ports,
     retired,
+    saving,
     secrets,
     storage,
     telemetry,
@@ -33,7 +34,7 @@ from .users import Users
 API = "/api/v1"
 SECTIONS = (
     *(config, jobs, users, telemetry, monitoring, channels, ports),
-    *(storage, secrets, disks, retired),
+    *(saving, storage, secrets, disks, retired),
 )
 
 

@@ -145,7 +145,7 @@ class JobService:
         try:
             await asyncio.wait_for(asyncio.gather(*ends), LONGEST_END)
         except asyncio.TimeoutError:
-            logger.warning("some jobs did not end; their supervisors are left to it")
+            logger.warning("some jobs did not end; they are left to it")
         if self._timer is not None:
             self._timer.cancel()
         await self._sites.close_all()
@@ -172,7 +172,7 @@ class JobService:
             self._check_quota(caller.name)
         if spec.name is not None:
             self._check_name(spec.name, tenant.project)
-        if options.privileged:
+        if options.privileged and not self._runtime.allows_privileged:
             raise IllegalArgumentError(f"Cluster {tenant.cluster} does not allow privileged jobs")
         self._check_room(container.resources)
         self._runtime.check(container)
@@ -426,7 +426,13 @@ class JobService:
         Only for a new one the values of secrets and what is mounted are looked up.
         """
         container = Container.model_validate(job.description["container"])
-        launch = Launch(job.id, container, log=self._logs[job.id], run=job.run)
+        launch = Launch(
+            job.id,
+            container,
+            log=self._logs[job.id],
+            run=job.run,
+            privileged=job.description["privileged"],
+        )
         if not is_new:
             return launch
         return replace(

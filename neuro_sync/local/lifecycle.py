@@ -62,6 +62,15 @@ class Unschedulable:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """The job cannot run yet: its image is being pulled, or something is in the way."""
+
+    at: datetime
+    reason: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
 class Started:
     """The job's process runs."""
 
@@ -75,6 +84,8 @@ class Exited:
     at: datetime
     exit_code: int
     output_tail: str = ""
+    reason: str = "Error"
+    """Why it failed, if it did."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class Vanished:
     """Whoever watched the job's process is gone, and left no word of how it ended."""
 
     at: datetime
+    why: str = "The process that watched over the job is gone."
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ class Cancelled:
 
 Ended = Exited | CouldNotRun | Failed | Vanished
 """What a run ends with."""
-Event = Queued | Unschedulable | Started | Ended | Displaced | Cancelled
+Event = Queued | Unschedulable | Waiting | Started | Ended | Displaced | Cancelled
 Transitions = tuple[JobStatusItem, ...]
 
 RESTARTING = "Restarting"
@@ -134,12 +146,26 @@ def created(at: datetime) -> Transitions:
 def advance(life: Transitions, event: Event, rules: Rules) -> Transitions:
     """Return the life after an event; the same one if the event changes nothing."""
     last = life[-1]
+    if isinstance(event, Waiting):
+        return _wait(life, event)
     step = None if last.status.is_finished else _step(last, event, rules)
     if step is None:
         return life
     # A clock that was set back must not turn the story around.
     at = max(event.at, last.transition_time)
     return (*life, step.model_copy(update={"transition_time": at}))
+
+
+def _wait(life: Transitions, event: Waiting) -> Transitions:
+    """Tell why a pending job does not run; each reason is a step, its progress is not."""
+    last = life[-1]
+    if last.status is not JobStatus.PENDING:
+        return life
+    described = last.model_copy(update={"reason": event.reason, "description": event.description})
+    if last.reason == event.reason:
+        return life if described == last else (*life[:-1], described)
+    at = max(event.at, last.transition_time)
+    return (*life, described.model_copy(update={"transition_time": at}))
 
 
 def _step(last: JobStatusItem, event: Event, rules: Rules) -> JobStatusItem | None:
@@ -157,16 +183,15 @@ def _step(last: JobStatusItem, event: Event, rules: Rules) -> JobStatusItem | No
             return _item(at, JobStatus.RUNNING, RESTARTING, f"The last run ended with {code}.")
         case Exited(_, 0):
             return _item(at, JobStatus.SUCCEEDED, exit_code=0)
-        case Exited(_, code, output_tail):
-            return _item(at, JobStatus.FAILED, "Error", output_tail, code)
+        case Exited(_, code, output_tail, reason):
+            return _item(at, JobStatus.FAILED, reason, output_tail, code)
         case CouldNotRun(_, code, why):
             return _item(at, JobStatus.FAILED, "ContainerCannotRun", why, code)
         case Failed(_, reason, description):
             return _item(at, JobStatus.FAILED, reason, description)
         case Vanished() if last.status is not JobStatus.PENDING and rules.restart_after(event):
             return _item(at, JobStatus.RUNNING, RESTARTING, "The last run was lost.")
-        case Vanished():
-            why = "The process that watched over the job is gone."
+        case Vanished(_, why):
             return _item(at, JobStatus.FAILED, "NotFound", why)
         case Displaced() if last.status is JobStatus.RUNNING and rules.scheduler_enabled:
             return _item(at, JobStatus.SUSPENDED)

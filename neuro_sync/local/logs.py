@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,8 @@ STAMP = struct.Struct(">QQ")
 
 The first byte of the place is the stream that they came from, the other seven are the offset.
 """
+TAIL_BYTES = 2000
+"""How much of a failed job's output becomes its description."""
 OFFSET = 2**56 - 1
 """The bits of a place that are the offset."""
 
@@ -89,6 +92,12 @@ class JobLog:
         """How many bytes there are by now."""
         return self._log.stat().st_size
 
+    def tail(self) -> str:
+        """Return the end of it, as it describes a job that failed."""
+        with open(self._log, "rb") as file:
+            file.seek(max(self.size - TAIL_BYTES, 0))
+            return file.read().decode(errors="replace").strip()
+
     async def streams(
         self, offset: int, largest: int, is_over: Callable[[], bool]
     ) -> AsyncGenerator[tuple[int, bytes], None]:
@@ -140,6 +149,64 @@ class JobLog:
                 change.cancel()
                 return log.seek(0, os.SEEK_END)
             await change
+
+
+class LogWriter:
+    """Appends to a job's log what the platform itself was told of it.
+
+    A supervisor writes the same format for a process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._log = os.open(folder / "log", flags, 0o600)
+        self._times = os.open(folder / "log.times", flags, 0o600)
+        # A platform that was killed may have left half a record behind.
+        os.truncate(self._times, os.fstat(self._times).st_size // STAMP.size * STAMP.size)
+        self.size = os.fstat(self._log).st_size
+        records = os.fstat(self._times).st_size // STAMP.size
+        last = os.pread(self._times, STAMP.size, (records - 1) * STAMP.size) if records else b""
+        self._latest: int = STAMP.unpack(last)[1] if last else 0
+
+    def append(self, pieces: Iterable[tuple[int, int, bytes]]) -> None:
+        """Append pieces of output: from which stream each came, when (ns), and its bytes."""
+        stamps: list[bytes] = []
+        output: list[bytes] = []
+        for stream, time, data in pieces:
+            # Streams are told apart by the engine, and their times may cross by a little.
+            self._latest = max(time, self._latest)
+            stamps.append(STAMP.pack(stream << 56 | self.size, self._latest))
+            output.append(data)
+            self.size += len(data)
+        # The time first: a reader that sees the bytes finds their time.
+        _write(self._times, b"".join(stamps))
+        _write(self._log, b"".join(output))
+
+    def count(self, begin: int) -> Counter[int]:
+        """Return how many bytes of each stream there are from an offset on.
+
+        Of two records for one place the later one counts: the earlier one's bytes never came.
+        """
+        found: Counter[int] = Counter()
+        at, stream = begin, 1
+        with open(self._times, "rb", closefd=False) as times:
+            times.seek(0)
+            while data := times.read(STAMP.size * 4096):
+                for place, _ in STAMP.iter_unpack(data):
+                    offset = min(max(place & OFFSET, begin), self.size)
+                    found[stream] += offset - at
+                    at, stream = offset, place >> 56 or 1
+        found[stream] += self.size - at
+        return found
+
+    def close(self) -> None:
+        os.close(self._log)
+        os.close(self._times)
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
 
 
 class Stamper:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import uvicorn
 from typing_extensions import Self
@@ -28,6 +29,7 @@ from .jobs import JobService, Tenant
 from .machine import Machine
 from .mounts import Mounts
 from .registry import Registry
+from .runtimes.base import Runtime
 from .runtimes.process import LOG_LIMIT, ProcessRuntime
 from .schedule import Schedule
 from .secrets import SecretStore
@@ -41,6 +43,7 @@ __all__ = ["LocalPlatform", "folder_of", "running_platform", "stop_platform"]
 
 logger = logging.getLogger(__name__)
 
+RuntimeName = Literal["process", "docker"]
 HOST = "127.0.0.1"
 CLUSTER = "local"
 START_TIMEOUT = 10.0
@@ -109,17 +112,20 @@ class LocalPlatform:
         total_running_jobs: int | None = None,
         log_limit: int | None = LOG_LIMIT,
         clock: Clock | None = None,
+        runtime: RuntimeName = "process",
         is_program: bool = False,
     ) -> None:
-        """Say where it keeps its state and where it listens.
+        """Say where it keeps its state, where it listens, and what runs its jobs.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
-        by itself. `cores` and `memory` (bytes) are what its jobs may use together, in place of
-        what this machine has; they may well be more. `total_running_jobs` is the quota of each
-        user: how many unfinished jobs he may have. A job whose output exceeds `log_limit` bytes is
-        ended, so that it does not fill the disk; None lets it go on. A test sets a `ManualClock`
-        forward. `is_program` says that this process is there for the platform alone and ends when
-        it is sent SIGTERM, so that ``neuro local down`` may do that.
+        by itself. `runtime` is ``process``, commands on this machine, or ``docker``, containers
+        of the engine that the ``docker`` command would use. `cores` and `memory` (bytes) are what
+        its jobs may use together, in place of what this machine has; they may well be more.
+        `total_running_jobs` is the quota of each user: how many unfinished jobs he may have. A
+        job whose output exceeds `log_limit` bytes is ended, so that it does not fill the disk;
+        None lets it go on. A test sets a `ManualClock` forward. `is_program` says that this
+        process is there for the platform alone and ends when it is sent SIGTERM, so that
+        ``neuro local down`` may do that.
         """
         for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
             if value is not None and not 0 < value < math.inf:
@@ -130,6 +136,7 @@ class LocalPlatform:
         self._state = StateFolder(self._temporary or state)
         self._port = port
         self._grace = grace
+        self._runtime = runtime
         self._cores = cores
         self._memory = memory
         self._quota = total_running_jobs
@@ -151,6 +158,11 @@ class LocalPlatform:
         return f"http://{HOST}:{self._port}{API}"
 
     @property
+    def runtime(self) -> RuntimeName:
+        """What runs its jobs."""
+        return self._runtime
+
+    @property
     def port(self) -> int:
         """Where it listens, once it does."""
         return self._port
@@ -163,7 +175,8 @@ class LocalPlatform:
         """Start it, and return when it answers.
 
         Raises:
-            ConfigError: The port is taken, or the state folder is unusable or in use.
+            ConfigError: The port is taken, the state folder is unusable or in use, or there is
+                no container engine for the docker runtime.
         """
         try:
             self._state.open()
@@ -172,7 +185,9 @@ class LocalPlatform:
             user = local_user()
             self._token = self._state.token(user)
             self._run(self._server(user), listener)
-            self._state.announce(self.url, self._token, is_program=self._is_program)
+            self._state.announce(
+                self.url, self._token, runtime=self._runtime, is_program=self._is_program
+            )
         except BaseException:
             self._clean_up()
             raise
@@ -198,7 +213,7 @@ class LocalPlatform:
         machine = Machine.here(cores=self._cores, memory=self._memory)
         offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
-        runtime = ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
+        runtime = self._make_runtime()
         self._store = Store(self._state.database)
         users = self._users = Users(Accounts(self._store.database), home, self._token)
         sites = Sites(runtime.dial, users.name_of, self._may_see)
@@ -247,6 +262,23 @@ class LocalPlatform:
         )
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         return _Server(settings)
+
+    def _make_runtime(self) -> Runtime:
+        if self._runtime == "process":
+            return ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
+        if self._runtime != "docker":
+            raise ConfigError(
+                f"there is no runtime {self._runtime!r}; there are 'process' and 'docker'"
+            )
+        try:
+            from .runtimes.docker import DockerRuntime
+            from .runtimes.engine import Login
+        except ImportError as error:
+            raise ConfigError(
+                f"the docker runtime needs {error.name}: pip install 'neuro-sync[local,docker]'"
+            ) from error
+        login = Login("token", self._token)
+        return DockerRuntime(grace=self._grace, registry_hosts=own_hosts(self._port), login=login)
 
     def _may_see(self, user: str, job_id: str) -> bool:
         """Tell whether a user may see a job's web page."""

@@ -42,6 +42,8 @@ class Address:
     """When that process started, which tells it from a later one of the same number."""
     is_program: bool = False
     """Whether that process is there for the platform alone, and ends when it is asked to."""
+    runtime: str = "process"
+    """What runs its jobs."""
     version: str = __version__
 
     def check_version(self) -> None:
@@ -142,10 +144,10 @@ class StateFolder:
                 opened.write(make_token(user))
         return file.read_text().strip()
 
-    def announce(self, url: str, token: str, *, is_program: bool) -> None:
+    def announce(self, url: str, token: str, *, runtime: str, is_program: bool) -> None:
         """Tell other processes where the platform is."""
         pid = os.getpid()
-        address = Address(url, token, pid, psutil.Process(pid).create_time(), is_program)
+        address = Address(url, token, pid, psutil.Process(pid).create_time(), is_program, runtime)
         told = {name: value for name, value in asdict(address).items() if name != "token"}
         temporary = self.path / "address.json.new"
         temporary.write_text(json.dumps(told))

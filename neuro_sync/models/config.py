@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field
@@ -86,6 +86,26 @@ class Project(Model):
     role: str | None = None
 
 
+class ResourcePool(Model):
+    """Machines of one kind in a cluster."""
+
+    name: str
+    min_size: int = 0
+    max_size: int = 0
+    """Machines."""
+    idle_size: int = 0
+    cpu: float
+    """Cores of each machine."""
+    memory: int
+    """Bytes of each machine."""
+    disk_size: int = 0
+    """Bytes of each machine."""
+    nvidia_gpu: GPU | None = None
+    amd_gpu: GPU | None = None
+    intel_gpu: GPU | None = None
+    is_preemptible: bool = False
+
+
 class ClusterConfig(Model):
     """One cluster: the addresses of its services, and the presets it offers."""
 
@@ -100,7 +120,7 @@ class ClusterConfig(Model):
     buckets_url: str | None = None
     presets: Annotated[tuple[Preset, ...], Field(alias="resource_presets")] = ()
     resource_pools: Annotated[
-        tuple[Mapping[str, Any], ...], Field(alias="resource_pool_types", repr=False)
+        tuple[ResourcePool, ...], Field(alias="resource_pool_types", repr=False)
     ] = ()
 
     @property
@@ -117,3 +137,21 @@ class PlatformConfig(Model):
     clusters: tuple[ClusterConfig, ...] = ()
     projects: tuple[Project, ...] = ()
     admin_url: str | None = None
+    vcluster_url: str | None = None
+
+
+class LoginConfig(Model):
+    """What the same answer tells of logging in; nothing, where it is done in another way."""
+
+    auth_url: str = ""
+    token_url: str = ""
+    logout_url: str = ""
+    client_id: str = ""
+    audience: str = ""
+    headless_callback_url: str = ""
+    success_redirect_url: str | None = None
+    callback_urls: tuple[str, ...] = (
+        "http://127.0.0.1:54540",
+        "http://127.0.0.1:54541",
+        "http://127.0.0.1:54542",
+    )

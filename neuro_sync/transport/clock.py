@@ -12,5 +12,9 @@ class Clock:
         """Return seconds that only ever go forward."""
         return time.monotonic()
 
+    def date(self) -> float:
+        """Return the seconds since 1970, by which a token's end is told."""
+        return time.time()
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -9,21 +10,24 @@ import platform
 import random
 import socket
 import sys
-import threading
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypedDict, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
+from typing_extensions import Self
 from urllib3.connectionpool import ConnectionPool
 
 from neuro_sync.errors import (
     APIError,
+    AuthenticationError,
+    ConfigError,
     ConnectionFailed,
     NeuroError,
     RequestTimeout,
@@ -34,6 +38,7 @@ from neuro_sync.version import __version__
 from .chunks import POOLS
 from .clock import Clock
 from .stream import Stream
+from .tokens import FixedToken, ForkSafeLock, TokenSource, masked
 
 logger = logging.getLogger("neuro_sync")
 
@@ -41,6 +46,25 @@ Timeout = tuple[float, float]
 """Seconds to connect, and seconds of silence while an answer is read."""
 
 Query = Iterable[tuple[str, str | bytes]]
+
+Certificate = str | tuple[str, str]
+"""The path of a client's certificate; and of its key, if that is in another file."""
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """How a platform is reached; whatever opens connections takes these by name."""
+
+    timeout: Timeout
+    verify: bool | str
+    """The path of a CA bundle; True is the usual one, False trusts anybody."""
+    cert: Certificate | None
+    proxies: Mapping[str, str] | None
+    """By scheme, ``http``, ``https`` or ``all``; they win over those of the environment."""
+    trust_env: bool
+    """Whether the environment may name proxies and a CA bundle."""
+    application: str | None
+    """Who asks, such as ``my-app/1.2``; it goes before our own name."""
+
 
 # The only PATCH of the platform writes bytes at an offset, which may be done twice.
 REPEATABLE = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
@@ -74,8 +98,7 @@ class Content(Protocol):
 class ConnectionSettings:
     """What a connection needs that is not made by `HttpTransport`, to be of the same kind."""
 
-    headers: Mapping[str, str] = field(repr=False)
-    """Who asks; one of them holds the token."""
+    user_agent: str
     timeout: Timeout
     proxy: str | None = field(repr=False)
     """The address of the proxy to go through, which may hold a password."""
@@ -83,8 +106,7 @@ class ConnectionSettings:
     """What the proxy alone is told: the login in its address."""
     verify: bool | str
     """The path of a CA bundle; True is the usual one, False trusts anybody."""
-    cert: str | tuple[str, str] | None
-    """The client's certificate, and its key if that is in another file."""
+    cert: Certificate | None
 
 
 class HttpTransport:
@@ -97,34 +119,41 @@ class HttpTransport:
 
     def __init__(
         self,
-        token: str,
+        token: TokenSource | str,
         *,
         timeout: Timeout = (10.0, 60.0),
         verify: bool | str = True,
+        cert: Certificate | None = None,
+        proxies: Mapping[str, str] | None = None,
+        trust_env: bool = True,
+        application: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._token = token
+        """Say as whom to ask, and how; `ConnectionOptions` explains the options.
+
+        Raises:
+            ConfigError: The token or the application's name cannot be sent.
+        """
+        self.tokens = FixedToken(token) if isinstance(token, str) else token
         self._timeout = timeout
-        self._verify = verify
         self._clock = clock or Clock()
         self._headers = {
-            "User-Agent": f"neuro-sync/{__version__} ({sys.platform}) "
-            f"Python/{platform.python_version()}",
+            "User-Agent": _user_agent(application),
             "Accept-Encoding": "identity",
             "Accept": "*/*",
-            "Authorization": f"Bearer {token}",
         }
-        # Guards the pools against two threads that both notice a fork.
-        self._lock = threading.Lock()
-        self._closed = False
-        self._open_pools()
+        self._connections = _Connections(verify, cert, proxies, trust_env=trust_env)
 
-    def _open_pools(self) -> None:
-        self._process = os.getpid()
-        self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter())
-        self._settings: dict[str, Mapping[str, Any]] = {}
+    def with_options(
+        self, *, timeout: Timeout | None = None, tokens: TokenSource | None = None
+    ) -> Self:
+        """Return the same connections, used in another way."""
+        other = copy.copy(self)
+        if timeout is not None:
+            other._timeout = timeout  # noqa: SLF001  # a copy of ours
+        if tokens is not None:
+            other.tokens = tokens
+        return other
 
     def request(
         self,
@@ -133,23 +162,26 @@ class HttpTransport:
         *,
         query: Query = (),
         body: object = None,
+        form: Mapping[str, str] | None = None,
         content: bytes | Content | None = None,
         accept: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
+        login: str | None = None,
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
 
-        `body` is sent as JSON, `content` as it is.
+        `body` is sent as JSON, `form` as a form, `content` as it is. With `login` the token is the
+        password of that user, as registries want it.
 
         Raises:
             APIError: The platform said no.
             ConnectionFailed: It did not say anything.
         """
-        request = self._prepare(method, url, query, body, accept)
+        request = self._prepare(method, url, query, body, form, accept)
         request.headers.update(headers)
         if content is not None:
             _put_content(request, content)
-        response = self._send(request, timeout=self._timeout)
+        response = self._send(request, login, timeout=self._timeout)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
@@ -159,6 +191,7 @@ class HttpTransport:
         *,
         method: str = "GET",
         query: Query = (),
+        body: object = None,
         accept: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         is_silent: bool = True,
@@ -168,7 +201,7 @@ class HttpTransport:
 
         What is not expected to be silent for long is cut by the session's timeout.
         """
-        request = self._prepare(method, url, query, None, accept)
+        request = self._prepare(method, url, query, body, None, accept)
         request.headers.update(headers)
         connect, read = self._timeout
         # Where silence is no sign of trouble, keepalive notices a dead peer.
@@ -178,12 +211,12 @@ class HttpTransport:
 
     def connection_settings(self, url: str) -> ConnectionSettings:
         """Return how requests to an address are made, for one that is no plain request."""
-        self._check_open()
-        session, settings = self._pools(url)
+        self._connections.check_open()
+        session, settings = self._connections.to(url)
         proxy = select_proxy(url, settings["proxies"])
         adapter = cast("HTTPAdapter", session.get_adapter(url))
         return ConnectionSettings(
-            headers={name: self._headers[name] for name in ("User-Agent", "Authorization")},
+            user_agent=self._headers["User-Agent"],
             timeout=self._timeout,
             proxy=proxy,
             proxy_headers=adapter.proxy_headers(proxy) if proxy else {},
@@ -193,19 +226,39 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close all connections. Calls after this one raise."""
-        self._closed = True
-        self._session.close()
+        self._connections.close()
 
     def _send(
         self,
         request: requests.PreparedRequest,
+        login: str | None = None,
         *,
         timeout: Timeout | tuple[float, None],
         stream: bool = False,
         attempts: int | None = None,
     ) -> requests.Response:
-        self._check_open()
+        self._connections.check_open()
+        token = self.tokens.token()
         attempts = attempts or (ATTEMPTS if request.method in REPEATABLE else 1)
+        _authorize(request, token, login)
+        try:
+            return self._send_patiently(request, timeout, attempts, stream=stream)
+        except AuthenticationError:
+            # Whatever it was, it was not done, so that it may be repeated.
+            fresh = self.tokens.renew(token)
+            if fresh is None:
+                raise
+        _authorize(request, fresh, login)
+        return self._send_patiently(request, timeout, attempts, stream=stream)
+
+    def _send_patiently(
+        self,
+        request: requests.PreparedRequest,
+        timeout: Timeout | tuple[float, None],
+        attempts: int,
+        *,
+        stream: bool,
+    ) -> requests.Response:
         for attempt in range(1, attempts + 1):
             try:
                 return self._send_once(request, timeout, stream=stream)
@@ -223,12 +276,14 @@ class HttpTransport:
             self._clock.sleep(delay)
         raise AssertionError("the last attempt returns or raises")
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise NeuroError("this session is closed; make a new one")
-
     def _prepare(
-        self, method: str, url: str, query: Query, body: object, accept: str | None
+        self,
+        method: str,
+        url: str,
+        query: Query,
+        body: object,
+        form: Mapping[str, str] | None,
+        accept: str | None,
     ) -> requests.PreparedRequest:
         """Build the request by its attributes.
 
@@ -248,6 +303,10 @@ class HttpTransport:
             request.body = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(request.body))
+        elif form is not None:
+            request.body = urlencode(form).encode()
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            headers["Content-Length"] = str(len(request.body))
         elif method not in ("GET", "HEAD"):
             headers["Content-Length"] = "0"
         return request
@@ -260,7 +319,7 @@ class HttpTransport:
         stream: bool,
     ) -> requests.Response:
         method, url = str(request.method), str(request.url)
-        session, settings = self._pools(url)
+        session, settings = self._connections.to(url)
         try:
             response = session.get_adapter(url).send(
                 request, stream=True, timeout=timeout, **settings
@@ -275,10 +334,50 @@ class HttpTransport:
         if response.status_code == PROXY_WANTS_LOGIN:
             raise proxy_error(f"it answered: 407 {response.reason}", _where(method, url))
         if response.status_code >= 300:
-            raise self._refusal(response, method, url)
+            raise _refusal(response, method, url)
         return response
 
-    def _pools(self, url: str) -> tuple[requests.Session, Mapping[str, Any]]:
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}{', closed' if self._connections.closed else ''}>"
+
+
+class _Connections:
+    """The connections of one session: shared by its threads, opened again in a child of `fork`."""
+
+    def __init__(
+        self,
+        verify: bool | str,
+        cert: Certificate | None,
+        proxies: Mapping[str, str] | None,
+        *,
+        trust_env: bool,
+    ) -> None:
+        self._verify = verify
+        self._cert = cert
+        self._proxies = dict(proxies or {})
+        self._trust_env = trust_env
+        # Guards the pools against two threads that both notice a fork.
+        self._lock = ForkSafeLock()
+        self.closed = False
+        self._open()
+
+    def _open(self) -> None:
+        self._process = os.getpid()
+        self._session = requests.Session()
+        self._session.trust_env = self._trust_env
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter())
+        self._settings: dict[str, Mapping[str, Any]] = {}
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise NeuroError("this session is closed; make a new one")
+
+    def close(self) -> None:
+        self.closed = True
+        self._session.close()
+
+    def to(self, url: str) -> tuple[requests.Session, Mapping[str, Any]]:
         """Return the connections and, for an address, its proxies and certificates.
 
         `requests` looks both up in the environment for every request; here it is done once for
@@ -287,35 +386,66 @@ class HttpTransport:
         if self._process != os.getpid():
             with self._lock:
                 if self._process != os.getpid():
-                    self._open_pools()
+                    self._open()
         parts = urlsplit(url)
         host = f"{parts.scheme}://{parts.netloc}"
         settings = self._settings.get(host)
         if settings is None:
-            merged = self._session.merge_environment_settings(host, {}, True, self._verify, None)
-            settings = {key: merged[key] for key in ("verify", "cert")}
-            settings["proxies"] = {
-                # Without a scheme, as many write it, it is an HTTP proxy.
-                kind: proxy if "://" in proxy else f"http://{proxy}"
-                for kind, proxy in merged["proxies"].items()
-            }
-            self._settings[host] = settings
+            settings = self._settings[host] = self._look_up(host)
         return self._session, settings
 
-    @staticmethod
-    def _refusal(response: requests.Response, method: str, url: str) -> Exception:
-        status, path = response.status_code, urlsplit(url).path
-        if status < 400:
-            where = response.headers.get("Location", "nowhere")
-            text = f"the platform sends us on to {where}; use that address instead"
-            return APIError(text, status=status, method=method, path=path)
-        error = error_from_answer(status, response.content, method=method, path=path)
-        if status in PASSING:
-            return _Passing(error, response.headers.get("Retry-After"))
-        return error
+    def _look_up(self, host: str) -> Mapping[str, Any]:
+        merged = self._session.merge_environment_settings(
+            host, self._proxies.copy(), True, self._verify, self._cert
+        )
+        verify = merged["verify"]
+        if verify is True and self._trust_env:
+            # What OpenSSL itself reads, and `requests` does not.
+            verify = os.environ.get("SSL_CERT_FILE") or True
+        proxies = {
+            # Without a scheme, as many write it, it is an HTTP proxy.
+            kind: proxy if "://" in proxy else f"http://{proxy}"
+            for kind, proxy in merged["proxies"].items()
+        }
+        return {"verify": verify, "cert": merged["cert"], "proxies": proxies}
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}{', closed' if self._closed else ''}>"
+
+def _user_agent(application: str | None) -> str:
+    name = f"neuro-sync/{__version__} ({sys.platform}) Python/{platform.python_version()}"
+    if application is None:
+        return name
+    if not application.isascii() or not application.isprintable():
+        raise ConfigError(f"application = {application!r}: should look like my-app/1.2")
+    return f"{application} {name}"
+
+
+def _authorize(request: requests.PreparedRequest, token: str, login: str | None) -> None:
+    if token and login is not None:
+        basic = b64encode(f"{login}:{token}".encode()).decode()
+        request.headers["Authorization"] = f"Basic {basic}"
+    elif token:
+        request.headers["Authorization"] = f"Bearer {token}"
+
+
+def _secrets(request: requests.PreparedRequest) -> tuple[str, ...]:
+    """Return what a request was sent with that nobody else shall read."""
+    kind, _, sent = request.headers.get("Authorization", "").partition(" ")
+    return (sent, b64decode(sent).decode().partition(":")[2]) if kind == "Basic" else (sent,)
+
+
+def _refusal(response: requests.Response, method: str, url: str) -> Exception:
+    status, path = response.status_code, urlsplit(url).path
+    # A server may repeat what it was sent; nobody else shall read a token for that.
+    secrets = _secrets(response.request)
+    if status < 400:
+        where = masked(response.headers.get("Location", "nowhere"), *secrets)
+        text = f"the platform sends us on to {where}; use that address instead"
+        return APIError(text, status=status, method=method, path=path)
+    said = masked(response.content.decode(errors="replace"), *secrets)
+    error = error_from_answer(status, said, method=method, path=path)
+    if status in PASSING:
+        return _Passing(error, response.headers.get("Retry-After"))
+    return error
 
 
 def _put_content(request: requests.PreparedRequest, content: bytes | Content) -> None:

@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError
 
 from neuro_sync.closing import Closing
 from neuro_sync.errors import (
+    AuthenticationError,
     ConfigError,
     ConnectionFailed,
     NeuroError,
@@ -52,6 +53,7 @@ from .rfc6455 import (
     close_reason,
     write_frame,
 )
+from .tokens import masked
 
 logger = logging.getLogger("neuro_sync")
 
@@ -86,6 +88,7 @@ class WebSocket(Closing):
         self.subprotocol: str | None = None
         """Which of the offered ones the server chose, if any."""
         self._settings = transport.connection_settings(url)
+        self._tokens = transport.tokens
         parameters = urlencode(list(query))
         self._url = f"{url}?{parameters}" if parameters else url
         self._offered = ", ".join(subprotocols)
@@ -128,6 +131,16 @@ class WebSocket(Closing):
             ConnectionFailed: It was not reached, or the connection broke.
             ProtocolError: It answered something that is no websocket.
         """
+        token = self._tokens.token()
+        try:
+            return self._open(token)
+        except AuthenticationError:
+            fresh = self._tokens.renew(token)
+            if fresh is None:
+                raise
+        return self._open(fresh)
+
+    def _open(self, token: str) -> Self:
         # Here, since `import neuro_sync` is to stay quick.
         from websocket import (
             WebSocketBadStatusException,
@@ -144,7 +157,7 @@ class WebSocket(Closing):
             handshake = create_connection(
                 "ws" + self._url.removeprefix("http"),
                 socket=self._socket,
-                header=self._header(),
+                header=self._header(token),
                 suppress_origin=True,
                 # It would send the token to wherever it is told to go.
                 redirect_limit=0,
@@ -155,7 +168,9 @@ class WebSocket(Closing):
             self._heard = time.monotonic()
         except WebSocketBadStatusException as error:
             self._discard()
-            raise self._refusal(error.status_code, error.resp_headers, error.resp_body) from error
+            said = (error.resp_headers or {}).get("x-error") or error.resp_body or b""
+            # Not chained: the original repeats the whole answer, which may repeat the token.
+            raise self._refusal(error.status_code, said, token) from None
         except ConnectionFailed:  # the proxy's
             raise
         except (TimeoutError, WebSocketTimeoutException) as error:
@@ -207,20 +222,23 @@ class WebSocket(Closing):
         connected.settimeout(read)
         return connected
 
-    def _header(self) -> dict[str, str]:
-        header = dict(self._settings.headers)
+    def _header(self, token: str) -> dict[str, str]:
+        header = {"User-Agent": self._settings.user_agent}
+        if token:
+            header["Authorization"] = f"Bearer {token}"
         if self._offered:
             # Not by `subprotocols=`: websocket-client turns a server away that chooses none.
             header["Sec-WebSocket-Protocol"] = self._offered
         return header
 
-    def _refusal(
-        self, status: int, headers: dict[str, str] | None, body: bytes | None
-    ) -> NeuroError:
+    def _refusal(self, status: int, said: bytes | str, token: str) -> NeuroError:
         if status < 400:
             return ProtocolError(f"the answer was {status}, and no websocket: {self._what}")
-        said = (headers or {}).get("x-error") or body or b""
-        return error_from_answer(status, said, method="GET", path=urlsplit(self._url).path)
+        if isinstance(said, bytes):
+            said = said.decode(errors="replace")
+        return error_from_answer(
+            status, masked(said, token), method="GET", path=urlsplit(self._url).path
+        )
 
     def send(self, message: bytes) -> None:
         """Send one message; it may take as long as the peer takes.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,6 +170,22 @@ class Bench:
         os.mkfifo(pipe)
         return pipe
 
+    def time_command(self, command: Sequence[str], server: Child | None = None) -> float:
+        """Return the seconds that a command line takes from its start to its end."""
+        env = self._env
+        if server is not None:
+            where = server.greeting
+            ours = {"NEURO_SYNC_URL": where["url"], "NEURO_SYNC_TOKEN": where["token"]}
+            env = {**self._login(server), **ours}
+        started = time.perf_counter()
+        ended = subprocess.run(
+            command, stdout=subprocess.DEVNULL, cwd=self.folder, env=env, check=False
+        )
+        seconds = time.perf_counter() - started
+        if ended.returncode:
+            raise RuntimeError(f"ended with {ended.returncode}: {command}")
+        return seconds
+
     def time_script(self, script: str, server: Child | None = None) -> float:
         """Return the seconds from the start of a new interpreter to its first line, or its end."""
         arguments, env = [], self._env
@@ -216,6 +233,37 @@ def first_status(bench: Bench) -> Iterator[Figure]:
             if turn >= 0:
                 samples.add(side, seconds)
     yield samples.figure("process start to first status", "ms", 1e3, goal=Goal(at_most=0.5))
+
+
+def cli_help(bench: Bench) -> Iterator[Figure]:
+    """Print the help of both commands."""
+    yield _commands(bench, ["--help"]).figure("--help", "ms", 1e3, goal=Goal(at_most=0.4))
+
+
+def cli_status(bench: Bench) -> Iterator[Figure]:
+    """Print a job's status with both commands; the peer has its login already."""
+    server = bench.server("platform")
+    with bench.client("peer", server):
+        pass
+    line = ["status", server.greeting["job_id"]]
+    samples = _commands(bench, line, server)
+    yield samples.figure("status, by command", "ms", 1e3, goal=Goal(at_most=0.5))
+
+
+def _commands(bench: Bench, line: Sequence[str], server: Child | None = None) -> Samples:
+    # The peer's command has an environment of its own: it brings a program `neuro` too.
+    apolo = os.environ.get("APOLO") or shutil.which("apolo")
+    if apolo is None:
+        raise RuntimeError("there is no apolo; name the program of apolo-cli in APOLO")
+    quiet = ["--disable-pypi-version-check", "--skip-stats"] if server else []
+    programs = {"ours": [sys.executable, "-m", "neuro_sync"], "peer": [apolo, *quiet]}
+    samples = Samples()
+    for turn in range(-1, 11):
+        for side, program in programs.items():
+            seconds = bench.time_command([*program, *line], server)
+            if turn >= 0:
+                samples.add(side, seconds)
+    return samples
 
 
 def status(bench: Bench) -> Iterator[Figure]:
@@ -417,6 +465,8 @@ def _in_turns(
 ROWS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "import": import_time,
     "first-status": first_status,
+    "help": cli_help,
+    "cli-status": cli_status,
     "list": list_jobs,
     "list-canned": list_canned,
     "status": status,

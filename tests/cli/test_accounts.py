@@ -87,7 +87,7 @@ def test_users_are_kept_while_no_platform_runs(tmp_path: Path) -> None:
         (("project", "add", "a/b"), 65, "'a/b' cannot be the name of a project"),
         (("project", "set-role", "none-such", "alice", "reader"), 72, "was not found"),
         (("project", "set-role", "vision", "nobody", "reader"), 72, "was not found"),
-        (("project", "set-role", "vision", "alice", "king"), 2, "king"),
+        (("project", "set-role", "vision", "alice", "king"), 64, "king"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_an_exit_code(

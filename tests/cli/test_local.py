@@ -46,6 +46,25 @@ def test_up_tells_how_to_use_it_and_ends_on_a_signal(tmp_path: Path, number: int
         assert session.jobs.status(job.id).reason == "PlatformStopped"
 
 
+def test_up_with_docker_runs_images_and_the_banner_tells_of_the_engine(
+    tmp_path: Path, engine: str
+) -> None:
+    for runtime, expected in (
+        ("docker", f"docker: a job is a container of its image, at {engine}"),
+        ("process", f"found at {engine} (DOCKER_HOST); --runtime docker runs images"),
+    ):
+        with subprocess.Popen(
+            [*NEURO, "local", "up", "--port=0", f"--state={tmp_path}", f"--runtime={runtime}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "DOCKER_HOST": engine},
+        ) as process:
+            assert process.stdout
+            banner = "".join(process.stdout.readline() for _ in range(4))
+            process.send_signal(signal.SIGINT)
+        assert expected in banner
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*NEURO, *arguments], capture_output=True, text=True, timeout=20, check=False
@@ -70,7 +89,7 @@ def test_a_state_folder_in_use_is_named(tmp_path: Path) -> None:
 
 def test_options_that_exclude_each_other_are_refused() -> None:
     ended = run("local", "up", "--ephemeral", "--state", "x")
-    assert ended.returncode == 2
+    assert ended.returncode == 64
     assert "exclude each other" in ended.stderr
 
 
@@ -194,7 +213,7 @@ def test_reset_touches_nothing_else(tmp_path: Path) -> None:
     with Session.local(state=tmp_path / "state"):
         pass
     asked = run("local", "reset", "--state", str(tmp_path / "state"))
-    assert asked.returncode == 1
+    assert asked.returncode == 130
     assert (tmp_path / "state" / "version").exists()
     assert (tmp_path / "precious").exists()
 

@@ -241,6 +241,32 @@ def test_a_progress_bar_is_seen_before_its_line_is_whole(
         assert list(lines) == ["ä done", "last"]
 
 
+def test_pieces_put_together_are_what_the_job_wrote(
+    session: Session, start: Start, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    wait = f"while [ ! -e {go} ]; do sleep 0.02; done"
+    job = start(f"""sh -c 'printf "one\\n\\n10%%"; {wait}; printf "\\n20%%\\r\\nno newline"'""")
+    with session.jobs.logs(job) as log:
+        pieces = log.pieces()
+        assert [next(pieces) for _ in range(3)] == ["one\n", "\n", "10%"]
+        go.touch()
+        assert "".join(pieces) == "\n20%\r\nno newline"
+    assert "".join(session.jobs.logs(job).pieces()) == "one\n\n10%\n20%\r\nno newline"
+    assert list(session.jobs.logs(job)) == ["one", "", "10%", "20%\r", "no newline"]
+
+
+def test_a_line_is_whole_without_an_empty_one_when_only_its_newline_was_late(
+    session: Session, start: Start, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    job = start(f"sh -c 'printf late; while [ ! -e {go} ]; do sleep 0.02; done; echo; echo end'")
+    with session.jobs.logs(job) as lines:
+        assert next(lines) == "late"
+        go.touch()
+        assert list(lines) == ["end"]
+
+
 def test_a_loop_that_is_left_gives_its_connection_and_its_thread_back(
     session: Session, start: Start
 ) -> None:

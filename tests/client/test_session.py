@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,13 @@ def test_closing_is_final_and_may_be_repeated(platform: LocalPlatform) -> None:
 def test_another_cluster_is_named_with_those_that_there_are(session: Session) -> None:
     with pytest.raises(ConfigError, match="no cluster 'mars'; there are: local"):
         session.jobs.start(image="a", preset_name="b", cluster_name="mars")
+
+
+def test_only_a_platform_that_runs_already_is_taken_if_none_may_be_started(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"no local platform runs on {tmp_path}; start one with"):
+        Session.local(state=tmp_path, start=False)
+    with (
+        LocalPlatform(tmp_path) as platform,
+        Session.local(state=tmp_path, start=False) as session,
+    ):
+        assert str(session.api_url) == platform.url

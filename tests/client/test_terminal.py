@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import signal
-import subprocess
 import sys
-import termios
-import time
 from collections.abc import Callable, Iterator
-from fcntl import ioctl
-from struct import pack
 
 import pytest
 from hypothesis import given
@@ -21,6 +13,7 @@ from hypothesis import strategies as st
 from neuro_sync import JobDescription, Session
 from neuro_sync.client.terminal import DetachKeys
 from neuro_sync.local.server import LocalPlatform
+from tests.terminals import Terminal
 
 PROGRAM = """
 import sys, threading, signal
@@ -37,48 +30,6 @@ with neuro_sync.Session(url, token) as session:
 """
 
 
-class Terminal:
-    """A pseudo terminal with the program at its other end."""
-
-    def __init__(self, arguments: list[str]) -> None:
-        self._master, self.slave = pty.openpty()
-        self.resize(31, 99)
-        self.before = termios.tcgetattr(self.slave)
-        self.shown = b""
-        self.program = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", PROGRAM, *arguments],
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-        )
-
-    def resize(self, rows: int, columns: int) -> None:
-        ioctl(self.slave, termios.TIOCSWINSZ, pack("HHHH", rows, columns, 0, 0))
-
-    def type(self, text: bytes) -> None:
-        os.write(self._master, text)
-
-    def wait_for(self, text: bytes) -> None:
-        deadline = time.monotonic() + 20
-        while text not in self.shown:
-            ready, _, _ = select.select([self._master], [], [], deadline - time.monotonic())
-            assert ready, self.shown
-            self.shown += os.read(self._master, 65536)
-
-    def wait(self) -> int:
-        return self.program.wait(20)
-
-    @property
-    def is_restored(self) -> bool:
-        return termios.tcgetattr(self.slave) == self.before
-
-    def close(self) -> None:
-        self.program.kill()
-        self.program.wait()
-        os.close(self._master)
-        os.close(self.slave)
-
-
 Open = Callable[..., Terminal]
 
 
@@ -92,7 +43,9 @@ def open_terminal(
     opened: list[Terminal] = []
 
     def open_one(command: str = "sh", extra: str = "") -> Terminal:
-        opened.append(Terminal([platform.url, platform.token, job.id, command, extra]))
+        where = [platform.url, platform.token, job.id]
+        program = [sys.executable, "-W", "error", "-c", PROGRAM, *where, command, extra]
+        opened.append(Terminal(program))
         return opened[-1]
 
     yield open_one

@@ -153,3 +153,13 @@ def test_capacity_is_told_for_each_preset(session: Session) -> None:
     capacity = session.jobs.get_capacity()
     assert list(capacity) == list(session.presets)
     assert all(count >= 0 for count in capacity.values())
+
+
+def test_each_state_on_the_way_is_told_to_who_listens(session: Session, start: Start) -> None:
+    heard: list[JobDescription] = []
+    job = start("sleep 0.2")
+    ended = session.jobs.wait(job, on_update=heard.append)
+    assert [told.id for told in heard] == [job.id] * len(heard)
+    assert heard[-1] == ended
+    states = list(dict.fromkeys(told.status for told in heard))
+    assert states[-2:] == [JobStatus.RUNNING, JobStatus.SUCCEEDED]

@@ -114,23 +114,6 @@ def test_a_database_that_is_none_is_refused(tmp_path: Path) -> None:
         LocalPlatform(tmp_path).start()
 
 
-def test_a_session_without_a_platform_says_where_it_looked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("NEURO_SYNC_URL", raising=False)
-    monkeypatch.delenv("NEURO_SYNC_TOKEN", raising=False)
-    with pytest.raises(ConfigError) as refused:
-        Session(token="x")
-    assert str(refused.value) == (
-        "no platform to talk to. Looked at:\n"
-        "  the argument url: not given\n"
-        "  the argument token: given\n"
-        "  the variable NEURO_SYNC_URL: not set\n"
-        "  the variable NEURO_SYNC_TOKEN: not set\n"
-        "Give Session(url=..., token=...), or use Session.local() to run jobs on this machine."
-    )
-
-
 def test_a_local_user_fits_the_rules_of_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, expected in (
         ("alice", "alice"),

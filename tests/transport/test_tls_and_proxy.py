@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuro_sync import ConnectionFailed, Session
+from neuro_sync import ConfigError, ConnectionFailed, Session, login_with_token
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.transport.clock import Clock
 from tests.relays import FrontDoor, HttpProxy
@@ -70,6 +70,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{new_key} {authority_itself} -keyout ca-key.pem -out ca.pem",
         f"{new_key} -subj /CN=localhost -keyout key.pem -out request.pem",
         f"x509 -req -in request.pem {signed} -out cert.pem",
+        f"{new_key} -subj /CN=client -keyout client-key.pem -out request.pem",
+        (
+            "x509 -req -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2"
+            " -out client.pem"
+        ),
     ):
         subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
     return folder
@@ -170,7 +175,7 @@ def test_an_authority_is_given_once(
 
 
 @each_call
-@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_an_authority_is_found_in_the_environment(
     platform: LocalPlatform,
     secure: FrontDoor,
@@ -417,3 +422,125 @@ def test_a_job_that_no_proxy_let_through_was_not_started(
     with session, pytest.raises(ConnectionFailed, match="the proxy does not") as caught:
         session.jobs.start(image="any", preset_name="cpu-small", command="true")
     assert "may have been carried out" not in str(caught.value)
+
+
+@each_call
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_an_environment_that_is_not_trusted_names_no_authority(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    half_secure: FrontDoor,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    call: Call,
+) -> None:
+    monkeypatch.setenv(variable, ca)
+    address = door_of(call, secure, half_secure)
+    with (
+        Session(address, platform.token, trust_env=False, clock=NoTime()) as session,
+        pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        call(session, job_id)
+
+
+@each_call
+def test_an_environment_that_is_not_trusted_names_no_proxy(
+    platform: LocalPlatform,
+    proxy: HttpProxy,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy.address)
+    with Session(platform.url, platform.token, trust_env=False) as session:
+        call(session, job_id)
+    assert proxy.requests == []
+
+
+@each_call
+@pytest.mark.parametrize("kind", ["http", "https", "all"])
+@pytest.mark.parametrize("trust_env", [False, True])
+def test_a_proxy_that_is_given_wins_over_the_environment(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    proxy: HttpProxy,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    trust_env: bool,
+    call: Call,
+) -> None:
+    address = secure.url if kind == "https" else platform.url
+    monkeypatch.setenv(f"{'http' if kind == 'all' else kind}_proxy", "http://127.0.0.1:1")
+    if kind == "all":  # the most exact one counts, wherever it stands
+        monkeypatch.delenv("http_proxy")
+    proxies = {kind: proxy.address.removeprefix("http://")}
+    options = {"verify": ca, "proxies": proxies, "trust_env": trust_env}
+    with Session(address, platform.token, **options) as session:  # type: ignore[arg-type]  # mixed
+        call(session, job_id)
+    assert proxy.requests
+
+
+@pytest.fixture(scope="module")
+def wary(platform: LocalPlatform, authority: Path) -> Iterator[FrontDoor]:
+    """The platform as ``https://``, for clients with a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    context.load_verify_locations(authority / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with FrontDoor(port_of(platform.url), context) as door:
+        yield door
+
+
+@each_call
+def test_a_client_shows_its_certificate(
+    platform: LocalPlatform, wary: FrontDoor, authority: Path, ca: str, job_id: str, call: Call
+) -> None:
+    cert = str(authority / "client.pem"), str(authority / "client-key.pem")
+    with Session(wary.url, platform.token, verify=ca, cert=cert) as session:
+        call(session, job_id)
+
+
+@each_call
+def test_a_client_without_a_certificate_is_refused_by_who_wants_one(
+    platform: LocalPlatform, wary: FrontDoor, ca: str, job_id: str, call: Call
+) -> None:
+    with (
+        Session(wary.url, platform.token, verify=ca, clock=NoTime()) as session,
+        pytest.raises(ConnectionFailed),
+    ):
+        call(session, job_id)
+
+
+@each_call
+def test_the_application_is_told_by_name(
+    platform: LocalPlatform, proxy: HttpProxy, job_id: str, call: Call
+) -> None:
+    options = {"proxies": {"http": proxy.address}, "application": "my-app/1.2"}
+    with Session(platform.url, platform.token, **options) as session:  # type: ignore[arg-type]
+        if call is not run:  # behind CONNECT a proxy sees no header of ours
+            call(session, job_id)
+            assert proxy.agents[-1].startswith("my-app/1.2 neuro-sync/")
+        assert session._transport.connection_settings(platform.url).user_agent.startswith("my-app")
+
+
+@pytest.mark.parametrize("name", ["canary\r\nX-Evil: 1", "\u20ac"])
+def test_an_application_whose_name_cannot_be_sent_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"should look like my-app/1\.2"):
+        Session("https://h/api/v1", "token", application=name)
+
+
+def test_logging_in_goes_by_the_same_options(
+    home: Path, platform: LocalPlatform, wary: FrontDoor, authority: Path, ca: str, proxy: HttpProxy
+) -> None:
+    login_with_token(
+        platform.token,
+        url=wary.url,
+        verify=ca,
+        cert=(str(authority / "client.pem"), str(authority / "client-key.pem")),
+        proxies={"https": proxy.address},
+    )
+    assert proxy.requests == [f"CONNECT 127.0.0.1:{wary.port}"]

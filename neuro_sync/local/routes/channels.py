@@ -22,7 +22,7 @@ from .websockets import refuse_plain_requests, until_one_ends
 router = APIRouter(prefix="/monitoring/jobs")
 
 EXEC_PROTOCOLS = (frames.CHANNELS_WITH_EOF, frames.CHANNELS)
-ATTACH_PROTOCOLS = (*EXEC_PROTOCOLS, "attach.apolo.us")
+ATTACH_PROTOCOLS = (frames.CHANNELS, "attach.apolo.us")
 UNSUPPORTED_DATA = 1003
 
 for path in ("/{id}/exec", "/{id}/attach"):
@@ -114,7 +114,9 @@ async def attach(
         )
     channel = await jobs.runtime.attach(job.id, replay=replay)
     try:
-        await websocket.accept(subprotocol=_known(websocket, ATTACH_PROTOCOLS))
+        protocols = (frames.CHANNELS_WITH_EOF,) if channel.can_end_input else ()
+        subprotocol = _known(websocket, (*protocols, *ATTACH_PROTOCOLS))
+        await websocket.accept(subprotocol=subprotocol)
         if is_retired:
             await converse_raw(websocket, channel, streams.outputs, takes_input=streams.stdin)
         else:

@@ -42,6 +42,8 @@ class Launch:
     """The job's own variables, those with the values of secrets among them."""
     mounts: tuple[Mount, ...] = ()
     """Its volumes, disks and files of secrets."""
+    privileged: bool = False
+    """Whether it may do what the machine's administrator may."""
 
 
 class Meter(Protocol):
@@ -56,6 +58,9 @@ class Channel(Protocol):
 
     Nothing is kept for a reader who does not read: then the process waits, or the log keeps it.
     """
+
+    can_end_input: bool
+    """Whether `end_input` does what it says."""
 
     def output(self) -> AsyncGenerator[Message | Exited, None]:
         """Yield what comes out, in pieces below 64 KiB, and how it ended, if that is known."""
@@ -85,6 +90,8 @@ class Runtime(Protocol):
 
     name: str
     """``process`` or ``docker``."""
+    allows_privileged: bool
+    """Whether it runs jobs that may do what the machine's administrator may."""
 
     async def open(self, folder: Path, report: Report) -> None:
         """Begin to report."""
@@ -138,6 +145,15 @@ class Runtime(Protocol):
 
         Raises:
             OSError: It listens there no more, or never did.
+        """
+
+    def save(
+        self, job_id: str, image: str, password: str
+    ) -> AsyncGenerator[Mapping[str, object], None]:
+        """Make an image of a running job and bring it to its registry; yield the wire's events.
+
+        Raises:
+            NotSupported: This runtime has no images.
         """
 
     async def close(self) -> None:

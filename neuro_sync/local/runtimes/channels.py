@@ -93,6 +93,8 @@ class CommandChannel:
     The connection to the supervisor brings how the command ended; closing it ends the command.
     """
 
+    can_end_input = True
+
     def __init__(self, connection: socket.socket, input: Input, outputs: Iterable[int]) -> None:
         self._connection = connection
         self._input = input
@@ -166,6 +168,8 @@ class CommandChannel:
 
 class JobChannel:
     """A job's own conversation. Its output comes from the log, so that any number can follow."""
+
+    can_end_input = True
 
     def __init__(
         self,

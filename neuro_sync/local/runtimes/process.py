@@ -26,7 +26,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
@@ -51,6 +51,7 @@ class ProcessRuntime:
     """Runs a job's command on this machine as the platform's own user. The image is not used."""
 
     name = "process"
+    allows_privileged = False
 
     def __init__(self, *, grace: float = 3.0, log_limit: int | None = LOG_LIMIT) -> None:
         """Say how many seconds a killed job may take, and how many bytes of output it may write."""
@@ -206,6 +207,12 @@ class ProcessRuntime:
             with suppress(OSError):
                 return await asyncio.open_connection(host, port)
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+    def save(self, job_id: str, image: str, password: str) -> NoReturn:  # noqa: ARG002  # names of the protocol
+        raise NotSupported(
+            "the process runtime of this local platform runs no images, so it cannot save a job "
+            "as one; start the platform with the docker runtime"
+        )
 
     def meter(self, job_id: str) -> Meter | None:
         pid = _supervisor_of(self._folder / "jobs" / job_id)

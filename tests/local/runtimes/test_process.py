@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from neuro_sync import JobDescription, JobStatus, Session
+from neuro_sync import JobDescription, JobStatus, NotSupported, Session
 from neuro_sync.local.server import LocalPlatform
 from tests.processes import eventually, is_alive, outside, supervisor_of
 
@@ -272,6 +272,14 @@ def test_the_end_of_a_platform_ends_its_jobs_and_leaves_nothing_running(tmp_path
     with LocalPlatform(tmp_path) as platform, Session(platform.url, platform.token) as session:
         ended = session.jobs.status(job.id)
         assert (ended.status, ended.reason) == (JobStatus.CANCELLED, "PlatformStopped")
+
+
+def test_a_process_cannot_be_saved_as_an_image(session: Session, start: Start) -> None:
+    job = start("sleep 60")
+    image = f"{session.api_url.host}:{session.api_url.port}/local/me/saved:v1"
+    with pytest.raises(NotSupported, match="start the platform with the docker runtime"):
+        session.jobs.save(job, image)
+    session.jobs.kill(job)
 
 
 def test_a_log_that_would_fill_the_disk_ends_its_job_with_words(tmp_path: Path) -> None:

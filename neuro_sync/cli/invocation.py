@@ -1,0 +1,86 @@
+"""What the options before the command say, and the session they mean."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from neuro_sync.client.session import Session
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+OTHER_NAMES = "neuro_sync.other_names"
+"""Where a context keeps the cluster, the organisation and the project that a command is to use."""
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0
+TOKEN = re.compile(r"[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}")
+"""Three parts of base64 with dots between: a token of the platform, wherever it turns up."""
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """The options before the command."""
+
+    quiet: bool = False
+    verbose: int = 0
+    trace: bool = False
+    show_traceback: bool = False
+    iso: bool = False
+    local: bool = False
+    config_path: str | None = None
+    network_timeout: float | None = None
+
+    @classmethod
+    def of(cls, context: click.Context) -> Invocation:
+        """Read them from the outermost command; they are there even while a line is completed."""
+        given = context.find_root().params
+        return cls(**{name: given[name] for name in cls.__dataclass_fields__ if name in given})
+
+    def open_session(self, *, patience: float | None = None) -> Session:
+        """Open the session of a command; `patience` is a shorter network timeout, in seconds."""
+        from neuro_sync.client.session import Session
+
+        seconds = patience or self.network_timeout
+        timeout = (seconds, seconds) if seconds else (CONNECT_TIMEOUT, READ_TIMEOUT)
+        if self.local:
+            return Session.local(start=False, timeout=timeout)
+        return Session(path=self.config_path, timeout=timeout)
+
+    def start_logging(self) -> None:
+        """Let the library's own log be seen, as far as it was asked for."""
+        levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+        level = logging.DEBUG if self.trace else levels[min(self.verbose, 2)]
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        handler.addFilter(_mask_tokens)
+        logger = logging.getLogger("neuro_sync")
+        # Not another one on top: in one process, a test's, the command may run many times.
+        logger.handlers = [handler]
+        logger.setLevel(logging.ERROR if self.quiet else level)
+
+
+def _mask_tokens(record: logging.LogRecord) -> bool:
+    record.msg, record.args = TOKEN.sub("<token>", record.getMessage()), None
+    return True
+
+
+def pass_session(
+    command: Callable[Concatenate[Session, P], Result],
+) -> Callable[P, Result]:
+    """Give a command the session to talk through; it is closed after the command."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Result:
+        context = click.get_current_context()
+        with Invocation.of(context).open_session() as session:
+            names = context.meta.get(OTHER_NAMES)
+            return command(session.with_options(**names) if names else session, *args, **kwargs)
+
+    return call

@@ -1,0 +1,280 @@
+"""The commands about files of the platform's storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neuro_sync.errors import IllegalArgumentError
+
+from . import exit_codes, output
+from .invocation import pass_session
+from .output import Column
+from .parameters import PLACE, as_json
+
+if TYPE_CHECKING:
+    from neuro_sync.client.session import Session
+    from neuro_sync.models.storage import DiskUsageInfo, FileStatus
+
+SORT_KEYS: dict[str, Callable[[FileStatus], Any]] = {
+    "name": lambda file: file.name,
+    "size": lambda file: (file.size, file.name),
+    "time": lambda file: (file.modification_time, file.name),
+}
+
+glob_option = click.option(
+    "--glob/--no-glob",
+    default=True,
+    help="Whether * and ? stand for any characters.  [default: yes]",
+)
+
+
+@click.group()
+def storage() -> None:
+    """Copy, list, move and remove files of the storage.
+
+    Example: neuro storage ls storage:data
+    """
+
+
+@storage.command()
+@click.option("-r", "--recursive", is_flag=True, help="Copy folders, with all that is in them.")
+@click.option("-t", "--target-directory", metavar="FOLDER", type=PLACE, help="Copy all into it.")
+@click.option(
+    "-T", "--no-target-directory", is_flag=True, help="The target is the new name itself."
+)
+@click.option("-u", "--update", is_flag=True, help="Leave out what is not newer than its copy.")
+@click.option("--continue", "continue_", is_flag=True, help="Go on where a copy has broken off.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave it out; repeatable.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Copy it all the same.")
+@click.option(
+    "--exclude-from-files",
+    metavar="NAMES",
+    help="Files in the folders that say what to leave out.  [default: .neuroignore .apoloignore]",
+)
+@glob_option
+@click.option("-P/ ", "--progress/--no-progress", "progress", default=True, help="Draw a bar.")
+@click.argument("paths", nargs=-1, required=True, type=PLACE, metavar="SOURCE... TARGET")
+@pass_session
+def cp(session: Session, /, paths: tuple[str, ...], **wish: Any) -> None:
+    """Copy files and folders to the storage, or from it.
+
+    What begins with `storage:` is on the platform, anything else on this machine. Patterns are
+    written as for git.
+
+    \b
+    Examples:
+      neuro cp -r data storage:data
+      neuro cp storage:results/model.bin .
+      neuro cp -r --exclude '*.tmp' --update . storage:project
+    """
+    from .copying import copy
+
+    copy(session, paths, **wish)
+
+
+@storage.command()
+@click.option("-l", "long", is_flag=True, help="With permission, size and time.")
+@click.option("-h", "--human-readable", "human", is_flag=True, help="Sizes such as 1.5M.")
+@click.option(
+    "-a", "--all", "hidden", is_flag=True, help="Those whose names begin with a dot, too."
+)
+@click.option("-d", "--directory", "itself", is_flag=True, help="A folder, not what is in it.")
+@click.option("--sort", type=click.Choice([*SORT_KEYS]), default="name", show_default=True)
+@click.argument("paths", nargs=-1, type=PLACE)
+@as_json
+@pass_session
+def ls(
+    session: Session,
+    paths: tuple[str, ...],
+    long: bool,
+    human: bool,
+    hidden: bool,
+    itself: bool,
+    sort: str,
+    as_json: bool,
+) -> None:
+    """List what is in folders, by default in that of the project.
+
+    Example: neuro ls -l storage:data
+    """
+
+    def files_of(path: str) -> list[FileStatus]:
+        files = (file for file in _listed(session, path, itself) if hidden or not _is_hidden(file))
+        return sorted(files, key=SORT_KEYS[sort])
+
+    def show(path: str) -> None:
+        files = files_of(path)
+        if len(paths) > 1:
+            output.result(f"{path}:")
+        if long:
+            output.table(files, _columns(human), titled=False)
+        else:
+            for file in files:
+                output.result(_shown_name(file))
+
+    places = paths or ("storage:",)
+    if as_json or output.is_quiet():
+        files = (file for path in places for file in files_of(path))
+        output.listing(files, (), id=lambda file: str(file.uri), as_json=as_json)
+    else:
+        exit_codes.for_each(places, show)
+
+
+def _listed(session: Session, path: str, itself: bool) -> Iterator[FileStatus]:
+    status = session.storage.stat(path)
+    if itself or not status.is_dir():
+        yield status
+        return
+    with session.storage.list(path) as files:
+        yield from files
+
+
+def _is_hidden(file: FileStatus) -> bool:
+    return file.name.startswith(".")
+
+
+def _shown_name(file: FileStatus) -> str:
+    return f"{file.name}/" if file.is_dir() else file.name
+
+
+def _columns(human: bool) -> tuple[Column[FileStatus], ...]:
+    return (
+        Column("TYPE", lambda file: str(file.type)[0].lower()),
+        Column("PERMISSION", lambda file: file.permission),
+        Column("SIZE", lambda file: output.size(file.size) if human else file.size),
+        Column("CHANGED", lambda file: output.moment(_changed(file))),
+        Column("NAME", _shown_name),
+    )
+
+
+def _changed(file: FileStatus) -> datetime:
+    return datetime.fromtimestamp(file.modification_time, timezone.utc)
+
+
+@storage.command()
+@click.option("-p", "--parents", is_flag=True, help="Make those above it too; one may be there.")
+@click.argument("paths", nargs=-1, required=True, type=PLACE)
+@pass_session
+def mkdir(session: Session, paths: tuple[str, ...], parents: bool) -> None:
+    """Make folders.
+
+    Example: neuro mkdir -p storage:data/raw
+    """
+    exit_codes.for_each(
+        paths, lambda path: session.storage.mkdir(path, parents=parents, exist_ok=parents)
+    )
+
+
+@storage.command()
+@click.option("-t", "--target-directory", metavar="FOLDER", type=PLACE, help="Move all into it.")
+@click.option(
+    "-T", "--no-target-directory", is_flag=True, help="The target is the new name itself."
+)
+@glob_option
+@click.argument("paths", nargs=-1, required=True, type=PLACE, metavar="SOURCE... TARGET")
+@pass_session
+def mv(session: Session, /, paths: tuple[str, ...], **wish: Any) -> None:
+    """Move or rename files and folders within the storage.
+
+    Example: neuro mv storage:model.bin storage:models/
+    """
+    from .copying import move
+
+    move(session, paths, **wish)
+
+
+@storage.command()
+@click.option("-r", "--recursive", is_flag=True, help="Remove folders, with all that is in them.")
+@glob_option
+@click.option("--progress/--no-progress", "-P", default=False, help="Tell what was removed.")
+@click.argument("paths", nargs=-1, required=True, type=PLACE)
+@pass_session
+def rm(
+    session: Session, paths: tuple[str, ...], recursive: bool, glob: bool, progress: bool
+) -> None:
+    """Remove files and folders, for good.
+
+    Example: neuro rm -r 'storage:runs/2023-*'
+    """
+    from .copying import Removals, expanded
+
+    told = Removals() if progress else None
+    exit_codes.for_each(
+        expanded(session, paths, glob),
+        lambda path: session.storage.rm(path, recursive=recursive, progress=told),
+    )
+
+
+@storage.command("glob")
+@click.argument("patterns", nargs=-1, required=True)
+@pass_session
+def glob_(session: Session, patterns: tuple[str, ...]) -> None:
+    """List what matches patterns; `**` is any depth.
+
+    Example: neuro storage glob 'storage:**/*.ckpt'
+    """
+    for pattern in patterns:
+        with session.storage.glob(pattern) as found:
+            for uri in found:
+                output.result(str(uri))
+
+
+@storage.command()
+@click.argument("path", default="storage:", type=PLACE)
+@as_json
+@pass_session
+def df(session: Session, path: str, as_json: bool) -> None:
+    """Show how full the file system is.
+
+    Example: neuro storage df
+    """
+    usage = session.storage.disk_usage(path)
+    columns: tuple[Column[DiskUsageInfo], ...] = (
+        Column("TOTAL", lambda usage: output.size(usage.total)),
+        Column("USED", lambda usage: output.size(usage.used)),
+        Column("FREE", lambda usage: output.size(usage.free)),
+        Column("USE%", lambda usage: f"{usage.used / (usage.total or 1):.0%}"),
+        Column("PATH", lambda usage: usage.uri),
+    )
+    output.listing([usage], columns, id=lambda usage: str(usage.uri), as_json=as_json)
+
+
+@storage.command()
+@click.option("-h", "--human-readable", "human", is_flag=True, help="Sizes such as 1.5M.")
+@click.option(
+    "-a", "--all", "hidden", is_flag=True, help="Those whose names begin with a dot, too."
+)
+@click.option("-s", "--size", "sized", is_flag=True, help="With sizes.")
+@click.option("--sort", type=click.Choice([*SORT_KEYS]), default="name", show_default=True)
+@click.argument("path", default="storage:", type=PLACE)
+@pass_session
+def tree(session: Session, path: str, human: bool, hidden: bool, sized: bool, sort: str) -> None:
+    """Show all that is below a folder, as a tree.
+
+    Example: neuro storage tree storage:data
+    """
+
+    def size_of(file: FileStatus) -> str:
+        if not (sized or human) or file.is_dir():
+            return ""
+        return f"[{output.size(file.size) if human else file.size}]  "
+
+    def show(folder: object, lead: str) -> None:
+        with session.storage.list(str(folder)) as listed:
+            files = sorted(
+                (file for file in listed if hidden or not _is_hidden(file)), key=SORT_KEYS[sort]
+            )
+        for number, file in enumerate(files, 1):
+            branch, below = ("└── ", "    ") if number == len(files) else ("├── ", "│   ")
+            output.result(f"{lead}{branch}{size_of(file)}{file.name}")
+            if file.is_dir():
+                show(file.uri, lead + below)
+
+    if not session.storage.stat(path).is_dir():
+        raise IllegalArgumentError(f"{path} is no folder")
+    output.result(path)
+    show(path, "")

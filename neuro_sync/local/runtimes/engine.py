@@ -1,0 +1,476 @@
+"""A container engine: where it is, how to talk to it, and what its troubles mean in words.
+
+Short calls go through the engine's own SDK, in a few threads of their own, since it blocks. What
+is followed for long (logs, the streams of a container, its end, the progress of a pull) goes over
+asyncio connections, so that any number of them costs no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import ssl
+import struct
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import docker
+import requests
+from docker.auth import encode_header, get_config_header, resolve_repository_name
+from docker.context import ContextAPI
+from docker.tls import TLSConfig
+from docker.utils import kwargs_from_env, parse_repository_tag
+from typing_extensions import ParamSpec, Self
+
+from neuro_sync.errors import ConfigError, ServerNotAvailable
+
+CALL_TIMEOUT = 60
+"""Seconds that the engine may take for a short call."""
+THREADS = 8
+PIECE = 2**16
+FRAME = struct.Struct(">BxxxL")
+"""What stands before each piece of a container's output: its stream, and how long it is."""
+
+NOTHING: Mapping[str, object] = {}
+NO_HEADERS: Mapping[str, str] = {}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class EngineUnavailable(ServerNotAvailable):
+    """The engine does not answer, or does not let us in. The text says why, and what to do."""
+
+
+class EngineRefused(Exception):
+    """The engine was reached and said no, in its own words."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who one is at a registry."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an engine listens."""
+
+    url: str
+    """``unix:///path``, or ``tcp://host:port``."""
+    origin: str
+    """Who says so."""
+    tls: TLSConfig | None = None
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.origin})"
+
+    @property
+    def socket_path(self) -> str | None:
+        return urlsplit(self.url).path if self.url.startswith("unix://") else None
+
+
+def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
+    """Return the engine that the ``docker`` command would use here.
+
+    That is the one of ``DOCKER_HOST``, else of ``DOCKER_CONTEXT`` or the current context, else of
+    the first of the usual sockets that exists.
+
+    Raises:
+        ConfigError: There is none; the text lists where it was looked for.
+    """
+    told = kwargs_from_env(dict(environment))
+    if told.get("base_url"):
+        return _known(Endpoint(str(told["base_url"]), "DOCKER_HOST", told.get("tls")))
+    context = ContextAPI.get_context(environment.get("DOCKER_CONTEXT"))
+    name = environment.get("DOCKER_CONTEXT") or (context.Name if context else "")
+    if context is None:
+        raise ConfigError(
+            f"there is no Docker context {name!r}; `docker context ls` shows those that there are"
+        )
+    if name != "default":
+        return _known(Endpoint(context.Host or "", f"Docker context {name!r}", context.TLSConfig))
+    candidates = _usual_sockets(environment)
+    for path in candidates:
+        if path.is_socket():
+            return Endpoint(f"unix://{path}", "the usual place")
+    raise ConfigError(
+        "no container engine was found: DOCKER_HOST and DOCKER_CONTEXT are not set, "
+        "the current Docker context is the default one, and there is no socket at "
+        + ", ".join(map(str, candidates))
+        + "; install Docker and start it, or set DOCKER_HOST"
+    )
+
+
+def find_running() -> str | None:
+    """Return where an engine listens that lets us in; None if there is none."""
+    try:
+        endpoint = find_endpoint()
+    except ConfigError:
+        return None
+    is_local = endpoint.socket_path is not None  # another one may take long to answer
+    return str(endpoint) if is_local and _probe(endpoint) is None else None
+
+
+def _known(endpoint: Endpoint) -> Endpoint:
+    scheme = urlsplit(endpoint.url).scheme
+    if scheme not in ("unix", "tcp", "http", "https"):
+        raise ConfigError(
+            f"the container engine at {endpoint} cannot be reached over {scheme!r}, only over "
+            "unix:// and tcp://; forward its socket, for instance with "
+            "`ssh -NL /tmp/docker.sock:/var/run/docker.sock HOST`, "
+            "and set DOCKER_HOST=unix:///tmp/docker.sock"
+        )
+    return endpoint
+
+
+def _usual_sockets(environment: Mapping[str, str]) -> list[Path]:
+    """Return where Docker, Docker Desktop, rootless Docker and Colima listen."""
+    home = Path(environment.get("HOME") or "~").expanduser()
+    runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+    return [
+        Path("/var/run/docker.sock"),
+        runtime / "docker.sock",
+        home / ".docker/run/docker.sock",
+        home / ".docker/desktop/docker.sock",
+        home / ".colima/default/docker.sock",
+    ]
+
+
+class Engine:
+    """An engine that answers. What is ``async`` is called on the event loop."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Connect; this blocks for a moment.
+
+        Raises:
+            EngineUnavailable: Nobody listens there, or we are not let in.
+        """
+        self.endpoint = endpoint
+        self.api: docker.APIClient = self.call_now(
+            docker.APIClient,
+            base_url=endpoint.url,
+            tls=endpoint.tls or False,
+            version="auto",
+            timeout=CALL_TIMEOUT,
+        )
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="neuro-docker")
+
+    async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of `api` in a thread.
+
+        Raises:
+            EngineRefused: The engine said no.
+            EngineUnavailable: It was not reached.
+        """
+        call = partial(self.call_now, method, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def call_now(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the same in the calling thread."""
+        # The SDK forgets to close a socket that it could not connect.
+        if failure := _probe(self.endpoint):
+            raise EngineUnavailable(_why_unreachable(self.endpoint, failure)) from failure
+        try:
+            return method(*args, **kwargs)
+        except docker.errors.APIError as error:
+            text = error.explanation or str(error)
+            raise EngineRefused(error.status_code or 500, text) from error
+        except (requests.RequestException, docker.errors.DockerException, OSError) as error:
+            raise EngineUnavailable(_why_unreachable(self.endpoint, error)) from error
+
+    async def hijack(
+        self, path: str, query: Mapping[str, object] = NOTHING, body: object = None
+    ) -> Answer:
+        """Send a request that turns its connection into a container's streams."""
+        data = b"" if body is None else json.dumps(body).encode()
+        headers = {"Upgrade": "tcp", "Connection": "Upgrade", "Content-Type": "application/json"}
+        return await self.open("POST", path, query, headers, data)
+
+    async def pull(
+        self, image: str, login: Login | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Have the engine fetch an image, and yield what it says of it.
+
+        Without a login it is the one that the ``docker`` command would use.
+        """
+        name, tag = parse_repository_tag(image)
+        query = {"fromImage": name, "tag": tag or "latest"}
+        async for item in self._transfer("/images/create", image, query, login):
+            yield item
+
+    async def push(self, image: str, login: Login) -> AsyncGenerator[dict[str, Any], None]:
+        """Have the engine bring an image to its registry, and yield what it says of it."""
+        name, tag = parse_repository_tag(image)
+        query = {"tag": tag or "latest"}
+        async for item in self._transfer(f"/images/{name}/push", image, query, login):
+            yield item
+
+    async def _transfer(
+        self, path: str, image: str, query: Mapping[str, object], login: Login | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        registry, _ = resolve_repository_name(image)
+        if login is None:
+            known = await self.call(get_config_header, self.api, registry)
+        else:
+            known = encode_header(
+                {"username": login.user, "password": login.password, "serveraddress": registry}
+            )
+        headers = {"X-Registry-Auth": known.decode()} if known else {}
+        with await self.open("POST", path, query, headers) as answer:
+            async with aclosing(answer.objects()) as objects:
+                async for item in objects:
+                    if "error" in item:
+                        raise EngineRefused(500, str(item["error"]))
+                    yield item
+
+    async def open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] = NOTHING,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes = b"",
+    ) -> Answer:
+        """Send a request whose answer is read bit by bit.
+
+        Raises:
+            EngineRefused: The engine said no.
+            EngineUnavailable: It was not reached, or went away before it answered.
+        """
+        try:
+            reader, writer = await self._connect()
+        except OSError as error:
+            raise EngineUnavailable(_why_unreachable(self.endpoint, error)) from error
+        target = f"/v{self.api.api_version}{path}?{urlencode(query)}"
+        lines = [f"{method} {target} HTTP/1.1", "Host: docker", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        answer = Answer(reader, writer)
+        try:
+            writer.write("\r\n".join((*lines, "\r\n")).encode() + body)
+            await answer.read_head()
+            if answer.status >= 400:
+                text = b"".join([piece async for piece in answer.pieces()]).decode(errors="replace")
+                raise EngineRefused(answer.status, _message(text))
+        except (OSError, EOFError) as error:
+            answer.close()
+            raise EngineUnavailable(_why_unreachable(self.endpoint, error)) from error
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        path = self.endpoint.socket_path
+        if path is not None:
+            return await asyncio.open_unix_connection(path)
+        address = urlsplit(self.endpoint.url)
+        tls = self.endpoint.tls
+        context: ssl.SSLContext | None = None
+        if tls is not None or address.scheme == "https":
+            context = ssl.create_default_context(cafile=getattr(tls, "ca_cert", None) or None)
+            if tls is not None and tls.cert:
+                context.load_cert_chain(*tls.cert)
+            if tls is not None and not tls.verify:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+        return await asyncio.open_connection(address.hostname, address.port or 2375, ssl=context)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.api.close()
+
+
+class Answer:
+    """What the engine sends for one request; after an upgrade, a conversation."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.status = 0
+        self._is_chunked = False
+        self._left: int | None = None
+        """How many bytes of the body are still to come; None is until the end."""
+
+    async def read_head(self) -> None:
+        self.status = int((await self._line()).split(None, 2)[1])
+        while line := await self._line():
+            name, _, value = line.partition(b":")
+            match name.lower():
+                case b"transfer-encoding":
+                    self._is_chunked = b"chunked" in value
+                case b"content-length":
+                    self._left = int(value)
+
+    async def _line(self) -> bytes:
+        line = await self.reader.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("the engine closed the connection")
+        return line.rstrip()
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes.
+
+        Raises:
+            EOFError: The connection ended before the body did.
+        """
+        if not self._is_chunked:
+            while self._left != 0:
+                data = await self.reader.read(min(self._left or PIECE, PIECE))
+                if not data:
+                    if self._left is not None:
+                        raise EOFError("the engine closed the connection")
+                    return
+                if self._left is not None:
+                    self._left -= len(data)
+                yield data
+            return
+        while size := int(await self._line(), 16):
+            while size:
+                data = await self.reader.read(min(size, PIECE))
+                if not data:
+                    raise EOFError("the engine closed the connection")
+                size -= len(data)
+                yield data
+            await self._line()
+        await self._line()
+
+    async def objects(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the body's JSON objects, one a line."""
+        pending = b""
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                *lines, pending = (pending + piece).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield json.loads(line)
+        if pending.strip():
+            yield json.loads(pending)
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Frames:
+    """Takes a container's output apart: pieces in, whole frames out, each with its stream."""
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        data = self._pending + data
+        at = 0
+        while len(data) - at >= FRAME.size:
+            stream, size = FRAME.unpack_from(data, at)
+            end = at + FRAME.size + size
+            if end > len(data):
+                break
+            yield stream, data[at + FRAME.size : end]
+            at = end
+        self._pending = data[at:]
+
+
+def _message(body: str) -> str:
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.strip()
+
+
+def _why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
+    """Say why an engine was not reached, and what to do.
+
+    The SDK's own errors bury the reason, so it is asked for once more.
+    """
+    match _probe(endpoint) or error:
+        case PermissionError():
+            return (
+                f"the container engine at {endpoint} does not let this user in; "
+                "add the user to the group that the socket belongs to, mostly with "
+                "`sudo usermod -aG docker $USER`, and log in again"
+            )
+        case FileNotFoundError() | ConnectionRefusedError():
+            return f"the container engine at {endpoint} is not running; start it"
+        case _:
+            return f"the container engine at {endpoint} does not answer: {error}"
+
+
+def _probe(endpoint: Endpoint) -> OSError | None:
+    """Return why an engine's socket does not take a connection; None if it does, or is none."""
+    if endpoint.socket_path is not None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(endpoint.socket_path)
+            except OSError as error:
+                return error
+    return None
+
+
+_NOISE = re.compile(
+    r"^(failed to create (shim )?task(: for container)?|OCI runtime (create|exec) failed|"
+    r"(runc|crun)( (create|exec) failed)?|exec failed|unable to start container process|"
+    r"container_linux\.go:\d+|starting container process caused): ?"
+)
+
+
+def plain_words(text: str) -> str:
+    """Take out of an engine's message what only its authors understand."""
+    while (shorter := _NOISE.sub("", text)) != text:
+        text = shorter
+    return text.strip().removesuffix(": unknown")
+
+
+def why_not_run(text: str) -> tuple[int | None, str]:
+    """Return the exit code and the reason of a program that an engine could not run.
+
+    They are those of shells: 127 for a program that is not there, 126 for one that cannot be run.
+    Without a code it was not the program that was in the way.
+    """
+    words = plain_words(text)
+    program = re.search(r'exec: "(.*?)":', words)
+    if program is None:
+        return None, words
+    name = program[1]
+    if "permission denied" in words:
+        return 126, f"{name!r} cannot be run: Permission denied"
+    if "not found in" in words or "no such file" in words:
+        return 127, f"there is no program {name!r}"
+    return 126, f"{name!r} cannot be run: {words.rpartition(': ')[2]}"
+
+
+def why_not_pulled(image: str, text: str) -> str:
+    """Say why an image could not be fetched, beginning with the hosted platform's words."""
+    words = plain_words(text)
+    lowered = words.lower()
+    if "manifest unknown" in lowered or "not found" in lowered:
+        why = "there is no such image"
+    elif "access denied" in lowered or "unauthorized" in lowered or "denied" in lowered:
+        why = "there is no such image, or it is private; log in with `docker login`"
+    elif "no such host" in lowered or "dial tcp" in lowered or "lookup" in lowered:
+        why = f"its registry cannot be reached ({words})"
+    else:
+        why = words
+    return f"Image {image!r} can not be pulled: {why}"

@@ -1,0 +1,183 @@
+"""The commands about files: what goes where, what is listed, what is said."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neuro_sync import Session
+
+from .conftest import Neuro, Open
+from .test_habits import bash_completions
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with some files."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"a.txt": "one", "sub/b.tmp": "two", "sub/c.txt": "three"}.items():
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def there(session: Session, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty folder of the storage."""
+    folder = "storage:" + re.sub(r"\W+", "-", request.node.name)
+    session.storage.mkdir(folder)
+    yield folder
+    session.storage.rm(folder, recursive=True)
+
+
+def names(session: Session, folder: str) -> set[str]:
+    """Return the names of all files below a folder."""
+    full = str(session.storage.stat(folder).uri)
+    return {str(uri).removeprefix(f"{full}/") for uri in session.storage.glob(f"{full}/**/*.*")}
+
+
+def test_a_folder_goes_there_and_back(
+    neuro: Neuro, session: Session, here: Path, there: str
+) -> None:
+    assert neuro(f"cp -r data {there}/new").output == ""
+    assert names(session, f"{there}/new") == {"a.txt", "sub/b.tmp", "sub/c.txt"}
+    assert neuro(f"cp -r {there}/new back").output == ""
+    assert (here / "back/sub/c.txt").read_text() == "three"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("cp data/a.txt {}", {"a.txt"}),
+        ("cp data/a.txt {}/", {"a.txt"}),
+        ("cp data/a.txt {}/n.txt", {"n.txt"}),
+        ("cp -T data/a.txt {}/n.txt", {"n.txt"}),
+        ("cp data/a.txt data/sub/c.txt {}", {"a.txt", "c.txt"}),
+        ("cp -t {} data/a.txt data/sub/c.txt", {"a.txt", "c.txt"}),
+        ("cp -r data {}", {"data/a.txt", "data/sub/b.tmp", "data/sub/c.txt"}),
+        ("cp -r -T data {}", {"a.txt", "sub/b.tmp", "sub/c.txt"}),
+        ("cp -r data {}/d", {"d/a.txt", "d/sub/b.tmp", "d/sub/c.txt"}),
+        ("cp -r --exclude '*.tmp' -T data {}", {"a.txt", "sub/c.txt"}),
+        ("cp -r --exclude sub/ -T data {}", {"a.txt"}),
+        ("cp -r --exclude '*' --include '*.txt' -T data {}", {"a.txt"}),
+    ],
+)
+def test_what_is_copied_where(
+    neuro: Neuro, session: Session, here: Path, there: str, line: str, expected: set[str]
+) -> None:
+    ended = neuro(line.format(there))
+    assert ended.exit_code == 0, ended.output
+    assert names(session, there) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("cp data {}", 65, "data is a folder; copy it with -r"),
+        ("cp no-such {}", 74, "no-such: No such file or directory"),
+        ("cp {}/no-such .", 72, "no-such"),
+        ("cp data/a.txt b", 65, "on the same side"),
+        ("cp {}/a {}/b", 65, "on the same side"),
+        ("cp data/a.txt", 65, "where to?"),
+        ("cp -T data/a.txt data/sub/c.txt {}", 65, "with -T there is one source"),
+        ("cp '{}/*.no' .", 72, "nothing matches"),
+        ("mkdir {}", 65, "exists"),
+        ("mkdir {}/a/b", 72, ""),
+        ("rm {}", 65, ""),
+        ("rm {}/no-such", 72, "no-such"),
+        ("mv data {}", 65, "not on the storage"),
+        ("ls {}/no-such", 72, "no-such"),
+        ("storage tree {}/no-such", 72, "no-such"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    neuro: Neuro, here: Path, there: str, line: str, code: int, told: str
+) -> None:
+    ended = neuro(line.replace("{}", there))
+    assert ended.exit_code == code, ended.output
+    assert ended.stderr.startswith("Error: ")
+    assert ended.stderr.count("\n") == 1
+    assert told in ended.stderr
+
+
+def test_files_are_listed_moved_and_removed(
+    neuro: Neuro, session: Session, here: Path, there: str
+) -> None:
+    neuro(f"mkdir -p {there}/deep/er")
+    neuro(f"cp data/a.txt data/sub/c.txt {there}")
+    assert neuro(f"ls {there}").output == "a.txt\nc.txt\ndeep/\n"
+    assert neuro(f"ls --sort size {there}").output == "deep/\na.txt\nc.txt\n"
+    assert re.search(r"f  manage  3B +\d{4}-.* a\.txt\n", neuro(f"ls -lh {there}").output)
+    assert neuro(f"ls -d {there}").output == f"{there.removeprefix('storage:')}/\n"
+    listed = json.loads(neuro(f"ls --json {there} {there}/deep").output)
+    assert [file["path"] for file in listed] == ["a.txt", "c.txt", "deep", "er"]
+    assert (
+        neuro(f"-q ls {there}/deep").output == f"{session.storage.stat(f'{there}/deep/er').uri}\n"
+    )
+
+    assert neuro(f"mv {there}/a.txt {there}/b.txt").exit_code == 0
+    assert neuro(f"mv '{there}/*.txt' {there}/deep").exit_code == 0
+    assert neuro(f"storage tree {there}").output == (
+        f"{there}\n└── deep\n    ├── b.txt\n    ├── c.txt\n    └── er\n"
+    )
+    found = neuro(f"storage glob '{there}/**/*.txt'").output.splitlines()
+    assert [line.rpartition("/")[2] for line in found] == ["b.txt", "c.txt"]
+
+    assert neuro(f"rm '{there}/deep/*.txt'").output == ""
+    assert neuro(f"rm -r -P {there}/deep").output.count("Removed ") == 2
+    assert neuro(f"ls {there}").output == ""
+
+
+def test_hidden_files_are_shown_to_who_asks(neuro: Neuro, here: Path, there: str) -> None:
+    Path(".hidden").write_text("")
+    neuro(f"cp .hidden {there}")
+    assert neuro(f"ls {there}").output == ""
+    assert neuro(f"ls -a {there}").output == ".hidden\n"
+
+
+HOSTILE = ("[red]x", "a\x1b[2Jb", "line\nbreak", "名前", "100%", "#1?")
+
+
+def test_a_name_is_text_and_cannot_move_the_cursor(neuro: Neuro, here: Path, there: str) -> None:
+    for name in HOSTILE:
+        (here / "data" / name).write_text("")
+    neuro(f"cp -r -T data {there}")
+    shown = neuro(f"ls {there}").output
+    for name in ("[red]x", r"a\x1b[2Jb", r"line\nbreak", "名前", "100%", "#1?"):
+        assert f"{name}\n" in shown
+    assert "\x1b" not in shown
+
+
+def test_how_full_it_is(neuro: Neuro, there: str) -> None:
+    assert neuro("storage df").output.startswith("TOTAL")
+    (usage,) = json.loads(neuro(f"storage df {there} --json").output)
+    assert usage["total"] >= usage["used"]
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(
+    neuro_terminal: Open, neuro: Neuro, here: Path, there: str
+) -> None:
+    (here / "data" / "[big].bin").write_bytes(bytes(2**20))
+    assert neuro(f"cp data/[big].bin {there}/one").output == ""
+    terminal = neuro_terminal(f"cp data/[big].bin {there}/two")
+    assert terminal.wait() == 0
+    shown = terminal.rest()
+    assert b"[big].bin" in shown
+    assert b"1.0/1.0 MB" in shown
+    assert terminal.is_restored
+
+
+def test_paths_are_completed(
+    login: object, neuro: Neuro, here: Path, there: str, tmp_path: Path
+) -> None:
+    neuro(f"cp data/a.txt {there}")
+    name = there.removeprefix("storage:")
+    assert "storage:" in bash_completions("neuro ls sto", tmp_path)
+    # What comes before the colon stays as it is typed.
+    assert f"{name}/" in bash_completions(f"neuro ls {there[:-1]}", tmp_path)
+    assert f"{name}/a.txt" in bash_completions(f"neuro cp -r {there}/a", tmp_path)

@@ -1,0 +1,514 @@
+"""Jobs as containers: what an engine adds, what survives the platform and the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import docker
+import pytest
+from yarl import URL
+
+from neuro_sync import (
+    Container,
+    IllegalArgumentError,
+    JobDescription,
+    JobStatus,
+    NDJSONError,
+    Resources,
+    ServerNotAvailable,
+    Session,
+    Volume,
+)
+from neuro_sync.errors import ConfigError
+from neuro_sync.local.registry import Registry
+from neuro_sync.local.runtimes.engine import find_endpoint, why_not_pulled, why_not_run
+from neuro_sync.local.server import LocalPlatform
+from tests.docker_engine import IMAGE, IMAGE_USER
+from tests.relays import EngineRelay
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def platform(docker_platform: LocalPlatform) -> LocalPlatform:
+    return docker_platform
+
+
+@pytest.fixture(scope="module")
+def client(engine: str) -> Iterator[docker.APIClient]:
+    opened = docker.APIClient(engine, version="auto")
+    yield opened
+    opened.close()
+
+
+def start(session: Session, command: str, **options: object) -> JobDescription:
+    return session.jobs.start(image=IMAGE, preset_name="cpu-small", command=command, **options)  # type: ignore[arg-type]  # a test's options are its own business
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Look until something holds, for at most twenty seconds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def containers(client: docker.APIClient, job: JobDescription) -> list[str]:
+    filters = {"label": f"org.neuro-sync.job={job.id}"}
+    return [found["Id"] for found in client.containers(all=True, filters=filters)]
+
+
+def _is_gone(client: docker.APIClient, job: JobDescription) -> bool:
+    return not containers(client, job)
+
+
+# What a container is given
+
+
+def test_a_job_gets_no_more_than_it_asked_for(session: Session, client: docker.APIClient) -> None:
+    resources = Resources(cpu=0.5, memory=64 * MIB, shm=True)
+    job = session.jobs.run(
+        Container(
+            image=IMAGE, command="sh -c 'df -k /dev/shm | tail -1; sleep 600'", resources=resources
+        )
+    )
+    with session.jobs.logs(job) as lines:
+        assert next(lines).split()[1] == str(64 * 1024)
+    (container,) = containers(client, job)
+    limits = client.inspect_container(container)["HostConfig"]
+    assert (limits["NanoCpus"], limits["Memory"]) == (500_000_000, 64 * MIB)
+    session.jobs.kill(job)
+
+
+def test_a_job_that_takes_more_memory_is_told_so(session: Session) -> None:
+    job = session.jobs.run(
+        Container(
+            image=IMAGE,
+            command="tail /dev/zero",
+            resources=Resources(cpu=0.5, memory=32 * MIB, shm=False),
+        )
+    )
+    ended = session.jobs.wait(job)
+    assert (ended.status, ended.reason) == (JobStatus.FAILED, "OOMKilled")
+    assert ended.history.exit_code == 137
+    assert "32 MiB" in ended.history.description
+
+
+def test_a_job_runs_as_the_user_who_runs_the_platform(session: Session) -> None:
+    assert os.getuid() != IMAGE_USER
+    assert list(session.jobs.logs(start(session, "id -u"))) == [str(os.getuid())]
+
+
+def test_what_a_job_writes_into_a_volume_belongs_to_who_runs_the_platform(
+    session: Session, platform: LocalPlatform
+) -> None:
+    folder = Volume(storage_uri=URL("storage:written"), container_path="/data")
+    fixed = Volume(storage_uri=URL("storage:written"), container_path="/fixed", read_only=True)
+    job = start(
+        session,
+        "sh -c 'echo hello > /data/file; cat /fixed/file; echo no > /fixed/more'",
+        volumes=[folder, fixed],
+    )
+    read, refused = sorted(session.jobs.logs(job))
+    assert read == "hello"
+    assert "Read-only file system" in refused
+    assert session.jobs.wait(job).history.exit_code == 1
+    (file,) = platform.folder.rglob("written/*")
+    assert (file.name, file.stat().st_uid) == ("file", os.getuid())
+
+
+def test_a_job_that_ran_is_not_run_again_when_its_container_has_gone(
+    tmp_path: Path, engine: str, client: docker.APIClient
+) -> None:
+    state = tmp_path / "state"
+    with platform_process(state, engine) as process, Session.local(state=state) as session:
+        job = session.jobs.wait(start(session, "sleep 600"), until="running")
+        process.kill()
+        process.wait()
+    client.remove_container(containers(client, job)[0], force=True)
+    with platform_process(state, engine), Session.local(state=state) as session:
+        ended = session.jobs.wait(job)
+        assert (ended.status, ended.reason) == (JobStatus.FAILED, "NotFound")
+
+
+def test_a_privileged_job_may_do_everything(session: Session) -> None:
+    show = "grep CapBnd /proc/self/status"
+    (plain,) = session.jobs.logs(start(session, show))
+    (privileged,) = session.jobs.logs(start(session, show, privileged=True))
+    assert plain != privileged
+    assert int(privileged.split()[1], 16) & 1 << 21  # CAP_SYS_ADMIN
+
+
+def test_nothing_of_a_job_is_left_in_the_engine(session: Session, client: docker.APIClient) -> None:
+    job = session.jobs.wait(start(session, "true"))
+    killed = session.jobs.wait(start(session, "sleep 600"), until="running")
+    session.jobs.kill(killed)
+    eventually(lambda: not containers(client, job), "the container goes")
+    eventually(lambda: not containers(client, killed), "the killed container goes")
+
+
+def test_a_container_that_somebody_removes_is_a_failed_job(
+    session: Session, client: docker.APIClient
+) -> None:
+    job = session.jobs.wait(start(session, "sleep 600"), until="running")
+    client.remove_container(containers(client, job)[0], force=True)
+    ended = session.jobs.wait(job)
+    assert ended.status is JobStatus.FAILED
+
+
+def test_a_container_without_a_network_is_reached_through_the_engine(
+    session: Session, client: docker.APIClient
+) -> None:
+    job = start(
+        session,
+        "sh -c 'nc -ll -p 4242 -e cat & until netstat -ltn | grep -q :4242; do sleep 0.01; done;"
+        " echo ready; wait'",
+    )
+    with session.jobs.logs(job) as lines:
+        next(lines)
+    client.disconnect_container_from_network(containers(client, job)[0], "bridge")
+    with (
+        session.jobs.port_forward(job, 0, 4242) as forward,
+        socket.create_connection(("127.0.0.1", forward.local_port), 10) as connection,
+    ):
+        connection.sendall(b"hello")
+        assert connection.recv(5) == b"hello"
+    with (
+        session.jobs.port_forward(job, 0, 4243) as forward,
+        socket.create_connection(("127.0.0.1", forward.local_port), 10) as connection,
+    ):
+        assert connection.recv(1) == b""
+    session.jobs.kill(job)
+
+
+# Saving
+
+
+@pytest.mark.skipif(not Registry.is_installed(), reason="there is no docker-registry")
+def test_a_running_job_is_saved_as_an_image_that_other_jobs_can_run(
+    session: Session, platform: LocalPlatform, client: docker.APIClient
+) -> None:
+    job = start(session, "sh -c 'echo kept > /tmp/kept; echo ready; sleep 600'")
+    with session.jobs.logs(job) as lines:
+        next(lines)
+    image = f"{session.api_url.host}:{session.api_url.port}/local/{session.project_name}/saved:v1"
+    told: list[str] = []
+    session.jobs.save(job, image, progress=lambda step: told.append(step.status))
+    assert told[:2] == ["CommitStarted", "CommitFinished"]
+    assert "Pushed" in told
+    session.jobs.kill(job)
+    client.remove_image(image, force=True)  # so that it has to come from the registry
+    reader = session.jobs.start(image=image, preset_name="cpu-small", command="cat /tmp/kept")
+    assert list(session.jobs.logs(reader)) == ["kept"]
+    with pytest.raises(NDJSONError, match="is not running"):
+        session.jobs.save(session.jobs.wait(reader), image)
+    client.remove_image(image, force=True)
+
+
+def test_an_image_of_another_registry_is_refused(session: Session) -> None:
+    job = start(session, "true")
+    with pytest.raises(IllegalArgumentError, match="Unknown registry host in 'elsewhere/x:1'"):
+        session.jobs.save(job, "elsewhere/x:1")
+
+
+# Troubles in words
+
+
+def test_an_image_that_cannot_be_had_fails_the_job_with_a_sentence(session: Session) -> None:
+    job = session.jobs.start(
+        image="127.0.0.1:1/no/such:image", preset_name="cpu-small", command="true"
+    )
+    ended = session.jobs.wait(job)
+    assert (ended.status, ended.reason) == (JobStatus.FAILED, "Collected")
+    assert ended.history.description.startswith(
+        "Image '127.0.0.1:1/no/such:image' can not be pulled: its registry cannot be reached"
+    )
+    assert [item.reason for item in ended.history.transitions] == [
+        "Creating",
+        "Pulling",
+        "Collected",
+    ]
+
+
+UNKNOWN_TAG = "manifest for busybox:nope not found: manifest unknown: manifest unknown"
+UNKNOWN_OR_PRIVATE = (
+    "pull access denied for nope, repository does not exist or may require 'docker login': denied: "
+    "requested access to the resource is denied"
+)
+NO_PROGRAM = (
+    "failed to create shim task: OCI runtime create failed: runc create failed: unable to start "
+    'container process: exec: "a b": executable file not found in $PATH: unknown'
+)
+NOT_EXECUTABLE = (
+    "OCI runtime exec failed: exec failed: container_linux.go:380: starting container process "
+    'caused: exec: "/etc": permission denied: unknown'
+)
+PORT_TAKEN = "Bind for 127.0.0.1:80 failed: port is already allocated"
+
+
+@pytest.mark.parametrize(
+    ("engine_says", "why"),
+    [
+        (UNKNOWN_TAG, "there is no such image"),
+        (
+            UNKNOWN_OR_PRIVATE,
+            "there is no such image, or it is private; log in with `docker login`",
+        ),
+    ],
+)
+def test_a_refused_image_is_told_in_words(engine_says: str, why: str) -> None:
+    assert why_not_pulled("nope", engine_says) == f"Image 'nope' can not be pulled: {why}"
+
+
+@pytest.mark.parametrize(
+    ("engine_says", "code", "why"),
+    [
+        (NO_PROGRAM, 127, "there is no program 'a b'"),
+        (NOT_EXECUTABLE, 126, "'/etc' cannot be run: Permission denied"),
+        (PORT_TAKEN, None, PORT_TAKEN),
+    ],
+)
+def test_a_refused_start_is_told_in_words(engine_says: str, code: int | None, why: str) -> None:
+    assert why_not_run(engine_says) == (code, why)
+
+
+def test_an_engine_that_is_not_there_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    with pytest.raises(ConfigError, match=r"none \(DOCKER_HOST\) is not running; start it"):
+        LocalPlatform(tmp_path / "state", runtime="docker").start()
+
+
+def test_a_socket_that_we_may_not_use_is_told_with_the_remedy(engine: str) -> None:
+    program = (
+        "import os, docker\n"
+        "from neuro_sync.local.runtimes.engine import Engine, find_endpoint\n"
+        "from neuro_sync.errors import ServerNotAvailable\n"
+        f"os.setgid({IMAGE_USER}); os.setgroups([]); os.setuid({IMAGE_USER})\n"
+        "try: Engine(find_endpoint())\n"
+        "except ServerNotAvailable as error: print(error)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "DOCKER_HOST": engine, "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "does not let this user in; add the user to the group" in told.stdout, told.stderr
+
+
+def test_an_unknown_runtime_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no runtime 'podman'"):
+        LocalPlatform(tmp_path, runtime="podman").start()  # type: ignore[arg-type]  # that is the point
+
+
+# Which engine
+
+
+def context(home: Path, name: str, host: str) -> None:
+    folder = home / ".docker/contexts/meta" / hashlib.sha256(name.encode()).hexdigest()
+    folder.mkdir(parents=True)
+    meta = {"Name": name, "Metadata": {}, "Endpoints": {"docker": {"Host": host}}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_the_engine_is_the_one_that_the_docker_command_would_use(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context(home, "colima", "unix:///colima")
+    context(home, "other", "tcp://127.0.0.1:9")
+    (home / ".docker/config.json").write_text(json.dumps({"currentContext": "colima"}))
+    assert find_endpoint().url == "unix:///colima"
+    monkeypatch.setenv("DOCKER_CONTEXT", "other")
+    assert find_endpoint().url == "tcp://127.0.0.1:9"
+    monkeypatch.setenv("DOCKER_HOST", "unix:///host")
+    assert find_endpoint().url == "unix:///host"
+
+
+def test_an_engine_behind_ssh_is_refused_with_a_way_to_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://somewhere")
+    with pytest.raises(ConfigError, match="forward its socket"):
+        find_endpoint()
+
+
+def test_a_context_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
+    with pytest.raises(ConfigError, match="no Docker context 'nowhere'"):
+        find_endpoint()
+
+
+# What survives
+
+UP = """
+import sys
+from neuro_sync.local.server import LocalPlatform
+with LocalPlatform(sys.argv[1], grace=0.5, runtime="docker", cores=64, memory=2**40) as platform:
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def platform_process(state: Path, engine: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a platform as a process of its own; it is stopped at the end, if it still runs."""
+    with subprocess.Popen(
+        [sys.executable, "-c", UP, str(state)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "DOCKER_HOST": engine},
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+        yield process
+
+
+COUNTING = (
+    "sh -c 'i=0; while [ $i -lt 300 ]; do echo o$i; echo e$i >&2; i=$((i+1)); "
+    "[ $((i % 10)) = 0 ] && sleep 0.05; done; printf end; exit {code}'"
+)
+LINES = [str(number) for number in range(300)]
+
+
+def assert_whole(session: Session, job: JobDescription) -> None:
+    """Each stream is there, every line once and in order."""
+    lines = b"".join(session.jobs.monitor(job)).decode().replace("end", "end\n").split("\n")
+    assert [line[1:] for line in lines if line.startswith("o")] == LINES
+    assert [line[1:] for line in lines if line.startswith("e") and line != "end"] == LINES
+    assert lines.count("end") == 1
+
+
+def test_no_byte_is_lost_or_doubled_when_the_platform_is_killed_under_load(
+    tmp_path: Path, engine: str, client: docker.APIClient
+) -> None:
+    state = tmp_path / "state"
+    with platform_process(state, engine) as process, Session.local(state=state) as session:
+        jobs = [start(session, COUNTING.format(code=code)) for code in range(12)]
+        terminal = start(session, "sh -c 'seq 2000; sleep 1; seq 2000; exit 9'", tty=True)
+        for job in jobs[:6]:
+            with session.jobs.logs(job) as lines:
+                assert next(lines) in ("o0", "e0")
+        process.kill()
+        process.wait()
+    with platform_process(state, engine), Session.local(state=state) as session:
+        for code, job in enumerate(jobs):
+            assert_whole(session, job)
+            assert session.jobs.wait(job).history.exit_code == code
+        written = b"".join(session.jobs.monitor(terminal))
+        assert written == b"".join(b"%d\r\n" % number for number in range(1, 2001)) * 2
+        assert session.jobs.wait(terminal).history.exit_code == 9
+        for job in jobs:
+            eventually(partial(_is_gone, client, job), "the container goes")
+
+
+def test_a_job_that_is_restarted_has_a_container_for_each_run_and_one_log(
+    session: Session, tmp_path: Path
+) -> None:
+    job = start(session, "sh -c 'echo $HOSTNAME; exit 3'", restart_policy="on-failure")
+    with session.jobs.logs(job) as lines:
+        first, second = next(lines), next(lines)
+    assert first != second
+    session.jobs.kill(job)
+    assert session.jobs.status(job).history.restarts >= 1
+
+
+def test_output_of_the_time_without_a_platform_keeps_its_time(
+    tmp_path: Path, engine: str, client: docker.APIClient
+) -> None:
+    state = tmp_path / "state"
+    with platform_process(state, engine) as process, Session.local(state=state) as session:
+        job = start(session, "sh -c 'echo one; sleep 0.5; echo two; sleep 600'")
+        with session.jobs.logs(job) as lines:
+            next(lines)
+        process.kill()
+        process.wait()
+    (container,) = containers(client, job)
+    eventually(lambda: b"two" in client.logs(container), "it is said without a platform")
+    between = time.time()
+    with platform_process(state, engine), Session.local(state=state) as session:
+        with session.jobs.logs(job, timestamps=True) as lines:
+            _, two = next(lines), next(lines)
+        assert datetime.fromisoformat(two[:26] + "+00:00").timestamp() <= between
+        session.jobs.kill(job)
+
+
+def test_only_containers_of_its_own_state_folder_are_touched(
+    tmp_path: Path, engine: str, client: docker.APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    with LocalPlatform(tmp_path, runtime="docker"):
+        mine = (tmp_path / "containers").read_text()
+    labels = {
+        "mine": {"org.neuro-sync.job": "job-x", "org.neuro-sync.run": "1"},
+        "foreign": {"org.neuro-sync.job": "job-x", "org.neuro-sync.run": "1"},
+        "unlabelled": {},
+    }
+    labels["mine"]["org.neuro-sync.state"] = mine
+    labels["foreign"]["org.neuro-sync.state"] = "another"
+    ids = {
+        name: client.create_container(IMAGE, "true", labels=given)["Id"]
+        for name, given in labels.items()
+    }
+
+    def left() -> set[str]:
+        there = {container["Id"] for container in client.containers(all=True)}
+        return {name for name, id in ids.items() if id in there}
+
+    try:
+        with LocalPlatform(tmp_path, runtime="docker"):
+            eventually(lambda: "mine" not in left(), "what an earlier platform left is removed")
+            assert left() == {"foreign", "unlabelled"}
+    finally:
+        for name in left():
+            client.remove_container(ids[name], force=True)
+
+
+def test_an_engine_that_goes_away_is_told_in_words_and_taken_up_when_it_is_back(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EngineRelay(engine, tmp_path) as relay:
+        monkeypatch.setenv("DOCKER_HOST", relay.url)
+        with (
+            LocalPlatform(tmp_path / "state", runtime="docker", grace=0.5) as platform,
+            Session(platform.url, platform.token) as session,
+        ):
+            job = start(session, COUNTING.format(code=3))
+            with session.jobs.logs(job) as lines:
+                next(lines)
+            relay.vanish()
+            waiting = start(session, "sh -c 'echo here'")
+            eventually(
+                lambda: "is not running; start it" in session.jobs.status(waiting).reason,
+                "the reason is told",
+            )
+            assert session.jobs.status(waiting).status is JobStatus.PENDING
+            assert session.jobs.status(job).status is JobStatus.RUNNING
+            with pytest.raises(ServerNotAvailable, match="is not running; start it"):
+                session.jobs.exec(job, "true")
+            relay.appear()
+            assert list(session.jobs.logs(waiting)) == ["here"]
+            assert_whole(session, job)
+            assert session.jobs.wait(job).history.exit_code == 3
+            assert session.jobs.wait(waiting).status is JobStatus.SUCCEEDED
