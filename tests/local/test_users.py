@@ -49,6 +49,13 @@ class Stage:
     job: JobDescription
     """Ophelia's; it runs."""
     exec_id: str
+    disk: str
+    """The id of one of hers; it is called ``grave`` too."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What a path can be filled in with."""
+        return {"id": self.job.id, "exec_id": self.exec_id, "port": "80", "disk": self.disk}
 
     def ask(self, method: str, path: str, body: object = None) -> requests.Response:
         """Have Mallory send a request, to a path from the root."""
@@ -73,7 +80,9 @@ def stage() -> Iterator[Stage]:
         with Session(platform.url, ophelias) as ophelia, Session(platform.url, mallorys) as mallory:
             job = start(ophelia, name="hamlet")
             exec_id = ophelia.jobs.exec_create(job, "true")
-            yield Stage(platform, ophelia, mallory, mallorys, job, exec_id)
+            ophelia.secrets.add("skull", b"yorick")
+            disk = ophelia.disks.create(2**20, name="grave").id
+            yield Stage(platform, ophelia, mallory, mallorys, job, exec_id, disk)
 
 
 def start(session: Session, **options: Any) -> JobDescription:
@@ -114,6 +123,10 @@ NOT_UPGRADED = Silent(status=400)
 # The registry takes no such login; to whom it gives what, test_registry.py tells.
 REGISTRY = Silent(f"/v2/local/{OPHELIA}/resnet/tags/list", status=400)
 API, ADMIN = "/api/v1", "/apis/admin/v1"
+HERS = "org_name=local&project_name=ophelia"
+SECRETS, DISKS = ("secret://local/local/ophelia",), ("disk://local/local/ophelia",)
+DISK = (f"{DISKS[0]}/{{disk}}", f"{DISKS[0]}/grave")
+TENANT = {"org_name": "local", "project_name": OPHELIA}
 NO_FILE = Silent(f"{API}/storage/local/ophelia?destination=/local/mallory/x", status=404)
 RUN: dict[str, Any] = {
     "project_name": OPHELIA,
@@ -173,6 +186,18 @@ EXPECTED: dict[tuple[str, str], Refused | Silent] = {
     ("PATCH", f"{API}/storage/{{path:any_path}}"): NO_FILE,
     ("POST", f"{API}/storage/{{path:any_path}}"): NO_FILE,
     ("DELETE", f"{API}/storage/{{path:any_path}}"): NO_FILE,
+    ("GET", f"{API}/secrets"): Silent(f"{API}/secrets?{HERS}"),
+    ("POST", f"{API}/secrets"): Refused(
+        "write", SECRETS, body={"key": "skull", "value": "bm8=", **TENANT}
+    ),
+    ("GET", f"{API}/secrets/{{key}}"): Refused(
+        "read", (f"{SECRETS[0]}/skull",), f"{API}/secrets/skull?{HERS}"
+    ),
+    ("DELETE", f"{API}/secrets/{{key}}"): Refused("write", SECRETS, f"{API}/secrets/skull?{HERS}"),
+    ("GET", f"{API}/disk"): Silent(f"{API}/disk?{HERS}"),
+    ("POST", f"{API}/disk"): Refused("write", DISKS, body={"storage": 2**20, **TENANT}),
+    ("GET", f"{API}/disk/{{id_or_name}}"): Refused("read", DISK, f"{API}/disk/grave?{HERS}"),
+    ("DELETE", f"{API}/disk/{{id_or_name}}"): Refused("write", DISK, f"{API}/disk/grave?{HERS}"),
     ("POST", f"{API}/users"): Refused(
         "manage", ("role://ophelia/roles/fool",), body={"name": "ophelia/roles/fool"}
     ),
@@ -251,6 +276,7 @@ def unchanged(stage: Stage) -> Iterator[None]:
         with accounts_of(stage.platform.folder) as accounts:
             stored = [accounts.names(), accounts.grants(), accounts.tokens(), accounts.members()]
         job = session.jobs.status(stage.job)
+        stored += [session.secrets.get("skull"), session.disks.get("grave").id]
         return [*stored, job.status, job.life_span, len(list(session.jobs.list()))]
 
     before = known()
@@ -261,7 +287,7 @@ def unchanged(stage: Stage) -> Iterator[None]:
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(("method", "path", "call"), calls(Refused))
 def test_what_is_anothers_is_refused(stage: Stage, method: str, path: str, call: Refused) -> None:
-    names = {"id": stage.job.id, "exec_id": stage.exec_id, "port": "80", "user": OPHELIA}
+    names = {**stage.names, "user": OPHELIA}
     status, body = answer(stage, method, call.path or path, names, call.body)
     missing = [
         {"uri": resource.format(**names), "action": call.action} for resource in call.resources
@@ -274,10 +300,9 @@ def test_what_is_anothers_is_refused(stage: Stage, method: str, path: str, call:
 def test_what_anybody_may_ask_tells_nothing_of_others(
     stage: Stage, method: str, path: str, call: Silent
 ) -> None:
-    names = {"id": stage.job.id, "exec_id": stage.exec_id, "port": "80"}
-    status, body = answer(stage, method, call.path or path, names, call.body)
+    status, body = answer(stage, method, call.path or path, stage.names, call.body)
     assert status == call.status
-    assert not re.search(f"{OPHELIA}|hamlet|elsinore|{stage.job.id}", body)
+    assert not re.search(f"{OPHELIA}|hamlet|elsinore|skull|grave|{stage.job.id}", body)
 
 
 @pytest.mark.usefixtures("unchanged")

@@ -276,7 +276,7 @@ def test_the_end_of_a_platform_ends_its_jobs_and_leaves_nothing_running(tmp_path
 
 def test_a_process_cannot_be_saved_as_an_image(session: Session, start: Start) -> None:
     job = start("sleep 60")
-    image = f"{session.api_url.host}:{session.api_url.port}/local/me/saved:v1"
+    image = f"{session.api_url.host}:{session.api_url.port}/local/{session.project_name}/saved:v1"
     with pytest.raises(NotSupported, match="start the platform with the docker runtime"):
         session.jobs.save(job, image)
     session.jobs.kill(job)
