@@ -154,6 +154,7 @@ EXPECTED: dict[tuple[str, str], Refused | Silent] = {
     ("POST", f"{API}/monitoring/jobs/{{id}}/attach"): NOT_UPGRADED,
     ("WS", f"{API}/monitoring/jobs/{{id}}/attach"): WRITE_JOB,
     ("POST", f"{API}/monitoring/jobs/{{id}}/kill"): WRITE_JOB,
+    ("POST", f"{API}/monitoring/jobs/{{id}}/save"): WRITE_JOB,
     ("GET", f"{API}/monitoring/jobs/{{id}}/port_forward/{{port}}"): NOT_UPGRADED,
     ("POST", f"{API}/monitoring/jobs/{{id}}/port_forward/{{port}}"): NOT_UPGRADED,
     ("WS", f"{API}/monitoring/jobs/{{id}}/port_forward/{{port}}"): WRITE_JOB,
