@@ -68,7 +68,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with LocalPlatform(ephemeral=True, grace=0.5) as platform:
+    with LocalPlatform(ephemeral=True, grace=0.5, cores=1000, memory=2**42) as platform:
         ophelias, mallorys = platform.add_user(OPHELIA), platform.add_user(MALLORY)
         with Session(platform.url, ophelias) as ophelia, Session(platform.url, mallorys) as mallory:
             job = start(ophelia, name="hamlet")
