@@ -75,7 +75,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with LocalPlatform(ephemeral=True, grace=0.5) as platform:
+    with LocalPlatform(ephemeral=True, grace=0.5, cores=1000, memory=2**42) as platform:
         ophelias, mallorys = platform.add_user(OPHELIA), platform.add_user(MALLORY)
         with Session(platform.url, ophelias) as ophelia, Session(platform.url, mallorys) as mallory:
             job = start(ophelia, name="hamlet")
@@ -167,6 +167,7 @@ EXPECTED: dict[tuple[str, str], Refused | Silent] = {
     ("POST", f"{API}/monitoring/jobs/{{id}}/attach"): NOT_UPGRADED,
     ("WS", f"{API}/monitoring/jobs/{{id}}/attach"): WRITE_JOB,
     ("POST", f"{API}/monitoring/jobs/{{id}}/kill"): WRITE_JOB,
+    ("POST", f"{API}/monitoring/jobs/{{id}}/save"): WRITE_JOB,
     ("GET", f"{API}/monitoring/jobs/{{id}}/port_forward/{{port}}"): NOT_UPGRADED,
     ("POST", f"{API}/monitoring/jobs/{{id}}/port_forward/{{port}}"): NOT_UPGRADED,
     ("WS", f"{API}/monitoring/jobs/{{id}}/port_forward/{{port}}"): WRITE_JOB,

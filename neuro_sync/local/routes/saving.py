@@ -35,6 +35,7 @@ class _Save(Model):
 @router.post("/{id}/save")
 async def save(id: str, request: Request, jobs: Service, caller: Asking) -> StreamingResponse:
     """Send what happens as JSON lines; a failure is the last of them, and the status still 200."""
+    job = jobs.find(id, caller, Action.WRITE)
     try:
         image = _Save.from_request(await request.body()).container.image
     except ValidationError as error:
@@ -45,7 +46,6 @@ async def save(id: str, request: Request, jobs: Service, caller: Asking) -> Stre
         raise IllegalArgumentError(
             f"Unknown registry host in {image!r}: this platform's is {registry}"
         )
-    job = jobs.find(id, caller, Action.WRITE)
     # Before the commit: other users' jobs run what bears this name in the engine.
     *folders, last = name.partition("@")[0].split("/")
     home = request.app.state.home

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from neuro_sync import JobDescription, JobStatus, NotSupported, Session
+from neuro_sync import AuthorizationError, JobDescription, JobStatus, NotSupported, Session
 from neuro_sync.local.server import LocalPlatform
 from tests.processes import eventually, is_alive, outside, supervisor_of
 
@@ -324,3 +324,11 @@ def test_scratch_folders_are_removed_after_a_crash_too(tmp_path: Path) -> None:
         assert not scratch.exists()
         left = ["control", "events.1", "lock", "log", "log.times"]
         eventually(lambda: sorted(os.listdir(scratch.parent)) == left, "nothing else is left")
+
+
+def test_a_job_is_saved_only_where_its_user_may_write(session: Session, start: Start) -> None:
+    job = start("sleep 60")
+    image = f"{session.api_url.host}:{session.api_url.port}/local/another-project/saved:v1"
+    with pytest.raises(AuthorizationError, match="write on image://local/local/another-project"):
+        session.jobs.save(job, image)
+    session.jobs.kill(job)
