@@ -6,6 +6,7 @@ The fixture ``neuro_faults`` puts a `FaultProxy` before the local platform.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -120,6 +121,7 @@ class FaultProxy:
                 link.server.sendall(data[: limit - before])
                 return
             if link.fault.answer is not None:
+                _pass_over_body(link.client, data)
                 link.fault.hit.set()
                 link.client.sendall(link.fault.answer)
                 continue
@@ -152,6 +154,15 @@ class FaultProxy:
                     link.client.recv(1)  # until the client gives up
                 return
             link.client.sendall(data)
+
+
+def _pass_over_body(connection: socket.socket, data: bytes) -> None:
+    """Read the rest of a request of which the head has come, and nothing of the next one."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    left = int(length[1]) - len(body) if length else 0
+    while left > 0 and (piece := connection.recv(min(left, 65536))):
+        left -= len(piece)
 
 
 class _Link:
