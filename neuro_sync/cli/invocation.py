@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -53,17 +54,23 @@ class Invocation:
             return Session.local(start=False, timeout=timeout)
         return Session(path=self.config_path, timeout=timeout)
 
-    def start_logging(self) -> None:
-        """Let the library's own log be seen, as far as it was asked for."""
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Let the library's own log be seen for as long as the command lasts, as far as wanted."""
         levels = (logging.WARNING, logging.INFO, logging.DEBUG)
         level = logging.DEBUG if self.trace else levels[min(self.verbose, 2)]
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         handler.addFilter(_mask_tokens)
         logger = logging.getLogger("neuro_sync")
-        # Not another one on top: in one process, a test's, the command may run many times.
-        logger.handlers = [handler]
+        before = logger.level
+        logger.addHandler(handler)
         logger.setLevel(logging.ERROR if self.quiet else level)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
 
 
 def _mask_tokens(record: logging.LogRecord) -> bool:

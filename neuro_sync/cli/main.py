@@ -203,6 +203,6 @@ def neuro(context: click.Context, /, color: str, **_: object) -> None:
     Example:
       neuro run --preset cpu-small --name test ubuntu echo Hello, World!
     """
-    Invocation.of(context).start_logging()
+    context.with_resource(Invocation.of(context).logging())
     plain = color == "no" or (color == "auto" and bool(os.environ.get("NO_COLOR")))
     context.color = True if color == "yes" else False if plain else None

@@ -145,10 +145,10 @@ def test_a_job_that_waits_for_room_is_pending(neuro: Neuro, session: Session) ->
 
 
 @pytest.mark.usefixtures("bubblewrap")
-def test_a_long_job_with_a_volume(neuro: Neuro, platform: LocalPlatform, tmp_path: Path) -> None:
-    code = platform.folder / "storage" / "local" / USER / "nero-assistant" / "ModelCode"
-    code.mkdir(parents=True)
-    code.joinpath("train.py").write_text("print('Epoch 1:14%| 1380/10000')")
+def test_a_long_job_with_a_volume(neuro: Neuro, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("print('Epoch 1:14%| 1380/10000')")
+    neuro("mkdir -p storage:nero-assistant/ModelCode")
+    neuro(f"cp {tmp_path}/train.py storage:nero-assistant/ModelCode/")
     ended = neuro(
         "run --name job303 --volume storage:nero-assistant/ModelCode/:/code:rw "
         "--preset cpu-small neuromation/base python /code/train.py"
