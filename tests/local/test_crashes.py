@@ -213,6 +213,7 @@ def test_a_supervisor_that_is_started_twice_for_a_run_runs_it_once(tmp_path: Pat
         running = start(session, "sleep 60")
         waiting = start(session, f"sh -c 'echo ran; echo x >> {tmp_path}/runs'")
     folder = tmp_path / "state" / "jobs" / waiting.id
+    folder.mkdir(exist_ok=True)  # it may not have come to that
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as the first supervisor would
         with after_a_crash(tmp_path / "state", waiting, phase="live", run=1) as session:
