@@ -28,10 +28,8 @@ from neuro_sync import (
 from neuro_sync.local.runtimes.base import Mount
 from neuro_sync.local.runtimes.sandbox import view_arguments
 from neuro_sync.local.server import LocalPlatform
-from tests.processes import eventually, outside, supervisor_of
+from tests.processes import eventually, outside, platform_process, supervisor_of
 from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
-
-from .test_process import platform_process
 
 pytestmark = pytest.mark.usefixtures("bubblewrap")
 
