@@ -277,7 +277,8 @@ def test_a_log_that_would_fill_the_disk_ends_its_job_with_words(tmp_path: Path) 
         )
         command = "python -c 'print(\"y\" * 99_999)'"  # with its newline it just fits
         exact = session.jobs.start(image="any", preset_name="cpu-small", command=command)
-        assert session.jobs.wait(exact).status is JobStatus.SUCCEEDED
+        ended = session.jobs.wait(exact)
+        assert ended.status is JobStatus.SUCCEEDED, ended.history
 
 
 def test_scratch_folders_are_removed_after_a_crash_too(tmp_path: Path) -> None:
