@@ -8,6 +8,7 @@ import math
 import resource
 import shutil
 import socket
+import sqlite3
 import tempfile
 import threading
 from http import HTTPStatus
@@ -39,7 +40,7 @@ from .secrets import SecretStore
 from .sites import Sites
 from .state import StateFolder, folder_of, local_user, running_platform, stop_platform
 from .storage import StorageFolder
-from .store import Store
+from .store import Store, unusable
 from .users import Users
 
 __all__ = ["LocalPlatform", "folder_of", "running_platform", "stop_platform"]
@@ -376,6 +377,8 @@ class LocalPlatform:
         self._thread = threading.Thread(target=run, name="neuro-local", daemon=True)
         self._thread.start()
         if not ready.wait(START_TIMEOUT) or not server.started:
+            if isinstance(self._failure, sqlite3.Error):
+                raise unusable(self._state.database, self._failure) from self._failure
             raise ConfigError(f"the local platform did not start: {self._failure or 'too slow'}")
 
     async def _serve(
