@@ -91,7 +91,7 @@ def test_on_a_full_disk_nothing_that_was_acknowledged_is_lost(
         full = r"platform\.db cannot be written \(database or disk is full\)"
         with pytest.raises(ServerError, match=full):  # noqa: PT012  # some room may be left in it
             for _ in range(100):
-                waiting.append(start(session, "echo 3", description="x" * 4000))
+                waiting.append(start(session, "echo 3", description="x" * 4000))  # noqa: PERF401
         assert session.jobs.status(before.id) == before
         assert list(session.jobs.logs(before.id)) == ["before"]
         known = {job.id for job in session.jobs.list()}
