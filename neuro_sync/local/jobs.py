@@ -124,8 +124,11 @@ class JobService:
         self._damaged: set[str] = set()
         """Ids of unfinished jobs of which too little is known to go on with them."""
 
-    async def open(self, folder: Path) -> None:
-        """Begin to run jobs, and take up those of an earlier platform on the same folder."""
+    async def open(self, folder: Path, *, only_to_end: bool = False) -> None:
+        """Begin to run jobs, and take up those of an earlier platform on the same folder.
+
+        Or `only_to_end` them: then nothing is launched.
+        """
         self._folder = folder / "jobs"
         await self._runtime.open(folder, self._on_event)
         now = self._clock.now()
@@ -142,21 +145,22 @@ class JobService:
             self._schedule.restore(job, now)
             if row.answer is None:
                 self._reopen_site(row)
+        if only_to_end:
+            self._end_all()
         for row in rows:
             if row.phase in (Phase.LIVE, Phase.ENDING):
                 with self._reporting(row.id):
-                    is_ending = row.phase == Phase.ENDING
+                    is_ending = only_to_end or row.phase == Phase.ENDING
                     # A run that has begun has got what it needs, which may be gone by now.
                     launch = self._launch(row, is_new=not is_ending and not _has_begun(row))
                     self._runtime.adopt(launch, is_ending=is_ending)
-        self._carry_out(self._schedule.resume(now))
+        if not only_to_end:
+            self._carry_out(self._schedule.resume(now))
 
     async def close(self) -> None:
         """End all jobs and wait for them; then nothing of the platform is left running."""
-        reason = "The local platform was stopped."
-        stopped = Cancelled(self._clock.now(), "PlatformStopped", reason)
         self._is_closing = True
-        self._carry_out(self._schedule.close(stopped))
+        self._end_all()
         ends = [log.until_ended() for log in self._logs.values()]
         try:
             await asyncio.wait_for(asyncio.gather(*ends), LONGEST_END)
@@ -166,6 +170,12 @@ class JobService:
             self._timer.cancel()
         await self._sites.close_all()
         await self._runtime.close()
+
+    def _end_all(self) -> None:
+        """Cancel all jobs, and launch none any more."""
+        reason = "The local platform was stopped."
+        stopped = Cancelled(self._clock.now(), "PlatformStopped", reason)
+        self._carry_out(self._schedule.close(stopped))
 
     def start(self, spec: JobStart | JobRun, caller: Caller) -> JobRow:
         """Accept a job and have it started.

@@ -261,6 +261,7 @@ class LocalPlatform:
                 self.url, self._token, runtime=self._runtime, is_program=self._is_program
             )
         except BaseException:
+            self._forget = False  # another platform may be using the folder
             self._clean_up()
             raise
         return self
@@ -386,7 +387,7 @@ class LocalPlatform:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._mounts.disks.open()
-        await self._service.open(self.folder)
+        await self._service.open(self.folder, only_to_end=self._forget)
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
@@ -417,7 +418,10 @@ class LocalPlatform:
             return accounts.add_token(name)
 
     def delete_at_end(self) -> None:
-        """Have `close` delete the state folder, with all that the platform remembers."""
+        """Have `close` delete the state folder, with all that the platform remembers.
+
+        A platform that is told so before it starts runs none of the jobs that it finds.
+        """
         self._forget = True
 
     def _clean_up(self) -> None:
