@@ -203,8 +203,10 @@ def reset(state: str | None, yes: bool) -> None:
         raise ConfigError(f"{folder} is no state folder of a local platform; nothing was deleted")
     if not yes:
         click.confirm(f"Delete {folder} and all that is in it?", abort=True)
-    with server.LocalPlatform(state) as platform:
-        platform.delete_at_end()
+    platform = server.LocalPlatform(state)
+    platform.delete_at_end()
+    with platform:
+        pass  # jobs that a killed one has left behind end with it
     output.note(f"{folder} is deleted.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,12 +55,15 @@ class Refusals:
         except APIError as error:
             if begun:
                 raise
-            logger.info("%s refused: %s", scope["path"], error)
+            # Quoted: who asks has chosen them, and could end the line or move the cursor.
+            logger.info("%r refused: %r", scope["path"], str(error))
             await _refuse(error, scope, receive, send_named)
+        except ClientDisconnect:
+            pass  # nobody is there to be told
         except Exception as error:
             if begun:
                 raise
-            logger.exception("%s failed", scope["path"])
+            logger.exception("%r failed", scope["path"])
             text = f"Unexpected exception {type(error).__name__}: {error}. Path: {scope['path']}."
             await _refuse(ServerError(text), scope, receive, send_named)
 

@@ -26,6 +26,7 @@ from neuro_sync.errors import (
     NeuroError,
     NotSupported,
     ResourceNotFound,
+    ServerError,
 )
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
@@ -63,6 +64,8 @@ _LIFE = TypeAdapter(tuple[JobStatusItem, ...])
 LONGEST_END = 20.0
 """Seconds that jobs may take to end with the platform; a process can be stuck in the kernel."""
 SAMPLE_PERIOD = 1.0
+RETRY = 1.0
+"""Seconds until what could not be written down is tried again."""
 KEEP_ALIVE = 10.0
 """Seconds of silence after which a stream shows that it is still there."""
 LONGEST_TIMER = 10 * 365 * 86400
@@ -115,32 +118,49 @@ class JobService:
         self._logs: dict[str, JobLog] = {}
         """Of the jobs that may still write."""
         self._changes = Pulse()
+        self._unrecorded = Decisions()
+        """What was decided and could not be written down, and so is not done yet."""
+        self._is_closing = False
+        self._damaged: set[str] = set()
+        """Ids of unfinished jobs of which too little is known to go on with them."""
 
-    async def open(self, folder: Path) -> None:
-        """Begin to run jobs, and take up those of an earlier platform on the same folder."""
+    async def open(self, folder: Path, *, only_to_end: bool = False) -> None:
+        """Begin to run jobs, and take up those of an earlier platform on the same folder.
+
+        Or `only_to_end` them: then nothing is launched.
+        """
         self._folder = folder / "jobs"
         await self._runtime.open(folder, self._on_event)
         now = self._clock.now()
-        rows = [*self._store.not_over()]
-        for row in rows:
+        rows = []
+        for row in self._store.not_over():
+            try:
+                job = self._job(row)
+            except (ValueError, LookupError):
+                logger.exception("%s is left out: what platform.db says of it is damaged", row.id)
+                self._damaged.add(row.id)
+                continue
+            rows.append(row)
             self._open_log(row.id).create()
-            self._schedule.restore(self._job(row), now)
+            self._schedule.restore(job, now)
             if row.answer is None:
                 self._reopen_site(row)
+        if only_to_end:
+            self._end_all()
         for row in rows:
             if row.phase in (Phase.LIVE, Phase.ENDING):
                 with self._reporting(row.id):
-                    is_ending = row.phase == Phase.ENDING
+                    is_ending = only_to_end or row.phase == Phase.ENDING
                     # A run that has begun has got what it needs, which may be gone by now.
                     launch = self._launch(row, is_new=not is_ending and not _has_begun(row))
                     self._runtime.adopt(launch, is_ending=is_ending)
-        self._carry_out(self._schedule.resume(now))
+        if not only_to_end:
+            self._carry_out(self._schedule.resume(now))
 
     async def close(self) -> None:
         """End all jobs and wait for them; then nothing of the platform is left running."""
-        reason = "The local platform was stopped."
-        stopped = Cancelled(self._clock.now(), "PlatformStopped", reason)
-        self._carry_out(self._schedule.close(stopped))
+        self._is_closing = True
+        self._end_all()
         ends = [log.until_ended() for log in self._logs.values()]
         try:
             await asyncio.wait_for(asyncio.gather(*ends), LONGEST_END)
@@ -150,6 +170,12 @@ class JobService:
             self._timer.cancel()
         await self._sites.close_all()
         await self._runtime.close()
+
+    def _end_all(self) -> None:
+        """Cancel all jobs, and launch none any more."""
+        reason = "The local platform was stopped."
+        stopped = Cancelled(self._clock.now(), "PlatformStopped", reason)
+        self._carry_out(self._schedule.close(stopped))
 
     def start(self, spec: JobStart | JobRun, caller: Caller) -> JobRow:
         """Accept a job and have it started.
@@ -197,19 +223,32 @@ class JobService:
             phase=Phase.WAITING.value,
             waits_for_seat=options.wait_for_jobs_quota,
         )
-        self._store.add(row, tuple(sorted(set(spec.tags))))
+        try:
+            self._store.add(row, tuple(sorted(set(spec.tags))))
+        except ServerError:
+            self._sites.close(job_id)
+            raise
         job = self._job(row)
         decisions = self._schedule.add(job, now)
         # After the answer: a job is pending when its user learns of it.
-        asyncio.get_running_loop().call_soon(self._open_log(job_id).create)
+        asyncio.get_running_loop().call_soon(self._create_log, job_id)
         self._carry_out(decisions, launch_later=True)
         return replace(row, transitions=_LIFE.dump_json(job.life).decode())
 
     def kill(self, id_or_name: str, caller: Caller) -> None:
-        """Cancel a job at once; what it runs ends a moment later. One that is over stays."""
+        """Cancel a job at once; what it runs ends a moment later. One that is over stays.
+
+        Raises:
+            ServerError: It could not be written down, so it is done later.
+        """
         now = self._clock.now()
         job = self.find(id_or_name, caller, Action.WRITE)
         self._carry_out(self._schedule.report(job.id, Cancelled(now, "UserRequested"), now))
+        if job.id in self._unrecorded.changed:
+            raise ServerError(
+                f"{job.id} will be cancelled as soon as {self._store.path} can be written; "
+                "look after its disk"
+            )
 
     def find(self, id_or_name: str, caller: Caller, action: Action) -> JobRow:
         """Return a job by id, or the caller's newest one of a name, to do something with it.
@@ -244,8 +283,20 @@ class JobService:
         return self._runtime
 
     def log(self, job: JobRow) -> JobLog:
-        """Return the job's log; it goes on over all runs of the job."""
-        return self._logs.get(job.id) or self._ended_log(job.id)
+        """Return the job's log; it goes on over all runs of the job.
+
+        Raises:
+            ResourceNotFound: Somebody has deleted it.
+        """
+        log = self._logs.get(job.id) or self._ended_log(job.id)
+        if log.exists:
+            return log
+        if log.ended or job.status == JobStatus.RUNNING.value:
+            raise ResourceNotFound(
+                f"the log of {job.id} is gone: somebody has deleted {self._folder / job.id}"
+            )
+        log.create()
+        return log
 
     async def telemetry(self, job_id: str) -> AsyncGenerator[JobTelemetry | None, None]:
         """Yield what a job uses each second while it runs; None when there is nothing to tell."""
@@ -294,7 +345,10 @@ class JobService:
         """Yield the answer of each job that the caller may read, as `answer` gives it."""
         readable = caller.grants.readable("job")
         for job in self._store.answers(replace(wanted, readable=readable)):
-            yield job if isinstance(job, str) else self.answer(job)
+            if isinstance(job, str):
+                yield job
+            elif job.id not in self._damaged:
+                yield self.answer(job)
 
     def answer(self, job: JobRow) -> str:
         """Return what the wire tells of a job now, as JSON without a newline."""
@@ -322,9 +376,23 @@ class JobService:
         self._carry_out(self._schedule.tick(self._clock.now()))
 
     def _carry_out(self, decisions: Decisions, *, launch_later: bool = False) -> None:
+        """Write down what was decided, and do it.
+
+        What cannot be written, since the disk is full, stays to be done, with what is decided
+        meanwhile, until it can.
+        """
+        decisions = self._unrecorded.then(decisions)
+        self._unrecorded = Decisions()
         if decisions.changed:
             # Before anything is done: what is done twice is worse than what is not done yet.
-            self._store.change([self._change(job) for job in decisions.changed.values()])
+            try:
+                self._store.change([self._change(job) for job in decisions.changed.values()])
+            except ServerError as error:
+                logger.error("%d jobs wait: %s", len(decisions.changed), error)
+                if not self._is_closing:  # then the next platform finds out how they ended
+                    self._unrecorded = decisions
+                    asyncio.get_running_loop().call_later(RETRY, self._try_again)
+                    return
             self._changes.beat()
         for job in decisions.changed.values():
             if job.status.is_finished:
@@ -342,6 +410,10 @@ class JobService:
             else:
                 self._launch_next()
         self._set_timer()
+
+    def _try_again(self) -> None:
+        if self._unrecorded.changed:
+            self._carry_out(Decisions())
 
     def _launch_next(self) -> None:
         """Launch one job, and leave the others until everybody else had a turn."""
@@ -441,6 +513,12 @@ class JobService:
             mounts=self._mounts.of(job.id, container),
         )
 
+    def _create_log(self, job_id: str) -> None:
+        try:
+            self._open_log(job_id).create()
+        except OSError as error:  # the disk is full; whoever runs the job or reads it tries again
+            logger.error("job %s has no log yet: %s", job_id, error)
+
     def _open_log(self, job_id: str) -> JobLog:
         log = self._logs[job_id] = JobLog(self._folder / job_id)
         return log
@@ -457,6 +535,8 @@ class JobService:
         job = self._store.get(id_or_name, owner)
         if job is None:
             raise IllegalArgumentError(f"no such job {id_or_name}")
+        if job.id in self._damaged:
+            raise ServerError(f"what platform.db says of {job.id} is damaged")
         return job
 
     def _tenant(self, options: JobOptions, caller: Caller) -> Tenant:

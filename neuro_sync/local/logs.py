@@ -58,6 +58,10 @@ class JobLog:
         for path in (self._log, self._times):
             path.touch(mode=0o600)
 
+    @property
+    def exists(self) -> bool:
+        return self._log.exists()
+
     def end(self) -> None:
         """Note that no more output can come."""
         self.ended = True

@@ -166,6 +166,12 @@ class Decisions:
     kill: list[Job] = field(default_factory=list)
     launch: list[Job] = field(default_factory=list)
 
+    def then(self, later: Decisions) -> Decisions:
+        """Return both, where nothing of these was done before the later ones were made."""
+        return Decisions(
+            {**self.changed, **later.changed}, self.kill + later.kill, self.launch + later.launch
+        )
+
 
 class Schedule:
     """The jobs of one machine. Each method that changes anything returns what follows from it."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from neuro_sync.errors import ConfigError
+from neuro_sync.errors import ConfigError, ServerError
 
 from .permissions import Resource
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -45,6 +49,7 @@ CREATE TABLE IF NOT EXISTS job_tags (
 """
 
 PAGE = 500
+COLUMNS = "*, json_valid(coalesce(answer, transitions)) AS is_whole"
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,14 @@ class JobFilter:
         return " AND ".join(conditions), values
 
 
+def unusable(path: Path, error: Exception) -> ConfigError:
+    """Return what a platform says that cannot begin with its database."""
+    return ConfigError(
+        f"{path} cannot be used as the local platform's database ({error}); "
+        "move the state folder away, or name another one with --state"
+    )
+
+
 _LEVELS = ("cluster_name", "org_name", "project_name")
 _PATHS = (_LEVELS[:1], _LEVELS[:2], _LEVELS, (*_LEVELS, "id"), (*_LEVELS, "name"))
 
@@ -177,10 +190,7 @@ class Store:
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.executescript(SCHEMA)
         except sqlite3.Error as error:
-            raise ConfigError(
-                f"{self.path} cannot be used as the local platform's database ({error}); "
-                "move the state folder away, or name another one with --state"
-            ) from error
+            raise unusable(self.path, error) from error
         self.path.chmod(0o600)
 
     @property
@@ -191,9 +201,24 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Make one transaction of a block.
+
+        Raises:
+            ServerError: It cannot be written; nothing of it is.
+        """
+        try:
+            with self._database as database:
+                database.execute("BEGIN")
+                yield database
+        except sqlite3.Error as error:
+            raise ServerError(
+                f"{self.path} cannot be written ({error}); look after its disk, then try again"
+            ) from error
+
     def add(self, job: JobRow, tags: tuple[str, ...]) -> None:
-        with self._database as database:
-            database.execute("BEGIN")
+        with self._writing() as database:
             cursor = database.execute(
                 "INSERT INTO jobs (id, name, owner, base_owner, cluster_name, org_name,"
                 " project_name, status, phase, run, waits_for_seat, created_at, description,"
@@ -223,8 +248,7 @@ class Store:
 
     def change(self, changes: Iterable[JobChange]) -> None:
         """Record what is new of some jobs: all of it or nothing."""
-        with self._database as database:
-            database.execute("BEGIN")
+        with self._writing() as database:
             database.executemany(
                 "UPDATE jobs SET status = ?, transitions = ?, answer = ?, phase = ?, run = ?"
                 " WHERE id = ?",
@@ -236,18 +260,22 @@ class Store:
 
     def not_over(self) -> Iterator[JobRow]:
         """Yield the jobs that are unfinished, and those whose processes may not have ended yet."""
-        rows = self._database.execute("SELECT * FROM jobs WHERE phase != 'over' ORDER BY number")
-        return map(_job, rows.fetchall())
+        rows = self._database.execute(
+            f"SELECT {COLUMNS} FROM jobs WHERE phase != 'over' ORDER BY number"  # noqa: S608
+        )
+        return _whole(rows.fetchall())
 
     def describe(self, job_id: str, description: Mapping[str, Any]) -> None:
-        self._database.execute(
-            "UPDATE jobs SET description = ? WHERE id = ?", (json.dumps(description), job_id)
-        )
+        with self._writing() as database:
+            database.execute(
+                "UPDATE jobs SET description = ? WHERE id = ?", (json.dumps(description), job_id)
+            )
 
     def get(self, id_or_name: str, owner: str) -> JobRow | None:
         """Find a job by id, or the newest one of an owner by name."""
         row = self._database.execute(
-            "SELECT * FROM jobs WHERE id = ?1 OR (name = ?1 AND owner = ?2)"
+            f"SELECT {COLUMNS} FROM jobs"  # noqa: S608  # none of it is input
+            " WHERE id = ?1 OR (name = ?1 AND owner = ?2)"
             " ORDER BY id = ?1 DESC, number DESC LIMIT 1",
             (id_or_name, owner),
         ).fetchone()
@@ -273,20 +301,24 @@ class Store:
 
     def list(self, wanted: JobFilter) -> Iterator[JobRow]:
         """Yield jobs in the order of their creation."""
-        return map(_job, self._rows("*", wanted))
+        return _whole(self._rows(COLUMNS, wanted))
 
     def answers(self, wanted: JobFilter) -> Iterator[str | JobRow]:
         """Yield the same; of a job that is over only its answer, which is all there is to it.
 
         Most jobs of a long list are, and the rest of their columns is not even read.
         """
-        columns = "number, answer, iif(answer IS NULL, id, NULL) AS id"
+        columns = "number, iif(json_valid(answer), answer, NULL) AS answer"
         for row in self._rows(columns, wanted):
             answer = row["answer"]
-            yield answer if answer is not None else self._unfinished(row["id"])
+            if answer is not None:
+                yield answer
+            else:
+                yield from _whole(self._numbered(row["number"]))
 
-    def _unfinished(self, job_id: str) -> JobRow:
-        return _job(self._database.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone())
+    def _numbered(self, number: int) -> Iterable[sqlite3.Row]:
+        query = f"SELECT {COLUMNS} FROM jobs WHERE number = ?"  # noqa: S608
+        return self._database.execute(query, (number,)).fetchall()
 
     def _rows(self, columns: str, wanted: JobFilter) -> Iterator[sqlite3.Row]:
         """Read page by page, each a query of its own, so that a slow reader holds nothing up."""
@@ -308,7 +340,28 @@ class Store:
             last = rows[-1]["number"]
 
 
+def _whole(rows: Iterable[sqlite3.Row]) -> Iterator[JobRow]:
+    """Yield jobs, but for those of which the file says what cannot be understood."""
+    for row in rows:
+        try:
+            yield _job(row)
+        except ServerError as error:
+            logger.error("left out: %s", error)  # where is no news
+
+
 def _job(row: sqlite3.Row) -> JobRow:
+    try:
+        return _read(row)
+    except (ValueError, TypeError) as error:
+        raise ServerError(
+            f"what platform.db says of {row['id']} is damaged ({error}); its log is still in "
+            f"jobs/{row['id']} of the state folder"
+        ) from error
+
+
+def _read(row: sqlite3.Row) -> JobRow:
+    if not row["is_whole"]:
+        raise ValueError("it is no JSON")
     return JobRow(
         id=row["id"],
         name=row["name"],

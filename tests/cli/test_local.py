@@ -199,10 +199,28 @@ def test_reset_deletes_the_folder_and_ends_what_a_killed_platform_left(tmp_path:
         refused = run("local", "reset", "--yes", "--state", str(state))
         assert refused.returncode == 77
         assert "is running on" in refused.stderr
+        assert (state / "platform.db").exists()
         process.kill()
     assert run("local", "reset", "--yes", "--state", str(state)).returncode == 0
     assert not state.exists()
     assert not is_alive(pid)
+
+
+def test_reset_runs_nothing_of_what_it_deletes(tmp_path: Path) -> None:
+    state, mark = tmp_path / "state", tmp_path / "ran"
+    with up(state) as process:
+        with Session.local(state=state) as session:
+            preset = max(session.jobs.get_capacity())
+            room = session.jobs.get_capacity()[preset]
+            jobs = [
+                session.jobs.start(image="any", preset_name=preset, command=command)
+                for command in [*["sleep 60"] * room, *[f"touch {mark}"] * 3]
+            ]
+            assert session.jobs.status(jobs[-1]).reason == "Scheduling"
+        process.kill()
+    assert run("local", "reset", "--yes", "--state", str(state)).returncode == 0
+    assert not state.exists()
+    assert not mark.exists()
 
 
 def test_reset_touches_nothing_else(tmp_path: Path) -> None:

@@ -13,14 +13,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neuro_sync import ConnectionFailed, JobDescription, JobRestartPolicy, JobStatus, Session
+import pytest
+from yarl import URL
+
+from neuro_sync import (
+    ConnectionFailed,
+    JobDescription,
+    JobRestartPolicy,
+    JobStatus,
+    Session,
+    Volume,
+)
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.local.state import local_user
 from neuro_sync.local.store import JobChange, Store
+from tests.docker_engine import IMAGE
 from tests.processes import is_alive, outside
 
 ROUNDS = int(os.environ.get("NEURO_TEST_CRASHES", "3"))
@@ -45,36 +58,80 @@ def platform_process(state: Path, *options: str) -> Iterator[subprocess.Popen[st
             process.wait(30)
 
 
-def submit(session: Session, folder: Path, number: int) -> JobDescription:
-    """Start a job that notes each of its runs; every third one fails, every fifth only once."""
-    runs = folder / f"runs-{number}"
-    fails = f"[ $(wc -l < {runs}) -ge 2 ]" if number % 5 == 0 else f"exit {number % 3}"
-    return session.jobs.start(
-        image="any",
-        preset_name="cpu-small",
-        command=f"sh -c 'echo {number}; echo x >> {runs}; sleep 0.0{number % 10}; {fails}'",
-        restart_policy=(JobRestartPolicy.ON_FAILURE if number % 5 == 0 else JobRestartPolicy.NEVER),
-        tags=[f"number:{number}"],
-    )
+@dataclass(frozen=True)
+class Load:
+    """Many jobs, each of which notes its runs in a file of this machine."""
+
+    folder: Path
+    """Where those files are."""
+    image: str = "any"
+    options: tuple[str, ...] = ("--cpu", "3", "--memory", "64G")
+    jobs: int = JOBS
+    seen_in_jobs: str = ""
+    """Where a job finds the folder, if it is mounted."""
+    longest_life: float = 0.4
+    """Seconds after which a platform is killed at the latest."""
+
+    def submit(self, session: Session, number: int) -> JobDescription:
+        """Start a job; every third one fails, every fifth only once."""
+        runs = f"{self.seen_in_jobs or self.folder}/runs-{number}"
+        fails = f"[ $(wc -l < {runs}) -ge 2 ]" if number % 5 == 0 else f"exit {number % 3}"
+        policy = JobRestartPolicy.ON_FAILURE if number % 5 == 0 else JobRestartPolicy.NEVER
+        storage = Volume(storage_uri=URL("storage:runs"), container_path=self.seen_in_jobs or "/x")
+        return session.jobs.start(
+            image=self.image,
+            preset_name="cpu-small",
+            command=f"sh -c 'echo {number}; echo x >> {runs}; sleep 0.0{number % 10}; {fails}'",
+            restart_policy=policy,
+            tags=[f"number:{number}"],
+            volumes=[storage] if self.seen_in_jobs else [],
+        )
+
+    def runs(self, number: int) -> int:
+        return (self.folder / f"runs-{number}").read_text().count("x")
 
 
 def test_whenever_the_platform_is_killed_no_job_is_lost_and_no_run_done_twice(
     tmp_path: Path,
 ) -> None:
+    survive(tmp_path / "state", Load(tmp_path))
+
+
+def test_the_same_goes_for_jobs_that_are_containers(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine)
     state = tmp_path / "state"
+    load = Load(
+        state / "storage" / "local" / local_user() / "runs",
+        IMAGE,
+        ("--runtime", "docker", "--cpu", "3", "--memory", "64G"),
+        jobs=JOBS if ROUNDS >= 20 else 8,
+        seen_in_jobs="/runs",
+        longest_life=1.5,
+    )
+    load.folder.mkdir(parents=True)
+    survive(state, load)
+
+
+def survive(state: Path, load: Load) -> None:
+    """Kill the platform again and again while jobs are started and run, and look at each after."""
     jobs: dict[int, str] = {}
     chance = random.Random(os.environ.get("PYTEST_RANDOMLY_SEED"))
-    numbers = iter(range(JOBS))
+    numbers = iter(range(load.jobs))
     for _ in range(ROUNDS):
-        with platform_process(state) as process, Session.local(state=state) as session:
-            timer = threading.Timer(chance.uniform(0, 0.4), process.kill)
+        with (
+            platform_process(state, *load.options) as process,
+            Session.local(state=state) as session,
+        ):
+            timer = threading.Timer(chance.uniform(0, load.longest_life), process.kill)
             timer.start()
             with suppress(ConnectionFailed):
-                for number in islice(numbers, -(-JOBS // ROUNDS)):
-                    jobs[number] = submit(session, tmp_path, number).id
+                for number in islice(numbers, -(-load.jobs // ROUNDS)):
+                    jobs[number] = load.submit(session, number).id
             timer.join()
             process.wait()
-    with platform_process(state), Session.local(state=state) as session:
+    with platform_process(state, *load.options), Session.local(state=state) as session:
         known = {
             int(tag.removeprefix("number:")): job.id
             for job in session.jobs.list()
@@ -82,8 +139,8 @@ def test_whenever_the_platform_is_killed_no_job_is_lost_and_no_run_done_twice(
         }
         assert known.items() >= jobs.items()  # one whose answer was lost may be there as well
         for number, id in known.items():
-            ended = session.jobs.wait(id, timeout=60)
-            runs = (tmp_path / f"runs-{number}").read_text().count("x")
+            ended = session.jobs.wait(id, timeout=90)
+            runs = load.runs(number)
             restarts = int(number % 5 == 0)
             assert runs == restarts + 1, (number, ended.history)
             assert ended.history.restarts == restarts

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import requests
-from fastapi import FastAPI
-from starlette.routing import WebSocketRoute
 from websocket import WebSocketBadStatusException
 from yarl import URL
 
@@ -31,6 +29,7 @@ from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.server import LocalPlatform
 
 from .conftest import Dial
+from .routes import app_of, routes_of
 
 JSON = "application/json; charset=utf-8"
 # Names that occur nowhere else, so that an answer with one of them tells of its owner.
@@ -236,21 +235,8 @@ EXPECTED: dict[tuple[str, str], Refused | Silent] = {
 to ask for a permission."""
 
 
-def routes_of(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the method and the path of every route, those that are in no description too."""
-    for route in routes:
-        if hasattr(route, "original_router"):  # what FastAPI keeps of a router that was included
-            inner = prefix + route.include_context.prefix
-            yield from routes_of(route.original_router.routes, inner)
-        elif isinstance(route, WebSocketRoute) or type(route).__name__ == "APIWebSocketRoute":
-            yield "WS", prefix + route.path
-        else:
-            yield from ((method, prefix + route.path) for method in route.methods - {"HEAD"})
-
-
 def test_every_route_is_in_the_table(stage: Stage) -> None:
-    app = stage.platform._uvicorn.config.app
-    assert isinstance(app, FastAPI)
+    app = app_of(stage.platform)
     routes = set(routes_of(app.routes))
     described = {
         (method.upper(), path)

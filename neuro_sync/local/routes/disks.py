@@ -16,7 +16,8 @@ from neuro_sync.local.permissions import Resource
 from neuro_sync.models.disks import Disk, NewDisk
 from neuro_sync.models.users import Action
 
-from .tenants import body_of, project_of
+from .bodies import body_of, described
+from .tenants import project_of
 
 router = APIRouter(prefix="/disk")
 
@@ -29,7 +30,7 @@ async def store(request: Request) -> DiskStore:
 Store = Annotated[DiskStore, Depends(store)]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, openapi_extra=described(NewDisk.model_json_schema()))
 async def create(request: Request, disks: Store, caller: Asking) -> Response:
     """Make a disk."""
     wanted = await body_of(NewDisk, request)

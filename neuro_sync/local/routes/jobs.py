@@ -27,6 +27,7 @@ from neuro_sync.models.jobs import (
 )
 from neuro_sync.models.users import Action
 
+from .bodies import body_of, described, read_body
 from .values import flag, instant, name_of
 
 router = APIRouter(prefix="/jobs")
@@ -35,6 +36,8 @@ OWNER_PATTERN = r"^[a-z0-9]+(?:[-/][a-z0-9]+)*$"
 FIRST_PAGE = 20
 """Jobs that are sent first, so that the reader has something to do while the next are read."""
 PAGE = 200
+LARGEST_JOB = 4 * 2**20
+"""Bytes; a job with many variables can take megabytes."""
 NDJSON = "application/x-ndjson"
 
 
@@ -48,14 +51,14 @@ Service = Annotated[JobService, Depends(service)]
 
 def _body_schema() -> dict[str, Any]:
     either = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in (JobStart, JobRun)]
-    return {"requestBody": {"content": {"application/json": {"schema": {"anyOf": either}}}}}
+    return described({"anyOf": either})
 
 
 @router.post("", status_code=202, openapi_extra=_body_schema())
 async def start(request: Request, jobs: Service, caller: Asking) -> Response:
     """Start a job; with ``?from_preset`` the body is flat and names a preset."""
     model = JobStart if "from_preset" in request.query_params else JobRun
-    spec = _read(model, await request.body())
+    spec = _read(model, await read_body(request, LARGEST_JOB))
     row = jobs.start(spec, caller)
     return Response(jobs.answer(row), status_code=202, media_type=JSON)
 
@@ -63,7 +66,7 @@ async def start(request: Request, jobs: Service, caller: Asking) -> Response:
 def _read(model: type[JobStart | JobRun], body: bytes) -> JobStart | JobRun:
     try:
         data = json.loads(body, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IllegalArgumentError(str(error)) from error
     if not isinstance(data, dict):
         raise IllegalArgumentError("the body should be a JSON object")
@@ -213,13 +216,14 @@ async def status(id: str, request: Request) -> Response:
     return Response(jobs.answer(jobs.find(id, caller, Action.READ)), media_type=JSON)
 
 
-@router.put("/{id}/max_run_time_minutes", status_code=204)
+@router.put(
+    "/{id}/max_run_time_minutes",
+    status_code=204,
+    openapi_extra=described(LifeSpanChange.model_json_schema()),
+)
 async def change_life_span(id: str, request: Request, jobs: Service, caller: Asking) -> Response:
     """Set or lengthen the time that a job may run."""
-    try:
-        change = LifeSpanChange.from_request(await request.body())
-    except ValidationError as error:
-        raise bad_request(error) from error
+    change = await body_of(LifeSpanChange, request)
     jobs.change_life_span(
         jobs.find(id, caller, Action.WRITE), minutes=change.minutes, add=change.is_addition
     )

@@ -7,18 +7,18 @@ import uuid
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request, Response, WebSocket
-from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
 from neuro_sync.errors import Conflict, IllegalArgumentError, ResourceNotFound
 from neuro_sync.local.access import Asking
-from neuro_sync.local.answers import JSON, bad_request
+from neuro_sync.local.answers import JSON
 from neuro_sync.local.runtimes.base import Channel
 from neuro_sync.models.base import Model
 from neuro_sync.models.frames import STDERR, STDOUT
 from neuro_sync.models.jobs import ExecInspect
 from neuro_sync.models.users import Action
 
+from .bodies import body_of, described
 from .channels import arguments, converse_raw
 from .monitoring import Service
 from .websockets import refuse_plain_requests
@@ -92,13 +92,10 @@ def _execs(connection: HTTPConnection) -> Execs:
     return execs
 
 
-@router.post("/{id}/exec_create")
+@router.post("/{id}/exec_create", openapi_extra=described(ExecCreate.model_json_schema()))
 async def exec_create(id: str, request: Request, jobs: Service, caller: Asking) -> dict[str, str]:
     """Note a command that `exec_start` will run."""
-    try:
-        spec = ExecCreate.from_request(await request.body())
-    except ValidationError as error:
-        raise bad_request(error) from error
+    spec = await body_of(ExecCreate, request)
     if not spec.command.strip():
         raise IllegalArgumentError("Command is required")
     if "\0" in spec.command:

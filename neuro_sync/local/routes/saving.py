@@ -9,15 +9,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
 from neuro_sync.local.access import Asking
-from neuro_sync.local.answers import bad_request
 from neuro_sync.local.permissions import Resource
 from neuro_sync.models.base import Model
 from neuro_sync.models.users import Action
 
+from .bodies import body_of, described
 from .jobs import NDJSON
 from .monitoring import Service
 
@@ -32,14 +32,20 @@ class _Save(Model):
     container: _Image
 
 
-@router.post("/{id}/save")
+@router.post(
+    "/{id}/save",
+    openapi_extra=described(
+        {
+            "type": "object",
+            "properties": {"container": _Image.model_json_schema()},
+            "required": ["container"],
+        }
+    ),
+)
 async def save(id: str, request: Request, jobs: Service, caller: Asking) -> StreamingResponse:
     """Send what happens as JSON lines; a failure is the last of them, and the status still 200."""
     job = jobs.find(id, caller, Action.WRITE)
-    try:
-        image = _Save.from_request(await request.body()).container.image
-    except ValidationError as error:
-        raise bad_request(error) from error
+    image = (await body_of(_Save, request)).container.image
     registry: str = request.app.state.url.partition("://")[2]
     host, _, name = image.partition("/")
     if host != registry:

@@ -15,7 +15,8 @@ from neuro_sync.local.secrets import SecretStore
 from neuro_sync.models.secrets import NewSecret
 from neuro_sync.models.users import Action
 
-from .tenants import body_of, project_of
+from .bodies import body_of, described
+from .tenants import project_of
 
 router = APIRouter(prefix="/secrets")
 
@@ -28,7 +29,7 @@ async def store(request: Request) -> SecretStore:
 Store = Annotated[SecretStore, Depends(store)]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, openapi_extra=described(NewSecret.model_json_schema()))
 async def add(request: Request, secrets: Store, caller: Asking) -> Response:
     """Store a value under a key; one that is there is replaced."""
     secret = await body_of(NewSecret, request)

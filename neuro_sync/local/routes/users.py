@@ -16,15 +16,12 @@ from neuro_sync.local.permissions import Resource, role_resource
 from neuro_sync.local.users import Users
 from neuro_sync.models.users import Action, NewAccount, Permission
 
+from .bodies import body_of, described, read_body
 from .values import flag
 
 router = APIRouter(prefix="/users")
 
 _PERMISSIONS = TypeAdapter(list[Permission])
-
-
-def _body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
 
 
 _PERMISSION = {
@@ -34,7 +31,7 @@ _PERMISSION = {
         "action": {"enum": [Action.READ, Action.WRITE, Action.MANAGE]},
     },
 }
-_PERMISSIONS_BODY = _body({"type": "array", "items": _PERMISSION})
+_PERMISSIONS_BODY = described({"type": "array", "items": _PERMISSION})
 
 
 async def _users(request: Request) -> Users:
@@ -45,13 +42,10 @@ async def _users(request: Request) -> Users:
 Service = Annotated[Users, Depends(_users)]
 
 
-@router.post("", status_code=201, openapi_extra=_body(NewAccount.model_json_schema()))
+@router.post("", status_code=201, openapi_extra=described(NewAccount.model_json_schema()))
 async def add(request: Request, users: Service, caller: Asking) -> Response:
     """Make a role, such as ``alice/roles/editors``; or a user, which takes more."""
-    try:
-        name = NewAccount.from_request(await request.body()).name
-    except ValidationError as error:
-        raise bad_request(error) from error
+    name = (await body_of(NewAccount, request)).name
     caller.require(Action.MANAGE, _resource(name))
     if "/" in name:
         users.accounts.add_role(name)
@@ -171,7 +165,7 @@ async def token(user: str, request: Request, users: Service, caller: Asking) -> 
     """Return a new token of a user."""
     name = _name(user)
     caller.require(Action.MANAGE, _resource(name))
-    if await request.body() not in (b"", b"{}"):
+    if await read_body(request) not in (b"", b"{}"):
         raise NotSupported("a token for less than the whole account; leave 'uri' out")
     return _json({"access_token": users.accounts.add_token(name)})
 
@@ -197,8 +191,9 @@ def _filter(uri: str | None) -> Resource | None:
 
 
 async def _grants(request: Request) -> list[Grant]:
+    body = await read_body(request)
     try:
-        permissions = _PERMISSIONS.validate_json(await request.body(), by_name=False, by_alias=True)
+        permissions = _PERMISSIONS.validate_json(body, by_name=False, by_alias=True)
     except ValidationError as error:
         raise bad_request(error) from error
     return [(Resource.parse(str(item.uri)), item.action) for item in permissions]

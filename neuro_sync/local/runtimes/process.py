@@ -149,7 +149,13 @@ class ProcessRuntime:
         if job.ended:
             return
         job.is_killed = True
-        job.command(b"kill %f" % self._grace)
+        try:
+            job.command(b"kill %f" % self._grace)
+        except OSError as error:
+            # Somebody has deleted its folder. The job ends with its supervisor.
+            logger.error("job %s is ended by force: %s", job_id, error)
+            if job.pidfd is not None:
+                signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
     async def exec(self, job_id: str, arguments: Sequence[str], *, tty: bool) -> CommandChannel:
         connection = await self._connect(job_id, self._running(job_id))
@@ -551,7 +557,8 @@ def _event(line: bytes, folder: Path) -> Event:
 
 
 def _tail(path: Path) -> str:
-    with open(path, "rb") as file:
+    with suppress(FileNotFoundError), open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - TAIL_BYTES, 0))
         return file.read().decode(errors="replace").strip()
+    return ""  # somebody has deleted it
