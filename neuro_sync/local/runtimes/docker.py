@@ -27,6 +27,7 @@ from typing import Any
 from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils import parse_repository_tag
 
+from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError, ResourceNotFound
 from neuro_sync.local.lifecycle import (
     CouldNotRun,
@@ -50,7 +51,6 @@ from .engine import (
     EngineUnavailable,
     Frames,
     Login,
-    find_endpoint,
     plain_words,
     why_not_pulled,
     why_not_run,

@@ -30,9 +30,10 @@ from neuro_sync import (
     Session,
     Volume,
 )
+from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError
 from neuro_sync.local.registry import Registry
-from neuro_sync.local.runtimes.engine import find_endpoint, why_not_pulled, why_not_run
+from neuro_sync.local.runtimes.engine import why_not_pulled, why_not_run
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE, IMAGE_USER
 from tests.relays import EngineRelay
@@ -293,12 +294,12 @@ def test_an_engine_that_is_not_there_is_told_before_anything_starts(
 
 def test_a_socket_that_we_may_not_use_is_told_with_the_remedy(engine: str) -> None:
     program = (
-        "import os, docker\n"
-        "from neuro_sync.local.runtimes.engine import Engine, find_endpoint\n"
-        "from neuro_sync.errors import ServerNotAvailable\n"
+        "import os\n"
+        "from neuro_sync.engine import connect, find_endpoint\n"
+        "from neuro_sync.errors import ConfigError\n"
         f"os.setgid({IMAGE_USER}); os.setgroups([]); os.setuid({IMAGE_USER})\n"
-        "try: Engine(find_endpoint())\n"
-        "except ServerNotAvailable as error: print(error)\n"
+        "try: connect(find_endpoint(), 10)\n"
+        "except ConfigError as error: print(error)\n"
     )
     told = subprocess.run(
         [sys.executable, "-c", program],
