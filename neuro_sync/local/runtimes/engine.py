@@ -344,6 +344,8 @@ def why_not_pulled(image: str, text: str) -> str:
         why = "there is no such image"
     elif "access denied" in lowered or "unauthorized" in lowered or "denied" in lowered:
         why = "there is no such image, or it is private; log in with `docker login`"
+    elif "http 403" in lowered:
+        why = "its registry does not let the job's owner read it"
     elif "no such host" in lowered or "dial tcp" in lowered or "lookup" in lowered:
         why = f"its registry cannot be reached ({words})"
     else:
