@@ -1,14 +1,10 @@
 """Blocking Python SDK for Neu.ro / Apolo compute jobs."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .client.channels import CommandResult, StdStream
 from .client.forward import PortForward
-from .client.login import (
-    login,
-    login_headless,
-    login_with_passed_config,
-    login_with_token,
-    logout,
-)
 from .client.session import Client, Session, get
 from .errors import (
     APIError,
@@ -43,7 +39,6 @@ from .errors import (
     WaitTimeout,
 )
 from .models.config import ClusterConfig, Preset, Project, ResourcePool
-from .models.disks import Disk
 from .models.images import (
     AbstractDockerImageProgress,
     ImageCommitFinished,
@@ -74,25 +69,35 @@ from .models.jobs import (
     SecretFile,
     Volume,
 )
-from .models.parse import EnvParseResult, VolumeParseResult
-from .models.secrets import Secret
-from .models.storage import (
-    AbstractDeleteProgress,
-    AbstractFileProgress,
-    AbstractRecursiveFileProgress,
-    DiskUsageInfo,
-    FileStatus,
-    FileStatusType,
-    StorageProgressComplete,
-    StorageProgressDelete,
-    StorageProgressEnterDir,
-    StorageProgressFail,
-    StorageProgressLeaveDir,
-    StorageProgressStart,
-    StorageProgressStep,
-)
-from .models.users import Action, Permission, Quota, Share
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .client.login import (
+        login,
+        login_headless,
+        login_with_passed_config,
+        login_with_token,
+        logout,
+    )
+    from .models.disks import Disk
+    from .models.parse import EnvParseResult, VolumeParseResult
+    from .models.secrets import Secret
+    from .models.storage import (
+        AbstractDeleteProgress,
+        AbstractFileProgress,
+        AbstractRecursiveFileProgress,
+        DiskUsageInfo,
+        FileStatus,
+        FileStatusType,
+        StorageProgressComplete,
+        StorageProgressDelete,
+        StorageProgressEnterDir,
+        StorageProgressFail,
+        StorageProgressLeaveDir,
+        StorageProgressStart,
+        StorageProgressStep,
+    )
+    from .models.users import Action, Permission, Quota, Share
 
 __all__ = [
     "APIError",
@@ -189,3 +194,45 @@ __all__ = [
     "login_with_token",
     "logout",
 ]
+
+_LATER = {
+    ".client.login": (
+        "login",
+        "login_headless",
+        "login_with_passed_config",
+        "login_with_token",
+        "logout",
+    ),
+    ".models.disks": ("Disk",),
+    ".models.parse": ("EnvParseResult", "VolumeParseResult"),
+    ".models.secrets": ("Secret",),
+    ".models.storage": (
+        "AbstractDeleteProgress",
+        "AbstractFileProgress",
+        "AbstractRecursiveFileProgress",
+        "DiskUsageInfo",
+        "FileStatus",
+        "FileStatusType",
+        "StorageProgressComplete",
+        "StorageProgressDelete",
+        "StorageProgressEnterDir",
+        "StorageProgressFail",
+        "StorageProgressLeaveDir",
+        "StorageProgressStart",
+        "StorageProgressStep",
+    ),
+    ".models.users": ("Action", "Permission", "Quota", "Share"),
+}
+"""What not every program needs: imported when it is first asked for."""
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _LATER.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(module, __name__), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

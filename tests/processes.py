@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -41,3 +44,21 @@ def outside(state: Path, job_id: str, pid: int) -> int:
         if int(names[-1]) == pid:
             return process.pid
     raise AssertionError(f"job {job_id} has no process {pid}")
+
+
+@contextmanager
+def platform_process(state: Path, *options: str, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """Run ``neuro local up`` until the block ends, and wait for its banner."""
+    command = [sys.executable, "-m", "neuro_sync", "local", "up", "--state", str(state)]
+    with subprocess.Popen(
+        [*command, "--port", str(port), *options], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)

@@ -79,8 +79,8 @@ PATIENCE = 300.0
 TAIL_LINES = 20
 LIFE_SPAN = "max_run_time_minutes"
 
-Job = str | JobDescription
-"""Which job: its id, its name, or what was known of it before."""
+Job = str | URL | JobDescription
+"""Which job: its id, its name, its ``job:`` address, or what was known of it before."""
 Duration = float | timedelta
 """Seconds, or a ``timedelta``."""
 Until = Literal["finished", "running"]
@@ -273,7 +273,7 @@ class Jobs:
 
         Endpoint: GET /jobs/{id}
         """
-        answer = self._transport.request("GET", self._api("jobs", _key(id)))
+        answer = self._transport.request("GET", self._api("jobs", self._key(id)))
         return self._parse.recognize(JobDescription.from_answer(answer.content))
 
     def kill(self, id: Job) -> None:
@@ -281,7 +281,7 @@ class Jobs:
 
         Endpoint: DELETE /jobs/{id}
         """
-        self._transport.request("DELETE", self._api("jobs", _key(id)))
+        self._transport.request("DELETE", self._api("jobs", self._key(id)))
 
     def bump_life_span(self, id: Job, additional_life_span: Duration) -> None:
         """Let a job run longer, by seconds that are rounded up to whole minutes.
@@ -291,7 +291,7 @@ class Jobs:
         with BadValuesRefused():
             change = LifeSpanChange(additional_max_run_time_minutes=_minutes(additional_life_span))
         body = change.model_dump(exclude_none=True)
-        self._transport.request("PUT", self._api("jobs", _key(id), LIFE_SPAN), body=body)
+        self._transport.request("PUT", self._api("jobs", self._key(id), LIFE_SPAN), body=body)
 
     def tags(self) -> tuple[str, ...]:
         """Return the tags of the caller's jobs, those of the newest job first, each once.
@@ -366,8 +366,8 @@ class Jobs:
             JobFailed: With ``check=True``, when a job did not succeed; the error has the first
                 such job and the last lines of its log.
         """
-        one = isinstance(id, str | JobDescription)
-        ids = (id,) if isinstance(id, str | JobDescription) else tuple(id)
+        one = isinstance(id, str | URL | JobDescription)
+        ids = (id,) if isinstance(id, str | URL | JobDescription) else tuple(id)
         deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
         tell: OnUpdate = on_update or (lambda _: None)
         jobs = [self.status(job) for job in ids]
@@ -771,9 +771,39 @@ class Jobs:
 
     def _id_of(self, id: Job) -> str:
         """Return the id itself, which is all that the monitoring service knows jobs by."""
+        key = self._key(id)
+        return key if JOB_ID.fullmatch(key) else self.status(key).id
+
+    def _key(self, id: Job) -> str:
+        """Return the part of a path that names the job."""
         if isinstance(id, JobDescription):
             return id.id
-        return id if JOB_ID.fullmatch(id) else self.status(id).id
+        text = str(id)
+        if not text:
+            raise IllegalArgumentError("which job? its id or name is empty")
+        return self._find(text) if text.startswith("job:") else segment(text)
+
+    def _find(self, address: str) -> str:
+        """Return the id of the job at an address, which may end with its name."""
+        uri = self._parse.str_to_uri(address, allowed_schemes=("job",))
+        *tenant, key = uri.parts[1:] or ("",)
+        if not key:
+            raise IllegalArgumentError(f"{address!r} ends with no job's id or name")
+        if JOB_ID.fullmatch(key):
+            return key
+        project = tenant.pop() if tenant else None
+        found = self.list(
+            name=key,
+            cluster_name=uri.host,
+            org_names=tenant,
+            project_names=(project,) if project else (),
+            reverse=True,
+            limit=1,
+        )
+        with found:
+            for job in found:
+                return job.id
+        raise IllegalArgumentError(f"no such job {address}")
 
     def _api(self, *parts: str) -> str:
         return f"{self._config.api_url}/{'/'.join(parts)}"
@@ -856,14 +886,6 @@ def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tup
 
 def _reached(job: JobDescription, until: Until) -> bool:
     return job.status.is_finished or (until == "running" and job.status.is_running)
-
-
-def _key(id: Job) -> str:
-    """Return the part of a path that names the job."""
-    key = id.id if isinstance(id, JobDescription) else id
-    if not key:
-        raise IllegalArgumentError("which job? its id or name is empty")
-    return segment(key)
 
 
 def _in_seconds(duration: Duration) -> float:

@@ -6,6 +6,7 @@ import copy
 import os
 import weakref
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from neuro_sync.transport.http import Certificate, HttpTransport, Timeout
 
     from .config import Config
+    from .disks import Disks
+    from .images import Images
+    from .parse import Parser
+    from .secrets import Secrets
     from .settings import Settings
+    from .storage import Storage
+    from .users import Users
+
+
+SECTIONS = ("storage", "images", "parse", "secrets", "disks", "users")
 
 
 class Session(Closing):
@@ -107,23 +117,55 @@ class Session(Closing):
         self._open_sections(transport, Config(transport, found, settings, names))
 
     def _open_sections(self, transport: HttpTransport, config: Config) -> None:
-        from .disks import Disks
-        from .images import Images
         from .jobs import Jobs
-        from .parse import Parser
-        from .secrets import Secrets
-        from .storage import Storage
-        from .users import Users
 
         self._transport = transport
         self.config = config
         self.jobs = Jobs(transport, config, self._clock)
-        self.storage = Storage(transport, config, self._clock)
-        self.images = Images(transport, config)
-        self.parse = Parser(config)
-        self.secrets = Secrets(transport, config)
-        self.disks = Disks(transport, config)
-        self.users = Users(transport, config)
+
+    # The other sections are loaded when they are first asked for.
+
+    @cached_property
+    def storage(self) -> Storage:
+        """The files of the platform's storage."""
+        from .storage import Storage
+
+        return Storage(self._transport, self.config, self._clock)
+
+    @cached_property
+    def images(self) -> Images:
+        """The platform's registry of images."""
+        from .images import Images
+
+        return Images(self._transport, self.config)
+
+    @cached_property
+    def parse(self) -> Parser:
+        """Addresses, volumes, images and variables, as they are written on a command line."""
+        from .parse import Parser
+
+        return Parser(self.config)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """Values that jobs are given, and nobody else sees."""
+        from .secrets import Secrets
+
+        return Secrets(self._transport, self.config)
+
+    @cached_property
+    def disks(self) -> Disks:
+        """Folders that outlive jobs."""
+        from .disks import Disks
+
+        return Disks(self._transport, self.config)
+
+    @cached_property
+    def users(self) -> Users:
+        """Users, roles, and what is shared with whom."""
+        from .users import Users
+
+        return Users(self._transport, self.config)
 
     def with_options(
         self,
@@ -144,6 +186,8 @@ class Session(Closing):
         }
         other = copy.copy(self)
         other._origin = self  # noqa: SLF001  # a copy of ours
+        for section in SECTIONS:  # they speak for this session
+            vars(other).pop(section, None)
         transport = self._transport.with_options(timeout=timeout)
         other._open_sections(transport, self.config.with_options(names))  # noqa: SLF001
         return other

@@ -97,9 +97,9 @@ class DiskSettings(_Section):
 class Settings(_Section):
     """Both files together; where both settle the same, the project's counts."""
 
-    job: JobSettings = JobSettings()
-    storage: StorageSettings = StorageSettings()
-    disk: DiskSettings = DiskSettings()
+    job: JobSettings = Field(default_factory=JobSettings.model_construct)
+    storage: StorageSettings = Field(default_factory=StorageSettings.model_construct)
+    disk: DiskSettings = Field(default_factory=DiskSettings.model_construct)
     alias: Mapping[str, Mapping[str, Any]] = Field(default={})
     """The user's own commands by name, each as its table has it."""
     _project_file: Path | None = PrivateAttr(default=None)
@@ -141,7 +141,8 @@ def read_settings(folder: Path | None, start: Path | None = None) -> Settings:
     project_file = _find_project_file(start)
     if project_file is not None:
         merged = _merge(merged, _read(project_file))
-    settings = _checked(merged, "the settings")
+    # Most have no such file: then the checks are not even built.
+    settings = _checked(merged, "the settings") if merged else Settings.model_construct()
     settings._project_file = project_file  # noqa: SLF001  # ours
     return settings
 

@@ -37,7 +37,8 @@ def main() -> int:
 def _line(figure: Figure) -> str:
     verdict = {None: "", True: "yes", False: "**no**"}[figure.met]
     ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
-    numbers = f"{_number(figure.ours)} | {_number(figure.peer)} | {figure.unit} | {ratio}"
+    peer = "" if figure.peer is None else _number(figure.peer)
+    numbers = f"{_number(figure.ours)} | {peer} | {figure.unit} | {ratio}"
     return f"| {figure.name} | {numbers} | {figure.goal or ''} | {verdict} |"
 
 

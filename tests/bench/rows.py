@@ -74,15 +74,18 @@ class Goal:
     at_most: float = math.inf
     at_least: float = 0.0
     ours_at_most: float = math.inf
+    ours_at_least: float = 0.0
 
     def is_met(self, figure: Figure) -> bool:
         ratio = figure.ratio
         in_ratio = ratio is None or self.at_least <= ratio <= self.at_most
-        return in_ratio and figure.ours <= self.ours_at_most
+        return in_ratio and self.ours_at_least <= figure.ours <= self.ours_at_most
 
     def __str__(self) -> str:
         if self.ours_at_most < math.inf:
             return f"ours <= {self.ours_at_most:g}"
+        if self.ours_at_least:
+            return f"ours >= {self.ours_at_least:g}"
         return f">= {self.at_least:g}" if self.at_least else f"<= {self.at_most:g}"
 
 
@@ -93,7 +96,8 @@ class Figure:
     name: str
     unit: str
     ours: float
-    peer: float
+    peer: float | None
+    """``None`` where there is no such thing to compare with."""
     goal: Goal | None = None
 
     @property
@@ -142,6 +146,10 @@ class Bench:
             child = Child("servers", kind, folder=self.folder, env=self._env)
             self._servers[kind] = self._processes.enter_context(child)
         return self._servers[kind]
+
+    def program(self, name: str) -> Child:
+        """Start a program of the benchmark; it ends with its block."""
+        return Child(name, folder=self.folder, env=self._env)
 
     def client(self, side: str, server: Child) -> Child:
         """Start a client of a server; it ends with its block."""
@@ -450,6 +458,24 @@ def small_files(bench: Bench) -> Iterator[Figure]:
         )
 
 
+def local_platform(bench: Bench) -> Iterator[Figure]:
+    """Measure the local platform by itself; the peer of its first line is a bare interpreter."""
+    taken: dict[str, list[float]] = {}
+    for turn in range(-1, 3):  # the first one writes the bytecode
+        with bench.program("local") as child:
+            for name, value in child.greeting.items():
+                taken.setdefault(name, []).extend([value] if turn >= 0 else ())
+    ours = {name: median(values) for name, values in taken.items()}
+    yield Figure("local: ready", "ms", ours["ready"] * 1e3, None, Goal(ours_at_most=500))
+    first, bare = ours["first_line"] * 1e3, ours["bare"] * 1e3
+    yield Figure("local: first line, beside `python -c pass`", "ms", first, bare, Goal(at_most=3))
+    yield Figure("local: list 1,000 jobs", "ms", ours["list"] * 1e3, None, Goal(ours_at_most=200))
+    idle = Goal(ours_at_most=10)
+    yield Figure("local: CPU time in 5 idle seconds", "ms", ours["idle"] * 1e3, None, idle)
+    follow = Goal(ours_at_least=200)
+    yield Figure("local: follow 1 GiB of log", "MB/s", ours["follow"] / 1e6, None, follow)
+
+
 def _in_turns(
     bench: Bench, server: Child, turns: int, order: str, *arguments: object
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -477,6 +503,7 @@ ROWS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "exec": commands,
     "echo": echo,
     "forward": forward,
+    "local": local_platform,
     "storage-up": storage_up,
     "storage-down": storage_down,
     "storage-small": small_files,

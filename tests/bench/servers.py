@@ -31,7 +31,8 @@ BORN = datetime(2026, 3, 1, 9, 15, 27, 104233, tzinfo=timezone.utc)
 @contextmanager
 def filled_platform() -> Iterator[LocalPlatform]:
     """Run a platform whose store holds many finished jobs."""
-    with LocalPlatform(ephemeral=True) as platform:
+    # Each row leaves its job behind; none of them is to wait for room.
+    with LocalPlatform(ephemeral=True, cores=64, memory=2**40) as platform:
         store = Store(platform.folder / "platform.db")
         for number in range(JOBS):
             store.add(finished_job(number), tags=())

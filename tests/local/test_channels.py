@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +20,7 @@ from neuro_sync.local import server
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import running_platform
 from neuro_sync.models import frames
-from tests.processes import eventually, is_alive, outside
+from tests.processes import eventually, is_alive, outside, platform_process
 
 if TYPE_CHECKING:
     from .conftest import Channel, Dial, Run
@@ -288,22 +284,6 @@ def test_a_text_ends_the_conversation(dial: Dial, run: Run) -> None:
     channel = dial(run(FOREVER), "exec", cmd="sleep 600", stdin="1")
     channel.websocket.send("text")
     assert channel.rest().close_code == 1000
-
-
-@contextmanager
-def platform_process(state: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the platform as a process of its own, and wait for its banner."""
-    command = [sys.executable, "-m", "neuro_sync", "local", "up", "--state", str(state)]
-    with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith("Ctrl-C"):
-                break
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(20)
 
 
 def test_a_command_ends_when_the_platform_is_killed(dial: Dial, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from neuro_sync import (
 from neuro_sync.local import sites
 from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.server import LocalPlatform
+from tests.processes import platform_process
 
 WEB = """
 import http.server, json, sys
@@ -348,6 +349,22 @@ def test_the_address_ends_with_the_job(
     session.jobs.wait(job)
     with pytest.raises(requests.ConnectionError):
         requests.get(url_of(job), headers=bearer, timeout=20)
+
+
+def test_the_address_stays_when_the_platform_is_killed(folder: Path) -> None:
+    state = folder / "state"
+    with platform_process(state) as process:
+        with Session.local(state=state) as session:
+            job = Serve(session, folder)()
+        process.kill()
+        process.wait()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url_of(job), timeout=20)
+    with platform_process(state), Session.local(state=state) as session:
+        assert url_of(session.jobs.status(job)) == url_of(job)
+        token = session.config.token()
+        headers = {"Authorization": f"Bearer {token}"}
+        assert requests.get(url_of(job), headers=headers, timeout=20).status_code == 200
 
 
 def test_a_server_that_does_not_listen_yet_is_named(

@@ -14,6 +14,7 @@ import requests
 from fastapi import FastAPI
 from starlette.routing import WebSocketRoute
 from websocket import WebSocketBadStatusException
+from yarl import URL
 
 from neuro_sync import (
     Action,
@@ -389,6 +390,24 @@ def test_each_call_takes_no_more_and_no_less_than_its_permission(
 def addresses(job: JobDescription) -> list[str]:
     """Return how a permission on a job may be granted."""
     return [f"job:{job.id}", f"job:{job.name}", str(job.uri), "job:", "job://local/local/ophelia"]
+
+
+@pytest.mark.parametrize("as_url", [False, True])
+def test_a_shared_job_is_found_at_its_address_by_id_and_by_name(
+    stage: Stage, shared: JobDescription, as_url: bool
+) -> None:
+    jobs = stage.mallory.jobs
+    by_name = f"job://local/local/{OPHELIA}/{shared.name}"
+    with pytest.raises(IllegalArgumentError, match=f"no such job {by_name}"):
+        jobs.status(by_name)  # that it exists is not told
+    stage.ophelia.users.share(MALLORY, Permission(uri=shared.uri, action=Action.READ))
+    for address in (by_name, f"job:/{OPHELIA}/{shared.name}", str(shared.uri)):
+        assert jobs.status(URL(address) if as_url else address).id == shared.id
+        with jobs.logs(address) as lines:
+            assert next(lines) == "alas"
+    for address in ("job:", f"job://local/local/{OPHELIA}/"):
+        with pytest.raises(IllegalArgumentError):
+            jobs.status(address)
 
 
 @pytest.mark.parametrize("way", range(5))

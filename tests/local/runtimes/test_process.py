@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from neuro_sync import AuthorizationError, JobDescription, JobStatus, NotSupported, Session
 from neuro_sync.local.server import LocalPlatform
-from tests.processes import eventually, is_alive, outside, supervisor_of
+from tests.processes import eventually, is_alive, outside, platform_process, supervisor_of
 
 Start = Callable[[str], JobDescription]
 
@@ -163,24 +161,6 @@ def test_a_job_ends_when_its_supervisor_is_killed(
     eventually(lambda: not is_alive(pid), "the job ends with its supervisor")
 
 
-@contextmanager
-def platform_process(state: Path, port: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Run the platform as a process of its own, and wait for its banner."""
-    command = [sys.executable, "-m", "neuro_sync", "local", "up", "--state", str(state)]
-    with subprocess.Popen(
-        [*command, "--port", str(port or 0)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith("Ctrl-C"):
-                break
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
 WRITER = """
 import itertools, os, sys, time
 for number in itertools.count():
@@ -248,7 +228,7 @@ def test_a_log_that_is_being_followed_survives_a_platform_that_is_killed(tmp_pat
             seen = read_until(lines, "20")
             process.kill()
             process.wait()
-            with platform_process(state, port=session.api_url.port):
+            with platform_process(state, port=session.api_url.port or 0):
                 seen += read_until(lines, "60")
                 (tmp_path / "stop").touch()
                 seen += lines
