@@ -309,7 +309,7 @@ class Storage:
         """
         full, _ = self._locate(dst)
         mode = Mode(update, continue_)
-        with Crew(progress and reporter(progress)) as crew:
+        with Crew(progress) as crew:
             copy = uploads.FolderUpload(self, crew, mode, filter, tuple(ignore_file_names))
             copy.start(local_path(src), full)
             crew.run()
@@ -353,7 +353,7 @@ class Storage:
         """Copy what is in a folder of the storage into a local one, which is made if missing."""
         full, _ = self._locate(src)
         mode = Mode(update, continue_)
-        with Crew(progress and reporter(progress)) as crew:
+        with Crew(progress) as crew:
             downloads.FolderDownload(self, crew, mode, filter).start(full, local_path(dst))
             crew.run()
 

@@ -128,9 +128,11 @@ class Crew(Closing):
     little of it is held in memory. The first failure ends the rest.
     """
 
-    def __init__(self, tell: Report | None = None, workers: int = WORKERS) -> None:
+    def __init__(
+        self, progress: models.AbstractFileProgress | None, workers: int = WORKERS
+    ) -> None:
         """Say who hears what tasks report; without anybody, nothing is handed over."""
-        self._tell = tell
+        self._tell = None if progress is None else reporter(progress)
         self._limit = workers
         self._threads: list[threading.Thread] = []
         self._tasks: list[tuple[Task, Folder]] = []
