@@ -57,7 +57,7 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
             f"there is no Docker context {name!r}; `docker context ls` shows those that there are"
         )
     if name != "default":
-        return _known(Endpoint(str(context.Host), f"Docker context {name!r}", context.TLSConfig))
+        return _known(Endpoint(context.Host or "", f"Docker context {name!r}", context.TLSConfig))
     candidates = _usual_sockets(environment)
     for path in candidates:
         if path.is_socket():
@@ -95,6 +95,16 @@ def _usual_sockets(environment: Mapping[str, str]) -> list[Path]:
     ]
 
 
+def find_running() -> str | None:
+    """Return where an engine listens that lets us in; None if there is none."""
+    try:
+        endpoint = find_endpoint()
+    except ConfigError:
+        return None
+    is_local = endpoint.socket_path is not None  # another one may take long to answer
+    return str(endpoint) if is_local and probe(endpoint) is None else None
+
+
 def connect(endpoint: Endpoint, timeout: int) -> docker.APIClient:
     """Return the engine's own client; `timeout` is seconds without a word from it.
 
@@ -102,7 +112,7 @@ def connect(endpoint: Endpoint, timeout: int) -> docker.APIClient:
         ConfigError: Nobody listens there, or we are not let in.
     """
     # First, since the client leaves its socket open when it cannot connect.
-    error: Exception | None = _probe(endpoint)
+    error: Exception | None = probe(endpoint)
     try:
         if error is None:
             return docker.APIClient(
@@ -110,11 +120,15 @@ def connect(endpoint: Endpoint, timeout: int) -> docker.APIClient:
             )
     except docker.errors.DockerException as failure:
         error = failure
-    raise ConfigError(_why_unreachable(endpoint, error)) from error
+    raise ConfigError(why_unreachable(endpoint, error)) from error
 
 
-def _why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
-    match error:
+def why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
+    """Say why an engine was not reached, and what to do.
+
+    The client's own errors bury the reason, so it is asked for once more.
+    """
+    match probe(endpoint) or error:
         case PermissionError():
             return (
                 f"the container engine at {endpoint} does not let this user in; "
@@ -127,13 +141,13 @@ def _why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
             return f"the container engine at {endpoint} does not answer: {error}"
 
 
-def _probe(endpoint: Endpoint) -> OSError | None:
+def probe(endpoint: Endpoint) -> OSError | None:
     """Return why an engine's socket does not take a connection; None if it does, or is none."""
     if endpoint.socket_path is not None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
+            tried.settimeout(1)
             try:
-                probe.connect(endpoint.socket_path)
+                tried.connect(endpoint.socket_path)
             except OSError as error:
                 return error
     return None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [
@@ -37,6 +39,20 @@ def test_the_quickstart_tells_how_each_job_ended(tmp_path: Path) -> None:
     shown = run([str(ROOT / "examples" / "quickstart.py")], tmp_path)
     for expected in ("hello\n", "step 3\n", "succeeded, exit code 0", "no such data set"):
         assert expected in shown
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_a_job_that_is_preempted_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    shown = run([str(ROOT / "examples" / "checkpoints.py")], tmp_path)
+    lines = shown.splitlines()
+    starts = [int(line.split()[-1]) for line in lines if line.startswith("from step")]
+    assert starts[0] == 0
+    assert len(starts) == 2
+    assert starts[1] >= 5
+    steps = [int(line.split()[-1]) for line in lines if line.startswith("step")]
+    assert set(steps) >= set(range(1, 21)) - {starts[1]}
+    assert len(steps) <= 21
+    assert lines[-2:] == ["succeeded after 1 restart", '{"step": 20, "sum": 190}']
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -450,8 +450,11 @@ def save(session: Session, job: str, image: str) -> None:
 
     Example: neuro save test image:test:v1
     """
-    remote = session.parse.remote_image(image)
-    session.jobs.save(job, remote, progress=lambda step: output.note(str(step)))
+    from .layers import LayerProgress
+
+    remote = session.parse.platform_image(image)
+    with LayerProgress() as told:
+        session.jobs.save(job, remote, progress=told)
     output.result(str(remote))
 
 

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from typing_extensions import Self
 
 from neuro_sync.closing import Closing
-from neuro_sync.models.images import AbstractDockerImageProgress, ImageProgressStep
+from neuro_sync.models.images import (
+    AbstractDockerImageProgress,
+    ImageCommitStarted,
+    ImageProgressStep,
+)
 
 from . import output
 
@@ -37,6 +41,9 @@ class LayerProgress(AbstractDockerImageProgress, Closing):
     def close(self) -> None:
         """Leave the last state of the bars on the terminal."""
         self._stack.close()
+
+    def commit_started(self, data: ImageCommitStarted) -> None:
+        output.note(f"Making an image of {data.job_id}")
 
     def step(self, data: ImageProgressStep) -> None:
         if self._bars is None or not data.layer_id:

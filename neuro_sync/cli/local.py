@@ -258,7 +258,7 @@ def _check_exclusive(state: str | None, ephemeral: bool) -> None:
 def _engine() -> str | None:
     """Return where this machine's container engine listens, if one does."""
     try:
-        from neuro_sync.local.runtimes.engine import find_running
+        from neuro_sync.engine import find_running
     except ImportError:
         return None
     return find_running()

@@ -16,7 +16,7 @@ from neuro_sync.errors import (
     NeuroError,
     ResourceNotFound,
 )
-from neuro_sync.models.images import LATEST, ImageProgressStep, LocalImage, RemoteImage
+from neuro_sync.models.images import LATEST, ImageEvent, ImageProgressStep, LocalImage, RemoteImage
 
 try:
     import docker
@@ -86,28 +86,12 @@ def _reference(image: RemoteImage) -> tuple[str, str]:
 
 def _steps(events: Iterable[dict[str, Any]], image: RemoteImage) -> Iterator[ImageProgressStep]:
     for event in events:
-        if "error" in event:
-            detail = event.get("errorDetail") or {}
-            raise _refusal(str(detail.get("message") or event["error"]), image)
-        step = read_step(event, image.tag or LATEST)
+        told = ImageEvent.model_validate(event, extra="ignore")
+        if told.failure:
+            raise _refusal(told.failure, image)
+        step = told.step(image.tag or LATEST)
         if step is not None:
             yield step
-
-
-def read_step(event: dict[str, Any], tag: str) -> ImageProgressStep | None:
-    """Read one of the engine's messages about a push or a pull; None if it is of no layer."""
-    layer, status = str(event.get("id") or ""), str(event.get("status") or "")
-    if not layer or layer == tag:  # the latter is a headline
-        return None
-    detail = event.get("progressDetail") or {}
-    words = (f"{layer}: {status}", str(event.get("progress") or ""))
-    return ImageProgressStep(
-        message=" ".join(filter(None, words)),
-        layer_id=layer,
-        status=status,
-        current=detail.get("current"),
-        total=detail.get("total"),
-    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.utils import parse_header_links
 
-from neuro_sync.errors import IllegalArgumentError, ProtocolError
+from neuro_sync.errors import ProtocolError
 from neuro_sync.models.base import Model
 from neuro_sync.models.images import (
     LATEST,
@@ -57,13 +57,13 @@ class Images:
 
         Endpoint: GET {registry}/v2/{repository}/tags/list
         """
-        remote = self._remote(image)
+        remote = self._parse.platform_image(image)
         pages = self._pages(remote.cluster_name, f"{_repository(remote)}/tags/list", TagList)
         return [remote.model_copy(update={"tag": tag}) for page in pages for tag in page.tags or ()]
 
     def tag_info(self, remote: RemoteImage | str) -> Tag:
         """Return a tag with the size of its image; raises as `size` does."""
-        image = self._remote(remote)
+        image = self._parse.platform_image(remote)
         return Tag(name=image.tag or LATEST, size=self.size(image))
 
     def size(self, remote: RemoteImage | str) -> int:
@@ -75,7 +75,7 @@ class Images:
         Raises:
             ResourceNotFound: There is no such image or tag.
         """
-        image = self._remote(remote)
+        image = self._parse.platform_image(remote)
         manifest = self._manifest(image, image.tag or LATEST)
         if manifest.layers is None:
             chosen = manifest.for_machine()
@@ -92,7 +92,7 @@ class Images:
 
         Endpoint: HEAD {registry}/v2/{repository}/manifests/{tag}
         """
-        image = self._remote(remote)
+        image = self._parse.platform_image(remote)
         path = f"{_repository(image)}/manifests/{image.tag or LATEST}"
         answer = self._ask("HEAD", self._url(image.cluster_name, path))
         digest = answer.headers.get("Docker-Content-Digest")
@@ -110,7 +110,7 @@ class Images:
 
         Endpoint: DELETE {registry}/v2/{repository}/manifests/{digest}
         """
-        image = self._remote(remote)
+        image = self._parse.platform_image(remote)
         path = f"{_repository(image)}/manifests/{digest or self.digest(image)}"
         self._ask("DELETE", self._url(image.cluster_name, path))
 
@@ -132,7 +132,7 @@ class Images:
             ConfigError: There is no engine; the text lists where it was looked for.
         """
         source = self._local(local)
-        target = self._remote(remote or f"image:{source}")
+        target = self._parse.platform_image(remote or f"image:{source}")
         progress = progress or AbstractDockerImageProgress()
         with self._engine(target) as engine:
             progress.push(ImageProgressPush(src=source, dst=target))
@@ -157,7 +157,7 @@ class Images:
             EngineFailed: The engine could not do it.
             ConfigError: There is no engine; the text lists where it was looked for.
         """
-        source = self._remote(remote)
+        source = self._parse.platform_image(remote)
         target = self._local(local or f"{source.name}:{source.tag or LATEST}")
         progress = progress or AbstractDockerImageProgress()
         with self._engine(source) as engine:
@@ -170,14 +170,6 @@ class Images:
         from .engine import Engine  # with the engine's own SDK, which few sessions need
 
         return Engine(str(image.registry), self._transport.tokens.token())
-
-    def _remote(self, image: RemoteImage | str) -> RemoteImage:
-        remote = self._parse.remote_image(image) if isinstance(image, str) else image
-        if not remote.cluster_name:
-            raise IllegalArgumentError(
-                f"{str(remote)!r} is no image of the platform; write 'image:NAME:TAG'"
-            )
-        return remote
 
     def _local(self, image: LocalImage | str) -> LocalImage:
         return self._parse.local_image(image) if isinstance(image, str) else image

@@ -21,12 +21,23 @@ from neuro_sync.errors import (
     NDJSONError,
     NeuroError,
     NotSupported,
+    ProtocolError,
     ResourceNotFound,
     ServerError,
     WaitTimeout,
 )
 from neuro_sync.models import frames
-from neuro_sync.models.images import RemoteImage
+from neuro_sync.models.images import (
+    LATEST,
+    AbstractDockerImageProgress,
+    ImageCommitFinished,
+    ImageCommitStarted,
+    ImageEvent,
+    ImageProgressPush,
+    ImageProgressSave,
+    LocalImage,
+    RemoteImage,
+)
 from neuro_sync.models.jobs import (
     Container,
     DiskVolume,
@@ -41,7 +52,6 @@ from neuro_sync.models.jobs import (
     JobStatus,
     JobTelemetry,
     LifeSpanChange,
-    SaveStep,
     SecretFile,
     SharedMemory,
     Volume,
@@ -677,32 +687,42 @@ class Jobs:
         id: Job,
         image: RemoteImage | str,
         *,
-        progress: Callable[[SaveStep], object] | None = None,
+        progress: AbstractDockerImageProgress | None = None,
         cluster_name: str | None = None,
     ) -> None:
         """Make an image of a running job as it is now, and push it to the platform's registry.
 
-        `image` is its Docker reference, ``REGISTRY/ORG/PROJECT/NAME:TAG``. `progress` is called
-        with each step. It may take minutes.
+        It may take minutes.
 
         Raises:
-            IllegalArgumentError: There is no such job, or the image is not of the registry.
+            IllegalArgumentError: There is no such job, or the image is not of the platform.
+            AuthorizationError: The image may not be written.
             NDJSONError: It failed; the text says why, for instance that the job is not running.
 
         Endpoint: POST {monitoring}/{id}/save
         """
-        reference = image.as_docker_url() if isinstance(image, RemoteImage) else image
+        target = self._parse.platform_image(image, cluster_name=cluster_name)
+        tag = target.tag or LATEST
+        target = target.model_copy(update={"tag": tag})
+        job = id if isinstance(id, JobDescription) else self._id_of(id)
+        job_id = self._id_of(job)
+        progress = progress or AbstractDockerImageProgress()
         with self._transport.stream(
-            f"{self._monitoring_url(id, cluster_name)}/save",
+            f"{self._monitoring_url(job, cluster_name)}/save",
             method="POST",
-            body={"container": {"image": reference}},
+            body={"container": {"image": target.as_docker_url()}},
             accept=NDJSON,
         ) as stream:
-            for step in read_models(stream, SaveStep):
-                if step.error:
-                    raise NDJSONError(step.error)
-                if progress is not None:
-                    progress(step)
+            events = _save_events(stream)
+            progress.save(ImageProgressSave(job=job_id, dst=target))
+            _expect(events, "CommitStarted")
+            progress.commit_started(ImageCommitStarted(job_id=job_id, target_image=target))
+            _expect(events, "CommitFinished")
+            progress.commit_finished(ImageCommitFinished(job_id=job_id))
+            source = LocalImage(name=f"{target.project_name}/{target.name}", tag=tag)
+            progress.push(ImageProgressPush(src=source, dst=target))
+            for step in filter(None, (event.step(tag) for event in events)):
+                progress.step(step)
 
     def port_forward(
         self,
@@ -829,6 +849,21 @@ class Jobs:
         query += [("limit", str(limit))] if limit is not None else []
         stream = self._transport.stream(self._api("jobs"), query=query, accept=NDJSON)
         return Records(stream, map(self._parse.recognize, _read_jobs(stream)))
+
+
+def _save_events(stream: Stream) -> Iterator[ImageEvent]:
+    for event in read_models(stream, ImageEvent):
+        if event.failure:
+            raise NDJSONError(event.failure)
+        yield event
+
+
+def _expect(events: Iterator[ImageEvent], status: str) -> None:
+    """Take the next event, which the protocol fixes."""
+    event = next(events, None)
+    if event is None or event.status != status:
+        told = "nothing" if event is None else repr(event.status)
+        raise ProtocolError(f"the platform told {told} of a job that is saved, not {status!r}")
 
 
 def _read_jobs(stream: Stream) -> Iterator[JobDescription]:

@@ -278,6 +278,22 @@ class Parser:
                 tag = tag or LATEST
             return _image(cluster, org, project, name, tag)
 
+    def platform_image(
+        self, image: RemoteImage | str, *, cluster_name: str | None = None
+    ) -> RemoteImage:
+        """Read an image that has to be one of the platform's own.
+
+        Raises:
+            IllegalArgumentError: It is not.
+        """
+        if isinstance(image, str):
+            image = self.remote_image(image, cluster_name=cluster_name)
+        if not image.cluster_name:
+            raise IllegalArgumentError(
+                f"{str(image)!r} is no image of the platform; write 'image:NAME:TAG'"
+            )
+        return image
+
     def _locate(
         self,
         image: str,

@@ -287,7 +287,8 @@ class Storage:
         """
         full, _ = self._locate(dst)
         mode = Mode(update, continue_)
-        uploads.upload_file(self, local_path(src), full, mode, reporter(progress))
+        report = reporter(progress or AbstractFileProgress())
+        uploads.upload_file(self, local_path(src), full, mode, report)
 
     def upload_dir(
         self,
@@ -308,10 +309,10 @@ class Storage:
         """
         full, _ = self._locate(dst)
         mode = Mode(update, continue_)
-        with Crew() as crew:
+        with Crew(progress) as crew:
             copy = uploads.FolderUpload(self, crew, mode, filter, tuple(ignore_file_names))
             copy.start(local_path(src), full)
-            crew.run(reporter(progress))
+            crew.run()
 
     def download_file(
         self,
@@ -336,7 +337,8 @@ class Storage:
         full, _ = self._locate(src)
         status = self.stat(full)
         mode = Mode(update, continue_)
-        downloads.download_file(self, full, status, local_path(dst), mode, reporter(progress))
+        report = reporter(progress or AbstractFileProgress())
+        downloads.download_file(self, full, status, local_path(dst), mode, report)
 
     def download_dir(
         self,
@@ -351,23 +353,24 @@ class Storage:
         """Copy what is in a folder of the storage into a local one, which is made if missing."""
         full, _ = self._locate(src)
         mode = Mode(update, continue_)
-        with Crew() as crew:
+        with Crew(progress) as crew:
             downloads.FolderDownload(self, crew, mode, filter).start(full, local_path(dst))
-            crew.run(reporter(progress))
+            crew.run()
 
     def _locate(self, uri: URL | str) -> tuple[URL, str]:
         """Return the full address, and where the platform has it."""
         try:
-            short = parse_address(str(uri), "storage")
+            full = parse_address(str(uri), "storage")
         except ValueError as error:
             raise IllegalArgumentError(str(error)) from error
         config = self._config
-        full = complete(
-            short,
-            cluster=config.cluster_name,
-            org=config.org_name,
-            project=config.project_name,
-        )
+        if not full.host:  # to look up what is current takes longer than all the rest
+            full = complete(
+                full,
+                cluster=config.cluster_name,
+                org=config.org_name,
+                project=config.project_name,
+            )
         cluster = config.cluster(full.host)
         path = "/".join(quote(name, safe="", errors="surrogateescape") for name in _names(full))
         return full, f"{cluster.storage_url.rstrip('/')}/{path}"

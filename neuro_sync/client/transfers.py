@@ -45,10 +45,8 @@ _METHODS = {
 }
 
 
-def reporter(progress: models.AbstractFileProgress | None) -> Report:
+def reporter(progress: models.AbstractFileProgress) -> Report:
     """Return what calls the method of `progress` that an event belongs to."""
-    if progress is None:
-        return lambda _: None
     return lambda event: getattr(progress, _METHODS[type(event)])(event)
 
 
@@ -130,7 +128,11 @@ class Crew(Closing):
     little of it is held in memory. The first failure ends the rest.
     """
 
-    def __init__(self, workers: int = WORKERS) -> None:
+    def __init__(
+        self, progress: models.AbstractFileProgress | None, workers: int = WORKERS
+    ) -> None:
+        """Say who hears what tasks report; without anybody, nothing is handed over."""
+        self._tell = None if progress is None else reporter(progress)
         self._limit = workers
         self._threads: list[threading.Thread] = []
         self._tasks: list[tuple[Task, Folder]] = []
@@ -164,9 +166,10 @@ class Crew(Closing):
         """Tell the caller something; raises when the work is to end."""
         if self._stopped:
             raise Stopped
-        self._events.put(event)
+        if self._tell is not None:
+            self._events.put(event)
 
-    def run(self, tell: Report) -> None:
+    def run(self) -> None:
         """Wait until everything is done, and tell each event in this thread.
 
         Raises:
@@ -178,7 +181,8 @@ class Crew(Closing):
                 return
             if isinstance(event, BaseException):
                 raise event
-            tell(event)
+            if self._tell is not None:
+                self._tell(event)
 
     def close(self) -> None:
         """Give up what is not done."""

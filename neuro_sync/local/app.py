@@ -32,9 +32,10 @@ from .routes import (
 from .users import Users
 
 API = "/api/v1"
+# A request is held against one route after the other, so what comes by the thousand is first.
 SECTIONS = (
-    *(config, jobs, users, telemetry, monitoring, channels, ports),
-    *(saving, storage, secrets, disks, retired),
+    *(storage, config, jobs, users, telemetry, monitoring, channels, ports),
+    *(saving, secrets, disks, retired),
 )
 
 

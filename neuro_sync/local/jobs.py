@@ -500,6 +500,7 @@ class JobService:
         container = Container.model_validate(job.description["container"])
         launch = Launch(
             job.id,
+            job.owner,
             container,
             log=self._logs[job.id],
             run=job.run,

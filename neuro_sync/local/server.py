@@ -286,9 +286,9 @@ class LocalPlatform:
         machine = Machine.here(cores=self._cores, memory=self._memory)
         offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
-        runtime = self._make_runtime()
         self._store = Store(self._state.database)
         users = self._users = Users(Accounts(self._store.database), home, self._token)
+        runtime = self._make_runtime(users)
         sites = Sites(runtime.dial, users.name_of, self._may_see)
         mounts = self._mounts = Mounts(
             StorageFolder(self.folder / "storage", self.folder / "uploads"),
@@ -337,7 +337,7 @@ class LocalPlatform:
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         return _Server(settings)
 
-    def _make_runtime(self) -> Runtime:
+    def _make_runtime(self, users: Users) -> Runtime:
         if self._runtime == "process":
             return ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
         if self._runtime != "docker":
@@ -346,13 +346,15 @@ class LocalPlatform:
             )
         try:
             from .runtimes.docker import DockerRuntime
-            from .runtimes.engine import Login
         except ImportError as error:
             raise ConfigError(
                 f"the docker runtime needs {error.name}: pip install 'neuro-sync[local,docker]'"
             ) from error
-        login = Login("token", self._token)
-        return DockerRuntime(grace=self._grace, registry_hosts=own_hosts(self._port), login=login)
+        return DockerRuntime(
+            grace=self._grace,
+            registry_hosts=own_hosts(self._port),
+            lend_token=users.lend,
+        )
 
     def _may_see(self, user: str, job_id: str) -> bool:
         """Tell whether a user may see a job's web page."""

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import Self
 
-from .base import ANSWER, Model
+from .base import ANSWER, Model, Text
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
@@ -173,8 +173,29 @@ class ImageProgressStep(Model):
     total: float | None = None
 
 
+class ImageProgressSave(Model):
+    """A running job begins to become an image."""
+
+    job: str
+    """Its id."""
+    dst: RemoteImage
+
+
+class ImageCommitStarted(Model):
+    """The platform begins to copy what the job has changed; that may take minutes."""
+
+    job_id: str
+    target_image: RemoteImage
+
+
+class ImageCommitFinished(Model):
+    """The image is there, and is pushed next."""
+
+    job_id: str
+
+
 class AbstractDockerImageProgress:
-    """Is told how a push or a pull goes; make a class of it that overrides what you want."""
+    """Is told how a push, a pull or the saving of a job goes; override what you want to hear."""
 
     def push(self, data: ImageProgressPush) -> None:
         """A push begins."""
@@ -184,6 +205,56 @@ class AbstractDockerImageProgress:
 
     def step(self, data: ImageProgressStep) -> None:
         """Something happened to a layer."""
+
+    def save(self, data: ImageProgressSave) -> None:
+        """A job begins to be saved."""
+
+    def commit_started(self, data: ImageCommitStarted) -> None:
+        """Its image begins to be made."""
+
+    def commit_finished(self, data: ImageCommitFinished) -> None:
+        """Its image was made; what follows is a push."""
+
+
+class LayerAmount(Model):
+    """How much of a layer is done, in bytes."""
+
+    current: float | None = None
+    total: float | None = None
+
+
+class Failure(Model):
+    """Why an engine gave up."""
+
+    message: Text = ""
+
+
+class ImageEvent(Model):
+    """What an engine says of an image under way; a platform that saves a job passes it on."""
+
+    status: Text = ""
+    layer_id: Annotated[Text, Field(alias="id")] = ""
+    progress: Text = ""
+    amount: Annotated[LayerAmount | None, Field(alias="progressDetail")] = None
+    error: Text = ""
+    detail: Annotated[Failure | None, Field(alias="errorDetail")] = None
+
+    @property
+    def failure(self) -> str:
+        """Why it was given up; empty as long as it goes on."""
+        return (self.detail and self.detail.message) or self.error
+
+    def step(self, tag: str) -> ImageProgressStep | None:
+        """Return what happened to a layer of the image with a tag; None if it is about none."""
+        if self.layer_id in ("", tag):  # the latter is a headline
+            return None
+        return ImageProgressStep(
+            message=f"{self.layer_id}: {self.status} {self.progress}".rstrip(),
+            layer_id=self.layer_id,
+            status=self.status,
+            current=self.amount and self.amount.current,
+            total=self.amount and self.amount.total,
+        )
 
 
 class Catalog(Model):

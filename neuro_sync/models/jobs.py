@@ -549,23 +549,6 @@ class JobDescription(Model):
     __str__ = __repr__
 
 
-class SaveStep(Model):
-    """What a platform tells while it makes an image of a job and pushes that."""
-
-    status: str = ""
-    """Such as ``CommitStarted``, ``CommitFinished``, ``Pushing``, ``Pushed``."""
-    id: str = ""
-    """Of the layer that it is about, if it is about one."""
-    progress: str = ""
-    """How far the layer is, in words."""
-    error: Annotated[str, Field(repr=False)] = ""
-    """Why it failed; then it is the last step."""
-
-    def __str__(self) -> str:
-        what = f"{self.id}: {self.status}" if self.id else self.status
-        return f"{what} {self.progress}".strip()
-
-
 class JobTelemetry(Model):
     """What a running job uses at one moment."""
 

@@ -36,8 +36,6 @@ class Stream(Closing, Iterator[bytes]):
     def __init__(self, response: requests.Response, what: str) -> None:
         self.headers: Mapping[str, str] = response.headers
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0]
-        self.opened_before = _end_of_second(response.headers.get("Date", ""))
-        """A moment after it was opened, by the platform's clock, as a log writes times."""
         self._response = response
         self._raw: urllib3.HTTPResponse = response.raw
         self._what = what
@@ -47,6 +45,11 @@ class Stream(Closing, Iterator[bytes]):
         # Held while a read is under way: only who holds it may take the response apart, since
         # closing it under a reader crashes that reader.
         self._reading = threading.Lock()
+
+    @property
+    def opened_before(self) -> str:
+        """A moment after it was opened, by the platform's clock, as a log writes times."""
+        return _end_of_second(self.headers.get("Date", ""))
 
     def __iter__(self) -> Self:
         return self

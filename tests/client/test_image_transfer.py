@@ -71,13 +71,18 @@ def name() -> str:
 @pytest.fixture
 def image(api: docker.APIClient, name: str) -> str:
     """An image of the engine that nobody else has."""
+    api.import_image_from_data(archive("data", 2**20), repository=name, tag="v1")
+    return f"{name}:v1"
+
+
+def archive(name: str, size: int) -> bytes:
+    """Return a file of random bytes as a layer has it."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as layer:
-        file = tarfile.TarInfo("data")
-        file.size = 2**20
-        layer.addfile(file, io.BytesIO(os.urandom(file.size)))
-    api.import_image_from_data(data.getvalue(), repository=name, tag="v1")
-    return f"{name}:v1"
+        file = tarfile.TarInfo(name)
+        file.size = size
+        layer.addfile(file, io.BytesIO(os.urandom(size)))
+    return data.getvalue()
 
 
 def tags(api: docker.APIClient, name: str) -> set[str]:
@@ -106,6 +111,46 @@ def test_an_image_goes_to_the_platform_and_comes_back(
     assert pulled.steps[-1].status == "Pull complete"
     assert tags(api, name) == {f"{name}:mine"}
     api.remove_image(f"{name}:mine")
+
+
+def test_each_layer_of_an_image_is_told_of_until_it_is_there(
+    session: Session, api: docker.APIClient, image: str, name: str
+) -> None:
+    sizes = [2**20, 3 * 2**20, 512 * 1024]
+    for size in sizes[1:]:
+        built = api.create_container(image, ["true"])["Id"]
+        api.put_archive(built, "/", archive(f"data-{size}", size))
+        api.commit(built, name, "v1")
+        api.remove_container(built)
+    pushed, again, pulled = Heard(), Heard(), Heard()
+    remote = session.images.push(image, progress=pushed)
+    ways = layers(pushed)
+    assert len(ways) == 3
+    for steps in ways.values():
+        told = [step for step in steps if step.status == "Pushing" and step.total]
+        assert [step.current for step in told] == sorted(step.current or 0 for step in told)
+        assert steps[-1].status == "Pushed"
+    assert session.images.size(remote) >= sum(sizes)
+    session.images.push(image, f"image:{name}:v2", progress=again)
+    assert {steps[-1].status for steps in layers(again).values()} == {"Layer already exists"}
+    api.remove_image(image)
+
+    session.images.pull(remote, f"{name}:mine", progress=pulled)
+    ways = layers(pulled)
+    assert len(ways) == 3
+    for steps in ways.values():
+        assert steps[-1].status == "Pull complete"
+        told = [step for step in steps if step.status == "Downloading" and step.total]
+        assert [step.current for step in told] == sorted(step.current or 0 for step in told)
+    api.remove_image(f"{name}:mine")
+
+
+def layers(heard: Heard) -> dict[str, list[ImageProgressStep]]:
+    """Return what was told of each layer, in order."""
+    ways: dict[str, list[ImageProgressStep]] = {}
+    for step in heard.steps:
+        ways.setdefault(step.layer_id, []).append(step)
+    return ways
 
 
 def test_names_stay_as_they_are_unless_others_are_given(

@@ -142,6 +142,8 @@ async def storage(request: Request) -> Response:
 
 async def _make_project(call: Call) -> None:
     """Make the folder of a project of the caller's, which is there from its beginning on."""
+    if len(call.parts) != 2:
+        return
     state = call.request.app.state
     projects = state.users.projects_of(call.caller.name)
     if call.parts in {(state.home.org, project) for project in projects}:

@@ -32,6 +32,7 @@ class Launch:
     """What a runtime needs to run a job; nothing in it has to be looked up any more."""
 
     job_id: str
+    owner: str
     container: Container
     log: JobLog
     """Where its output goes. It is the job's, made and ended by whoever launches: a job that is

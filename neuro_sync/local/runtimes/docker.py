@@ -17,8 +17,16 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +35,7 @@ from typing import Any
 from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils import parse_repository_tag
 
+from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError, ResourceNotFound
 from neuro_sync.local.lifecycle import (
     CouldNotRun,
@@ -50,7 +59,6 @@ from .engine import (
     EngineUnavailable,
     Frames,
     Login,
-    find_endpoint,
     plain_words,
     why_not_pulled,
     why_not_run,
@@ -92,15 +100,20 @@ class DockerRuntime:
     allows_privileged = True
 
     def __init__(
-        self, *, grace: float = 3.0, registry_hosts: Collection[str], login: Login
+        self,
+        *,
+        grace: float = 3.0,
+        registry_hosts: Collection[str],
+        lend_token: Callable[[str], AbstractContextManager[str]],
     ) -> None:
         """Say how long a job that is killed may take to end, in seconds.
 
-        `registry_hosts` are those of the platform's own images, and `login` is its own there.
+        `registry_hosts` are those of the platform's own images, and `lend_token` makes a token of
+        a user, by which they are pulled.
         """
         self._grace = grace
         self._registry_hosts = registry_hosts
-        self._login = login
+        self._lend_token = lend_token
         self._jobs: dict[str, _Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -385,14 +398,19 @@ class DockerRuntime:
         return str(found[0]["Id"]) if found else ""
 
     async def _create(self, launch: Launch, job: _Job) -> str:
-        try:
-            return await self._create_once(launch, job)
-        except _NoImage:
-            await self._pull(launch, job)
+        # A name in the platform's own registry may stand for another image than the last time, or
+        # for one that the job's owner may not read any more.
+        if not self._is_own(launch.container.image.as_docker_url()):
+            with suppress(_NoImage):
+                return await self._create_once(launch, job)
+        await self._pull(launch, job)
         try:
             return await self._create_once(launch, job)
         except _NoImage as error:  # somebody removed it
             raise _CouldNotRun.for_image(str(launch.container.image), str(error)) from error
+
+    def _is_own(self, image: str) -> bool:
+        return image.partition("/")[0] in self._registry_hosts
 
     async def _create_once(self, launch: Launch, job: _Job) -> str:
         options = self._options(launch, job)
@@ -474,11 +492,10 @@ class DockerRuntime:
     async def _pull_image(self, launch: Launch) -> None:
         image = launch.container.image.as_docker_url()
         self._report(launch.job_id, Waiting(_now(), "Pulling", f"Pulling image {image!r}"))
-        is_ours = image.partition("/")[0] in self._registry_hosts
         layers: dict[str, str] = {}
         told = time.monotonic()
         try:
-            async with aclosing(self._engine.pull(image, self._login if is_ours else None)) as news:
+            async with self._pulling(image, launch.owner) as news:
                 async for item in news:
                     layers[item.get("id", "")] = item.get("status", "")
                     if time.monotonic() - told >= PULL_NEWS:
@@ -490,6 +507,18 @@ class DockerRuntime:
             raise _CouldNotRun.for_image(image, error.text) from error
         except (OSError, EOFError) as error:
             raise EngineUnavailable(f"the engine broke off a pull: {error}") from error
+
+    @asynccontextmanager
+    async def _pulling(
+        self, image: str, owner: str
+    ) -> AsyncIterator[AsyncIterator[Mapping[str, Any]]]:
+        """Have an image fetched, one of the platform's own by a token of the job's owner."""
+        with ExitStack() as lent:
+            login = None
+            if self._is_own(image):
+                login = Login("token", lent.enter_context(self._lend_token(owner)))
+            async with aclosing(self._engine.pull(image, login)) as news:
+                yield news
 
     async def _start(self, job: _Job) -> Answer:
         # Before the start, so that not one byte is missed.

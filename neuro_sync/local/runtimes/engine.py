@@ -1,4 +1,4 @@
-"""A container engine: where it is, how to talk to it, and what its troubles mean in words.
+"""How to talk to a container engine, and what its troubles mean in words.
 
 Short calls go through the engine's own SDK, in a few threads of their own, since it blocks. What
 is followed for long (logs, the streams of a container, its end, the progress of a pull) goes over
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import socket
 import ssl
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -19,19 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import docker
 import requests
 from docker.auth import encode_header, get_config_header, resolve_repository_name
-from docker.context import ContextAPI
-from docker.tls import TLSConfig
-from docker.utils import kwargs_from_env, parse_repository_tag
+from docker.utils import parse_repository_tag
 from typing_extensions import ParamSpec, Self
 
-from neuro_sync.errors import ConfigError, ServerNotAvailable
+from neuro_sync.engine import Endpoint, connect, probe, why_unreachable
+from neuro_sync.errors import ServerNotAvailable
 
 CALL_TIMEOUT = 60
 """Seconds that the engine may take for a short call."""
@@ -68,91 +64,6 @@ class Login:
     password: str = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Where an engine listens."""
-
-    url: str
-    """``unix:///path``, or ``tcp://host:port``."""
-    origin: str
-    """Who says so."""
-    tls: TLSConfig | None = None
-
-    def __str__(self) -> str:
-        return f"{self.url} ({self.origin})"
-
-    @property
-    def socket_path(self) -> str | None:
-        return urlsplit(self.url).path if self.url.startswith("unix://") else None
-
-
-def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
-    """Return the engine that the ``docker`` command would use here.
-
-    That is the one of ``DOCKER_HOST``, else of ``DOCKER_CONTEXT`` or the current context, else of
-    the first of the usual sockets that exists.
-
-    Raises:
-        ConfigError: There is none; the text lists where it was looked for.
-    """
-    told = kwargs_from_env(dict(environment))
-    if told.get("base_url"):
-        return _known(Endpoint(str(told["base_url"]), "DOCKER_HOST", told.get("tls")))
-    context = ContextAPI.get_context(environment.get("DOCKER_CONTEXT"))
-    name = environment.get("DOCKER_CONTEXT") or (context.Name if context else "")
-    if context is None:
-        raise ConfigError(
-            f"there is no Docker context {name!r}; `docker context ls` shows those that there are"
-        )
-    if name != "default":
-        return _known(Endpoint(context.Host or "", f"Docker context {name!r}", context.TLSConfig))
-    candidates = _usual_sockets(environment)
-    for path in candidates:
-        if path.is_socket():
-            return Endpoint(f"unix://{path}", "the usual place")
-    raise ConfigError(
-        "no container engine was found: DOCKER_HOST and DOCKER_CONTEXT are not set, "
-        "the current Docker context is the default one, and there is no socket at "
-        + ", ".join(map(str, candidates))
-        + "; install Docker and start it, or set DOCKER_HOST"
-    )
-
-
-def find_running() -> str | None:
-    """Return where an engine listens that lets us in; None if there is none."""
-    try:
-        endpoint = find_endpoint()
-    except ConfigError:
-        return None
-    is_local = endpoint.socket_path is not None  # another one may take long to answer
-    return str(endpoint) if is_local and _probe(endpoint) is None else None
-
-
-def _known(endpoint: Endpoint) -> Endpoint:
-    scheme = urlsplit(endpoint.url).scheme
-    if scheme not in ("unix", "tcp", "http", "https"):
-        raise ConfigError(
-            f"the container engine at {endpoint} cannot be reached over {scheme!r}, only over "
-            "unix:// and tcp://; forward its socket, for instance with "
-            "`ssh -NL /tmp/docker.sock:/var/run/docker.sock HOST`, "
-            "and set DOCKER_HOST=unix:///tmp/docker.sock"
-        )
-    return endpoint
-
-
-def _usual_sockets(environment: Mapping[str, str]) -> list[Path]:
-    """Return where Docker, Docker Desktop, rootless Docker and Colima listen."""
-    home = Path(environment.get("HOME") or "~").expanduser()
-    runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
-    return [
-        Path("/var/run/docker.sock"),
-        runtime / "docker.sock",
-        home / ".docker/run/docker.sock",
-        home / ".docker/desktop/docker.sock",
-        home / ".colima/default/docker.sock",
-    ]
-
-
 class Engine:
     """An engine that answers. What is ``async`` is called on the event loop."""
 
@@ -160,16 +71,10 @@ class Engine:
         """Connect; this blocks for a moment.
 
         Raises:
-            EngineUnavailable: Nobody listens there, or we are not let in.
+            ConfigError: Nobody listens there, or we are not let in.
         """
         self.endpoint = endpoint
-        self.api: docker.APIClient = self.call_now(
-            docker.APIClient,
-            base_url=endpoint.url,
-            tls=endpoint.tls or False,
-            version="auto",
-            timeout=CALL_TIMEOUT,
-        )
+        self.api = connect(endpoint, CALL_TIMEOUT)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="neuro-docker")
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -185,15 +90,15 @@ class Engine:
     def call_now(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do the same in the calling thread."""
         # The SDK forgets to close a socket that it could not connect.
-        if failure := _probe(self.endpoint):
-            raise EngineUnavailable(_why_unreachable(self.endpoint, failure)) from failure
+        if failure := probe(self.endpoint):
+            raise EngineUnavailable(why_unreachable(self.endpoint, failure)) from failure
         try:
             return method(*args, **kwargs)
         except docker.errors.APIError as error:
             text = error.explanation or str(error)
             raise EngineRefused(error.status_code or 500, text) from error
         except (requests.RequestException, docker.errors.DockerException, OSError) as error:
-            raise EngineUnavailable(_why_unreachable(self.endpoint, error)) from error
+            raise EngineUnavailable(why_unreachable(self.endpoint, error)) from error
 
     async def hijack(
         self, path: str, query: Mapping[str, object] = NOTHING, body: object = None
@@ -257,7 +162,7 @@ class Engine:
         try:
             reader, writer = await self._connect()
         except OSError as error:
-            raise EngineUnavailable(_why_unreachable(self.endpoint, error)) from error
+            raise EngineUnavailable(why_unreachable(self.endpoint, error)) from error
         target = f"/v{self.api.api_version}{path}?{urlencode(query)}"
         lines = [f"{method} {target} HTTP/1.1", "Host: docker", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -270,7 +175,7 @@ class Engine:
                 raise EngineRefused(answer.status, _message(text))
         except (OSError, EOFError) as error:
             answer.close()
-            raise EngineUnavailable(_why_unreachable(self.endpoint, error)) from error
+            raise EngineUnavailable(why_unreachable(self.endpoint, error)) from error
         except BaseException:
             answer.close()
             raise
@@ -399,36 +304,6 @@ def _message(body: str) -> str:
         return body.strip()
 
 
-def _why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
-    """Say why an engine was not reached, and what to do.
-
-    The SDK's own errors bury the reason, so it is asked for once more.
-    """
-    match _probe(endpoint) or error:
-        case PermissionError():
-            return (
-                f"the container engine at {endpoint} does not let this user in; "
-                "add the user to the group that the socket belongs to, mostly with "
-                "`sudo usermod -aG docker $USER`, and log in again"
-            )
-        case FileNotFoundError() | ConnectionRefusedError():
-            return f"the container engine at {endpoint} is not running; start it"
-        case _:
-            return f"the container engine at {endpoint} does not answer: {error}"
-
-
-def _probe(endpoint: Endpoint) -> OSError | None:
-    """Return why an engine's socket does not take a connection; None if it does, or is none."""
-    if endpoint.socket_path is not None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1)
-            try:
-                probe.connect(endpoint.socket_path)
-            except OSError as error:
-                return error
-    return None
-
-
 _NOISE = re.compile(
     r"^(failed to create (shim )?task(: for container)?|OCI runtime (create|exec) failed|"
     r"(runc|crun)( (create|exec) failed)?|exec failed|unable to start container process|"
@@ -469,6 +344,8 @@ def why_not_pulled(image: str, text: str) -> str:
         why = "there is no such image"
     elif "access denied" in lowered or "unauthorized" in lowered or "denied" in lowered:
         why = "there is no such image, or it is private; log in with `docker login`"
+    elif "http 403" in lowered:
+        why = "its registry does not let the job's owner read it"
     elif "no such host" in lowered or "dial tcp" in lowered or "lookup" in lowered:
         why = f"its registry cannot be reached ({words})"
     else:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from websocket import WebSocketTimeoutException
@@ -17,6 +18,7 @@ from neuro_sync import JobDescription, JobStatus, ResourceNotFound, Session
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.models import frames
 from tests.docker_engine import IMAGE
+from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
 
 if TYPE_CHECKING:
     from tests.local.conftest import Channel, Dial, Run
@@ -335,3 +337,52 @@ def test_what_a_job_uses_is_told_while_it_runs(session: Session, run: Run) -> No
     assert busy.memory_bytes > 0
     session.jobs.kill(job)
     assert list(session.jobs.top(job)) == []
+
+
+# Volumes
+
+NAMES = {"first", "h\u00e4 'x"}
+LIST = 'cd /data/in; for file in *; do echo "$file"; done'
+SEEN = f"sh -c '{LIST}; cat first; echo more > second'"
+FOLLOW = f"sh -c 'echo ready; until grep -qs end /data/in/first; do sleep 0.02; done; {LIST}'"
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_a_volume_has_exactly_the_files_of_the_storage(session: Session, folder: str) -> None:
+    storage = session.storage
+    for name in NAMES:
+        storage.create(f"{folder}/in/{name}", b"written by the storage\n")
+    volume = session.parse.volume(f"{folder}:/data")
+    seen = set(session.jobs.logs(start(session, SEEN, volumes=[volume])))
+    assert seen == {*NAMES, "written by the storage"}
+    with storage.open(f"{folder}/in/second") as pieces:
+        assert b"".join(pieces) == b"more\n"
+    assert {file.name for file in storage.list(f"{folder}/in")} == {*NAMES, "second"}
+    job = start(session, FOLLOW, volumes=[volume])
+    with session.jobs.logs(job) as lines:
+        assert next(lines) == "ready"
+        storage.rm(f"{folder}/in/second")
+        storage.create(f"{folder}/in/first", b"the end")
+        assert set(lines) == NAMES
+    storage.rm(folder, recursive=True)
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_a_read_only_volume_is_read_and_not_written(session: Session, folder: str) -> None:
+    session.storage.create(f"{folder}/file", b"kept\n")
+    volume = session.parse.volume(f"{folder}:/data:ro")
+    tries = "cat file; echo no > file; echo no > new; rm file; mkdir folder"
+    job = start(session, f"sh -c 'cd /data; {tries}'", volumes=[volume])
+    lines = [*session.jobs.logs(job)]
+    assert "kept" in lines
+    assert sum("Read-only file system" in line for line in lines) == 4
+    assert [file.name for file in session.storage.list(folder)] == ["file"]
+    with session.storage.open(f"{folder}/file") as pieces:
+        assert b"".join(pieces) == b"kept\n"
+    session.storage.rm(folder, recursive=True)
+
+
+@pytest.fixture
+def folder() -> str:
+    """The address of a folder that no other test has."""
+    return f"storage:contract-{uuid4().hex}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,22 +19,33 @@ from pathlib import Path
 
 import docker
 import pytest
+import requests
 from yarl import URL
 
 from neuro_sync import (
+    AbstractDockerImageProgress,
+    Action,
+    AuthorizationError,
     Container,
     IllegalArgumentError,
+    ImageCommitFinished,
+    ImageCommitStarted,
+    ImageProgressPush,
+    ImageProgressSave,
+    ImageProgressStep,
     JobDescription,
     JobStatus,
     NDJSONError,
+    Permission,
     Resources,
     ServerNotAvailable,
     Session,
     Volume,
 )
+from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError
 from neuro_sync.local.registry import Registry
-from neuro_sync.local.runtimes.engine import find_endpoint, why_not_pulled, why_not_run
+from neuro_sync.local.runtimes.engine import why_not_pulled, why_not_run
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE, IMAGE_USER
 from tests.relays import EngineRelay
@@ -195,6 +208,28 @@ def test_a_container_without_a_network_is_reached_through_the_engine(
 # Saving
 
 
+class Told(AbstractDockerImageProgress):
+    """Remembers what it was told of a job that is saved."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def save(self, data: ImageProgressSave) -> None:
+        self.heard.append(data)
+
+    def commit_started(self, data: ImageCommitStarted) -> None:
+        self.heard.append(data)
+
+    def commit_finished(self, data: ImageCommitFinished) -> None:
+        self.heard.append(data)
+
+    def push(self, data: ImageProgressPush) -> None:
+        self.heard.append(data)
+
+    def step(self, data: ImageProgressStep) -> None:
+        self.heard.append(data)
+
+
 @pytest.mark.skipif(not Registry.is_installed(), reason="there is no docker-registry")
 def test_a_running_job_is_saved_as_an_image_that_other_jobs_can_run(
     session: Session, platform: LocalPlatform, client: docker.APIClient
@@ -202,24 +237,131 @@ def test_a_running_job_is_saved_as_an_image_that_other_jobs_can_run(
     job = start(session, "sh -c 'echo kept > /tmp/kept; echo ready; sleep 600'")
     with session.jobs.logs(job) as lines:
         next(lines)
-    image = f"{session.api_url.host}:{session.api_url.port}/local/{session.project_name}/saved:v1"
-    told: list[str] = []
-    session.jobs.save(job, image, progress=lambda step: told.append(step.status))
-    assert told[:2] == ["CommitStarted", "CommitFinished"]
-    assert "Pushed" in told
+    told = Told()
+    session.jobs.save(job, "image:saved:v1", progress=told)
+    image = session.parse.remote_image("image:saved:v1")
+    assert told.heard[:4] == [
+        ImageProgressSave(job=job.id, dst=image),
+        ImageCommitStarted(job_id=job.id, target_image=image),
+        ImageCommitFinished(job_id=job.id),
+        ImageProgressPush(
+            src=session.parse.local_image(f"{session.project_name}/saved:v1"), dst=image
+        ),
+    ]
+    steps = [heard for heard in told.heard[4:] if isinstance(heard, ImageProgressStep)]
+    assert len(steps) == len(told.heard) - 4
+    assert {step.status for step in steps} >= {"Preparing", "Pushed"}
+    assert all(step.message.startswith(f"{step.layer_id}: {step.status}") for step in steps)
     session.jobs.kill(job)
-    client.remove_image(image, force=True)  # so that it has to come from the registry
-    reader = session.jobs.start(image=image, preset_name="cpu-small", command="cat /tmp/kept")
+    client.remove_image(image.as_docker_url(), force=True)  # so that it has to come from there
+    reader = session.jobs.start(
+        image="image:saved:v1", preset_name="cpu-small", command="cat /tmp/kept"
+    )
     assert list(session.jobs.logs(reader)) == ["kept"]
     with pytest.raises(NDJSONError, match="is not running"):
         session.jobs.save(session.jobs.wait(reader), image)
-    client.remove_image(image, force=True)
+    client.remove_image(image.as_docker_url(), force=True)
 
 
-def test_an_image_of_another_registry_is_refused(session: Session) -> None:
+def test_an_image_of_another_registry_is_refused(session: Session, platform: LocalPlatform) -> None:
     job = start(session, "true")
-    with pytest.raises(IllegalArgumentError, match="Unknown registry host in 'elsewhere/x:1'"):
+    with pytest.raises(IllegalArgumentError, match="'elsewhere/x:1' is no image of the platform"):
         session.jobs.save(job, "elsewhere/x:1")
+    answer = requests.post(
+        f"{platform.url}/monitoring/jobs/{job.id}/save",
+        json={"container": {"image": "elsewhere/x:1"}},
+        headers={"Authorization": f"Bearer {platform.token}"},
+        timeout=10,
+    )
+    assert answer.status_code == 400
+    assert "Unknown registry host in 'elsewhere/x:1'" in answer.json()["error"]
+
+
+# The platform's own images
+
+
+@pytest.mark.skipif(not Registry.is_installed(), reason="there is no docker-registry")
+def test_an_image_of_the_platform_is_run_as_the_registry_has_it_now(
+    session: Session, client: docker.APIClient, push: Callable[[str, str], None]
+) -> None:
+    for content in ("first", "second"):
+        push(content, "image:changing:v1")
+        job = session.jobs.start(
+            image="image:changing:v1", preset_name="cpu-small", command="cat /content"
+        )
+        assert list(session.jobs.logs(job)) == [content]
+    reference = session.parse.remote_image("image:changing:v1").as_docker_url()
+    assert any(reference in (image["RepoTags"] or ()) for image in client.images())
+    session.images.rm("image:changing:v1")
+    job = session.jobs.start(image="image:changing:v1", preset_name="cpu-small", command="true")
+    ended = session.jobs.wait(job)
+    assert (ended.status, ended.reason) == (JobStatus.FAILED, "Collected")
+    assert "there is no such image" in ended.history.description
+    client.remove_image(reference, force=True)
+
+
+@pytest.fixture
+def push(
+    session: Session, client: docker.APIClient, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, str], None]]:
+    """Push an image with a file `content`, and forget it here."""
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    name = f"pushed-{os.urandom(6).hex()}"
+
+    def build_and_push(content: str, remote: str) -> None:
+        built = client.create_container(IMAGE, ["true"])["Id"]
+        client.put_archive(built, "/", archive(content=content.encode()))
+        client.commit(built, name, "v1")
+        client.remove_container(built)
+        session.images.push(f"{name}:v1", remote)
+
+    yield build_and_push
+    client.remove_image(f"{name}:v1", force=True)
+
+
+def archive(**files: bytes) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as packed:
+        for name, content in files.items():
+            file = tarfile.TarInfo(name)
+            file.size = len(content)
+            packed.addfile(file, io.BytesIO(content))
+    return data.getvalue()
+
+
+@pytest.mark.skipif(not Registry.is_installed(), reason="there is no docker-registry")
+def test_an_image_is_pulled_with_the_permissions_of_the_jobs_owner(
+    engine: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    name = f"own-{os.urandom(6).hex()}"
+    caplog.set_level("DEBUG")
+    with (
+        LocalPlatform(ephemeral=True, runtime="docker", grace=0.2, cores=1) as platform,
+        Session(platform.url, platform.token) as owner,
+        Session(platform.url, platform.add_user("stranger")) as stranger,
+    ):
+        image = owner.images.push(IMAGE, f"image:{name}:v1")
+
+        def start_reader() -> JobDescription:
+            return stranger.jobs.start(image=image, preset_name="cpu-small", command="echo read")
+
+        with pytest.raises(AuthorizationError, match=f"read on image://local/local/.*/{name}"):
+            start_reader()
+        address = URL(str(image.model_copy(update={"tag": None})))
+        owner.users.share("stranger", Permission(uri=address, action=Action.READ))
+        reader = start_reader()
+        assert list(stranger.jobs.logs(reader)) == ["read"]
+        blocker = owner.jobs.wait(start(owner, "sleep 600"), until="running")
+        refused = start_reader()
+        owner.users.revoke("stranger", address)
+        owner.jobs.kill(blocker)
+        ended = stranger.jobs.wait(refused)
+        assert (ended.status, ended.reason) == (JobStatus.FAILED, "Collected")
+        assert ended.history.description.endswith("does not let the job's owner read it")
+        assert not list(stranger.jobs.logs(refused))
+    assert "Pulling" in caplog.text
+    assert "eyJ" not in caplog.text  # as tokens begin, and what they are packed into
 
 
 # Troubles in words
@@ -293,12 +435,12 @@ def test_an_engine_that_is_not_there_is_told_before_anything_starts(
 
 def test_a_socket_that_we_may_not_use_is_told_with_the_remedy(engine: str) -> None:
     program = (
-        "import os, docker\n"
-        "from neuro_sync.local.runtimes.engine import Engine, find_endpoint\n"
-        "from neuro_sync.errors import ServerNotAvailable\n"
+        "import os\n"
+        "from neuro_sync.engine import connect, find_endpoint\n"
+        "from neuro_sync.errors import ConfigError\n"
         f"os.setgid({IMAGE_USER}); os.setgroups([]); os.setuid({IMAGE_USER})\n"
-        "try: Engine(find_endpoint())\n"
-        "except ServerNotAvailable as error: print(error)\n"
+        "try: connect(find_endpoint(), 10)\n"
+        "except ConfigError as error: print(error)\n"
     )
     told = subprocess.run(
         [sys.executable, "-c", program],
