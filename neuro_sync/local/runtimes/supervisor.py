@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # each is only imported by who needs it
 PATH = os.fsencode(os.defpath)
 """Where bubblewrap finds ``cat``."""
 PIECE = 65536
+BOX_PAUSES = (0.01, 0.05, 0.2)
+"""Seconds between two tries to make a box."""
 BOX_END = 0.1
 """Seconds that the kernel gets to end what is in a box, before it is looked for one by one."""
 SILENT_AFTER_DEATH = 2.0
@@ -157,7 +159,7 @@ class Supervisor:
         self.sources = {fd: number for number, fd in enumerate(outputs, 1)}
         failure_read, failure_write = os.pipe()
         try:
-            self.box = Box(spec.box) if spec.box else None
+            self.box = make_box(spec.box) if spec.box else None
             self.pid = self.fork()
         except OSError as error:
             self.record(b"failed %d 125 %s" % (time.time_ns(), str(error).encode()))
@@ -553,6 +555,8 @@ class Box:
             piece = os.read(answer, PIECE)
             if not piece:
                 os.waitpid(pid, 0)
+                for fd in (self.lid, answer, news):
+                    os.close(fd)
                 raise OSError(text.decode(errors="replace").strip() or "bubblewrap said nothing")
             text += piece
         told = os.read(news, PIECE).partition(b'"child-pid":')[2]
@@ -595,6 +599,20 @@ class Box:
     def close(self) -> None:
         """Have the kernel end all that is inside."""
         send_signal(self.pid, signal.SIGKILL)
+
+
+def make_box(command: list[bytes]) -> Box:
+    """Make a box; what fails once is tried again.
+
+    Bubblewrap goes through all mounts of the machine one by one, and fails when one of them goes
+    away at that moment, as those of containers do.
+    """
+    for pause in BOX_PAUSES:
+        try:
+            return Box(command)
+        except OSError:
+            time.sleep(pause)
+    return Box(command)
 
 
 def descendants(group: int | None = None) -> list[int]:

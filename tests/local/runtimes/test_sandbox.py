@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable
@@ -376,6 +377,28 @@ def test_without_bubblewrap_mounts_are_refused_with_a_remedy(
             secret_env={"PLAIN": URL("secret:plain")},
         )
         assert list(session.jobs.logs(job)) == ["value"]
+
+
+def test_a_mount_of_the_machine_that_goes_away_meanwhile_harms_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bubblewrap fails then."""
+    script = (
+        f"for trouble in {tmp_path}/trouble*; do [ -e $trouble ] && rm $trouble && exit 1; done\n"
+        f'exec {shutil.which("bwrap")} "$@"'
+    )
+    path = programs(tmp_path / "bin", bwrap=script)
+    monkeypatch.setenv("PATH", f"{path}:{os.environ['PATH']}")
+    with (
+        LocalPlatform(ephemeral=True, grace=0.2) as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        for number in range(2):
+            (tmp_path / f"trouble{number}").touch()
+        job = session.jobs.start(image="any", preset_name="cpu-small", command="echo ran")
+        assert list(session.jobs.logs(job)) == ["ran"]
+        assert session.jobs.wait(job).status is JobStatus.SUCCEEDED
+    assert not list(tmp_path.glob("trouble*"))
 
 
 NAMES = st.sampled_from(["a", "b", "opt", "etc", "tmp", "link", "passwd", "x y"])
