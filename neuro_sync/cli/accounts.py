@@ -23,7 +23,7 @@ state_option = click.option(
 
 @click.group()
 def user() -> None:
-    """Who may use the local platform, whether or not it runs at the moment.
+    """Who may use the local platform, running or not.
 
     Example: neuro local user ls
     """
@@ -48,7 +48,9 @@ def add_user(name: str, state: str | None) -> None:
 @click.argument("name")
 @state_option
 def renew_token(name: str, state: str | None) -> None:
-    """Print a new token of a user; the ones before are not accepted any more.
+    """Print a new token of a user.
+
+    The ones before are not accepted any more.
 
     Example: NEURO_SYNC_TOKEN=$(neuro local user token bob)
     """
@@ -75,7 +77,7 @@ def list_users(state: str | None) -> None:
 @click.argument("name")
 @state_option
 def remove_user(name: str, state: str | None) -> None:
-    """Remove a user or a role, with all that was shared to it. The user's project is kept.
+    """Remove a user or a role. What was shared to it goes too; the user's project is kept.
 
     Example: neuro local user rm bob
     """

@@ -32,7 +32,9 @@ def completion() -> None:
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def generate(context: click.Context, shell: str) -> None:
-    """Print what a shell has to run once; put it into its start-up file.
+    """Print what a shell has to run once.
+
+    Put it into its start-up file.
 
     \b
     Examples:

@@ -34,7 +34,9 @@ def config() -> None:
 @as_json
 @pass_session
 def show(session: Session, as_json: bool) -> None:
-    """Show who you are, where, where that comes from, and the presets there are.
+    """Show who you are and where, and what you may use.
+
+    It tells where each setting comes from, and lists the presets.
 
     Example: neuro config show
     """
@@ -85,7 +87,9 @@ PRESET_COLUMNS: tuple[Column[Preset], ...] = (
 @config.command("show-token")
 @pass_session
 def show_token(session: Session) -> None:
-    """Print the token that requests are sent with; it is your password, so take care.
+    """Print the token that requests are sent with.
+
+    It is your password, so take care.
 
     Example: NEURO_SYNC_TOKEN=$(neuro config show-token)
     """
@@ -96,7 +100,7 @@ def show_token(session: Session) -> None:
 @as_json
 @pass_session
 def get_clusters(session: Session, as_json: bool) -> None:
-    """Ask the platform again which clusters there are, and list them.
+    """List the clusters that the platform has now.
 
     Example: neuro config get-clusters
     """
@@ -122,7 +126,7 @@ def get_clusters(session: Session, as_json: bool) -> None:
 @click.argument("name", required=False)
 @pass_session
 def switch_cluster(session: Session, name: str | None) -> None:
-    """Make another cluster the current one; you are asked which if you name none.
+    """Make another cluster the current one. You are asked which if you name none.
 
     Example: neuro config switch-cluster default
     """
@@ -135,7 +139,7 @@ def switch_cluster(session: Session, name: str | None) -> None:
 @click.argument("name", required=False)
 @pass_session
 def switch_org(session: Session, name: str | None) -> None:
-    """Make another organisation the current one; you are asked which if you name none.
+    """Make another organisation the current one. You are asked which if you name none.
 
     Example: neuro config switch-org acme
     """
@@ -148,7 +152,7 @@ def switch_org(session: Session, name: str | None) -> None:
 @click.argument("name", required=False)
 @pass_session
 def switch_project(session: Session, name: str | None) -> None:
-    """Make another project the current one; you are asked which if you name none.
+    """Make another project the current one. You are asked which if you name none.
 
     Example: neuro config switch-project vision
     """
@@ -174,7 +178,7 @@ def _ask(what: str, names: Iterable[str]) -> str:
 @click.argument("url", default=DEFAULT_URL)
 @click.pass_context
 def login(context: click.Context, url: str) -> None:
-    """Log in with the browser of this machine, and remember it.
+    """Log in with the browser of this machine.
 
     \b
     Examples:
@@ -199,7 +203,9 @@ def _open_browser(address: object) -> None:
 @click.argument("url", default=DEFAULT_URL)
 @click.pass_context
 def login_headless(context: click.Context, url: str) -> None:
-    """Log in with the browser of another machine: you paste the code that it shows.
+    """Log in with the browser of another machine.
+
+    You paste the code that it shows.
 
     Example: neuro config login-headless
     """

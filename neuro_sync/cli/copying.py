@@ -63,15 +63,18 @@ def copy(
     names = exclude_from_files.split() if exclude_from_files is not None else None
     ignore_files = names or settings.cp_exclude_from_files or IGNORE_FILES
     sources = [*expanded(session, sources, glob)]
+    storage = session.storage
+    folders = {
+        source
+        for source in sources
+        if (Path(source).is_dir() if is_upload else storage.stat(source).is_dir())
+    }
+    if folders and not recursive:
+        raise IllegalArgumentError(f"{min(folders)} is a folder; copy it with -r")
     place = _placer(session, sources, target, target_directory, no_target_directory)
     with CopyProgress(drawn=progress and sys.stdout.isatty() and not output.is_quiet()) as told:
         for source in sources:
-            is_folder = (
-                Path(source).is_dir() if is_upload else session.storage.stat(source).is_dir()
-            )
-            if is_folder and not recursive:
-                raise IllegalArgumentError(f"{source} is a folder; copy it with -r")
-            storage, to = session.storage, place(source)
+            to, is_folder = place(source), source in folders
             if is_upload and is_folder:
                 storage.upload_dir(
                     source,

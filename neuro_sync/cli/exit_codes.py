@@ -49,8 +49,23 @@ def of_error(error: NeuroError) -> int:
 
 def story(error: NeuroError) -> str:
     """Return an error as a user is told it, without the request that it came from."""
+    if isinstance(error, ConfigError):
+        from neuro_sync.client.lookup import NoPlatformFound
+
+        if isinstance(error, NoPlatformFound):
+            return _no_login(error.places)
     text = error.text if isinstance(error, APIError) else str(error)
     return text + ("; `neuro ps --all` lists them" if is_unknown_job(error) else "")
+
+
+def _no_login(places: Iterable[str]) -> str:
+    """Say what to type; that of the library says what to write in Python."""
+    looked = "".join(f"\n  {place}" for place in places if not place.startswith("the argument"))
+    return (
+        f"no platform to talk to. Looked at:{looked}\n"
+        "Log in with `neuro login`; or run jobs on this machine: start `neuro local up`, "
+        "and write `neuro --local ps` in the same folder."
+    )
 
 
 def is_unknown_job(error: NeuroError) -> bool:

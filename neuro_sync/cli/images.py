@@ -96,7 +96,9 @@ def size(session: Session, image: str) -> None:
 @click.argument("image")
 @pass_session
 def digest(session: Session, image: str) -> None:
-    """Print the digest of an image, which names exactly this one for ever.
+    """Print the digest of an image.
+
+    It names exactly this one for ever.
 
     Example: neuro image digest image:train:latest
     """

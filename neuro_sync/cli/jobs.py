@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuro_sync.errors import IllegalArgumentError
+from neuro_sync.errors import IllegalArgumentError, NeuroError
 from neuro_sync.models.jobs import HTTPPort, JobPriority, JobRestartPolicy, JobStatus
 
 from . import exit_codes, job_views, output, watching
@@ -27,6 +27,16 @@ COMMAND_LINE = {"allow_interspersed_args": False}
 """What comes after the first argument belongs to the command inside the job, options too."""
 
 
+def _no_option(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """Refuse an option where a text belongs: elsewhere ``-d`` is short for ``--detach``."""
+    options = {option for parameter in context.command.params for option in parameter.opts}
+    if value in options:
+        raise click.BadParameter(
+            f"{value!r} is an option; -d is --description, and --detach has no short form"
+        )
+    return value
+
+
 @click.group()
 def job() -> None:
     """Start, follow and end jobs.
@@ -41,7 +51,7 @@ def job() -> None:
 )
 @click.option("-n", "--name", metavar="NAME", help="To call the job by, instead of its id.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="To find it by; repeatable.")
-@click.option("-d", "--description", metavar="TEXT", help="What it is for.")
+@click.option("-d", "--description", callback=_no_option, metavar="TEXT", help="What it is for.")
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable.")
 @click.option("--env-file", multiple=True, metavar="PATH", help="Variables, a line each.")
 @click.option(
@@ -69,7 +79,11 @@ def job() -> None:
 )
 @click.option("-t/-T", "--tty/--no-tty", help="Whether it has a terminal, yours.  [default: no]")
 @click.option("--detach", is_flag=True, help="Do not stay for its output and its end.")
-@click.option("--wait-start/--no-wait-start", default=True, help="Stay until it runs at least.")
+@click.option(
+    "--wait-start/--no-wait-start",
+    default=True,
+    help="With --detach: whether to stay until it runs.  [default: yes]",
+)
 @click.option(
     "--life-span",
     type=DURATION,
@@ -117,7 +131,7 @@ def run(
     users: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Start a job, show its output, and end with its exit code.
+    """Start a job, show its output, take its exit code.
 
     All that follows IMAGE is the job's command; a `--` in between may help the eye. One word with
     spaces in it is split by shell rules. No shell runs it: write sh -c '...' for pipes.
@@ -131,14 +145,12 @@ def run(
       neuro run -v storage:code:/code:ro pytorch/pytorch -- python /code/train.py --epochs 3
       neuro run -t ubuntu bash
     """
-    from neuro_sync.models.users import Action, Permission
-
+    _check_together(detach=detach, wait_start=wait_start, browse=browse, ports=ports)
     job = session.jobs.start(**_start_arguments(session, **given))
     _tell_started(job, is_result=detach)
-    for user in users:
-        session.users.share(user, Permission(uri=job.uri, action=Action.WRITE))
+    _share(session, job, users)
     with watching.detachable(job):
-        if wait_start or browse or not detach:
+        if wait_start or not detach:
             job = watching.until_it_runs(session, job)
         if browse:
             _open_browser(job)
@@ -153,6 +165,30 @@ def run(
             elif watching.attach(session, job):
                 watching.leave(job)
         watching.finish(session.jobs.wait(job))
+
+
+def _check_together(
+    *, detach: bool, wait_start: bool, browse: bool, ports: tuple[tuple[int, int], ...]
+) -> None:
+    """Refuse what would be passed over in silence."""
+    if detach and ports:
+        raise click.UsageError(
+            "--port-forward lasts as long as the command: leave out --detach, "
+            "or run `neuro port-forward` when the job runs"
+        )
+    if browse and not wait_start:
+        raise click.UsageError("--browse waits for the job: leave out --no-wait-start")
+
+
+def _share(session: Session, job: JobDescription, users: tuple[str, ...]) -> None:
+    from neuro_sync.models.users import Action, Permission
+
+    try:
+        for user in users:
+            session.users.share(user, Permission(uri=job.uri, action=Action.WRITE))
+    except NeuroError:
+        output.note(job_views.detached(job))  # it is there, whoever may see it
+        raise
 
 
 def _start_arguments(
@@ -259,7 +295,7 @@ def ps(
     as_json: bool,
     **filters: Any,
 ) -> None:
-    """List the jobs that you may see; those that are over only if asked.
+    """List the jobs that are not over, or all.
 
     \b
     Examples:
@@ -309,7 +345,7 @@ def status(session: Session, job: str, as_json: bool) -> None:
 @click.argument("job", type=JOB)
 @pass_session
 def logs(session: Session, /, job: str, follow: bool, **wanted: Any) -> None:
-    """Print a job's output, from its beginning until it is over.
+    """Print a job's output until it is over.
 
     Example: neuro logs test --tail 100 --no-follow
     """
@@ -337,6 +373,7 @@ def top(session: Session, jobs: tuple[str, ...], timeout: float | None, as_json:
     watched = [session.jobs.status(job) for job in jobs] if jobs else _running(session)
     if not watched:
         output.note("No job of yours is running.")
+        return
     telemetry.watch(session, watched, timeout=timeout, as_json=as_json)
 
 
@@ -404,19 +441,32 @@ def attach(session: Session, job: str, ports: tuple[tuple[int, int], ...]) -> No
 
 @job.command()
 @click.option("--timeout", type=DURATION, metavar="3m4s", help="Give up after so long, with 124.")
+@click.option("--all/--any", "for_all", default=True, help="For all, or for one.  [default: all]")
 @click.argument("jobs", nargs=-1, required=True, type=JOB)
 @click.pass_context
 @pass_session
 def wait(
-    session: Session, context: click.Context, jobs: tuple[str, ...], timeout: float | None
+    session: Session,
+    context: click.Context,
+    jobs: tuple[str, ...],
+    timeout: float | None,
+    for_all: bool,
 ) -> None:
     """Wait until jobs are over.
 
-    The exit code is 0 if all succeeded, else that of the first that did not.
+    The exit code is 0 if all succeeded, else that of the first that did not. With --any, it ends
+    with the first job that is over, and prints its id.
 
-    Example: neuro wait train-1 train-2 --timeout 2h
+    \b
+    Examples:
+      neuro wait train-1 train-2 --timeout 2h
+      neuro wait --any train-1 train-2
     """
-    ended = session.jobs.wait(jobs, timeout=timeout)
+    if for_all:
+        ended = session.jobs.wait(jobs, timeout=timeout)
+    else:
+        ended = (watching.first_to_end(session, jobs, timeout),)
+        output.result(ended[0].id)
     for found in ended:
         watching.tell_end(found)
     context.exit(next(filter(None, map(exit_codes.of_job, ended)), 0))
@@ -462,7 +512,7 @@ def save(session: Session, job: str, image: str) -> None:
 @click.argument("job", type=JOB)
 @pass_session
 def rerun(session: Session, job: str) -> None:
-    """Start a job once more, with all that it was started with.
+    """Start a job once more, as it was started.
 
     Example: neuro rerun test
     """

@@ -140,7 +140,9 @@ def down(state: str | None) -> None:
 @local.command()
 @state_option
 def status(state: str | None) -> None:
-    """Tell whether a local platform runs, and where; the exit code is 1 if none does.
+    """Tell whether a local platform runs, and where.
+
+    The exit code is 1 if none does.
 
     Example: neuro local status
     """
@@ -191,7 +193,9 @@ def run(state: str | None, ephemeral: bool, command: tuple[str, ...]) -> None:
 @state_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def reset(state: str | None, yes: bool) -> None:
-    """Delete the state folder: all jobs, logs, files and users of the local platform.
+    """Delete the state folder, with all that is in it.
+
+    That is all jobs, logs, files and users of the local platform.
 
     Jobs that a killed platform has left behind are ended first.
 

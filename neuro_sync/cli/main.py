@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
@@ -16,6 +16,7 @@ from neuro_sync.version import __version__
 from . import exit_codes, output
 from .invocation import Invocation
 
+GROUPS = "All commands by what they are about"
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Jobs": {
         "run": "jobs.run",
@@ -46,7 +47,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "logout": "config.logout",
         "share": "users.grant",
     },
-    "All commands by what they are about": {
+    GROUPS: {
         "job": "jobs.job",
         "storage": "storage.storage",
         "image": "images.image",
@@ -117,6 +118,28 @@ class Commands(click.Group):
                 assert isinstance(found, click.Command)  # noqa: S101  # what the table lists
                 return found
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            meant = self._meant(ctx, args[0], args[1:])
+            if meant:
+                ctx.fail(f"No such command {args[0]!r}; there is `{meant}`.")
+        return super().resolve_command(ctx, args)
+
+    def _meant(self, ctx: click.Context, typed: str, more: Sequence[str]) -> str | None:
+        """Return what was meant: a command of a group, one that is spelled alike, or a help."""
+        from difflib import get_close_matches
+
+        if typed == "help":
+            return " ".join(["neuro", *more[:1], "--help"])
+        for name in COMMANDS[GROUPS]:
+            group = self.get_command(ctx, name)
+            if isinstance(group, click.Group) and typed in group.commands:
+                return f"neuro {name} {typed}"
+        alike = get_close_matches(typed, self.list_commands(ctx), 1)
+        return f"neuro {alike[0]}" if alike else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.list_commands(ctx)))

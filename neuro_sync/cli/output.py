@@ -36,7 +36,7 @@ Item = TypeVar("Item", bound="Model")
 # Those of a terminal, those that turn the direction of writing around, and what is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 RUNNERS = {
-    "process": "process: a job's command runs on this machine, its image is only recorded",
+    "process": "process: runs a job's command here, and only records its image",
     "docker": "docker: a job is a container of its image, at {engine}",
 }
 GAP = "  "
@@ -312,7 +312,8 @@ def banner(url: str, folder: str, *, kept: bool, runtime: str, engine: str | Non
         f"  Runner   {runner}\n"
         f"{found if engine and runtime == 'process' else ''}"
         f"  State    {folder} ({kept_or_not})\n"
-        "  Use it   Session.local() in the same folder\n"
+        "  Use it   neuro --local ps, or Session.local(), in the same folder\n"
+        '           eval "$(neuro local env)" for all programs of a shell\n'
         "Ctrl-C stops the platform and its jobs."
     )
 

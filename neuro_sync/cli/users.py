@@ -22,7 +22,7 @@ ACTIONS = ("read", "write", "manage")
 
 @click.group()
 def acl() -> None:
-    """Share jobs, storage, images and secrets, and see what is shared.
+    """Share what has an address, and see what is shared.
 
     Example: neuro acl ls --shared
     """
@@ -34,7 +34,9 @@ def acl() -> None:
 @click.argument("action", type=click.Choice(ACTIONS), metavar="[read|write|manage]")
 @pass_session
 def grant(session: Session, uri: str, user: str, action: str) -> None:
-    """Share something with a user or a role; `manage` lets them share it too.
+    """Share something with a user or a role.
+
+    `manage` lets them share it too.
 
     \b
     Examples:

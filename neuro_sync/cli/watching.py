@@ -37,6 +37,26 @@ def until_it_runs(session: Session, job: JobDescription) -> JobDescription:
     return session.jobs.wait(job, until="running", on_update=tell)
 
 
+class _Ended(Exception):  # no error, but the way out of a wait
+    """One of the jobs that are waited for is over."""
+
+    def __init__(self, job: JobDescription) -> None:
+        self.job = job
+
+
+def first_to_end(session: Session, jobs: Iterable[str], timeout: float | None) -> JobDescription:
+    """Wait until one of several jobs is over, and return it."""
+
+    def leave_at_end(now: JobDescription) -> None:
+        if now.status.is_finished:
+            raise _Ended(now)
+
+    try:
+        return session.jobs.wait(tuple(jobs), timeout=timeout, on_update=leave_at_end)[0]
+    except _Ended as ended:
+        return ended.job
+
+
 def show_log(session: Session, job: JobDescription) -> None:
     """Pass on a job's output from its beginning until the job is over."""
     with session.jobs.logs(job) as log:

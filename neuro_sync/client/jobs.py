@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Literal, NoReturn, overload
+from typing import Any, Literal, NoReturn, get_args, overload
 
 from pydantic import TypeAdapter
 from yarl import URL
@@ -366,6 +366,8 @@ class Jobs:
             JobFailed: With ``check=True``, when a job did not succeed; the error has the first
                 such job and the last lines of its log.
         """
+        if until not in get_args(Until):
+            raise IllegalArgumentError(f"until = {until!r}: it is 'running' or 'finished'")
         one = isinstance(id, str | URL | JobDescription)
         ids = (id,) if isinstance(id, str | URL | JobDescription) else tuple(id)
         deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
@@ -835,7 +837,8 @@ class Jobs:
 
         Endpoint: GET /jobs
         """
-        query = [("status", JobStatus(status).value) for status in statuses]
+        # As text, so that the platform's error names a status that there is not.
+        query = [("status", str(status)) for status in statuses]
         query += [("name", name)] if name else []
         query += [("tag", tag) for tag in tags]
         query += [("owner", owner) for owner in owners]

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from yarl import URL
@@ -24,6 +24,15 @@ REMEDY = (
     "Log in with neuro_sync.login(), give Session(url=..., token=...), "
     "or use Session.local() to run jobs on this machine."
 )
+
+
+class NoPlatformFound(ConfigError):
+    """Nowhere is said which platform to talk to; `places` are those that were looked at."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self.places = tuple(places)
+        looked = "\n  ".join(places)
+        super().__init__(f"no platform to talk to. Looked at:\n  {looked}\n{REMEDY}")
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,7 @@ def find_platform(
             found = _from_passed_config(places, wanted)
         found = found or _from_saved_login(places, wanted, path)
     if found is None:
-        looked = "\n  ".join(places)
-        raise ConfigError(f"no platform to talk to. Looked at:\n  {looked}\n{REMEDY}")
+        raise NoPlatformFound(places)
     return found
 
 

@@ -32,6 +32,9 @@ from .conftest import NEURO, Neuro, Process
         pytest.param("wait no-such", 72, "no such job no-such; ", id="unknown job to wait for"),
         pytest.param("ps --frob", 64, "--frob", id="unknown option"),
         pytest.param("frob", 64, "frob", id="unknown command"),
+        pytest.param("rnu", 64, "'rnu'; there is `neuro run`.", id="misspelled command"),
+        pytest.param("tree", 64, "there is `neuro storage tree`.", id="command of a group"),
+        pytest.param("help run", 64, "there is `neuro run --help`.", id="help"),
         pytest.param("run", 64, "IMAGE", id="lacking argument"),
         pytest.param("run --life-span soon any true", 64, "'soon' is no duration", id="bad option"),
         pytest.param("port-forward no-such 1:x", 64, "'1:x' are no ports", id="bad ports"),
@@ -66,7 +69,7 @@ def test_a_job_that_is_killed_meanwhile_ends_the_command_with_130(
 @pytest.mark.parametrize(
     ("variables", "code", "told"),
     [
-        pytest.param({"NEURO_SYNC_TOKEN": ""}, 77, "no platform to talk to", id="no login"),
+        pytest.param({"NEURO_SYNC_TOKEN": ""}, 77, "Log in with `neuro login`; or", id="no login"),
         pytest.param({"NEURO_SYNC_TOKEN": "a.eyJpZGVudGl0eSI6ICJhIn0.c"}, 77, "", id="bad token"),
         pytest.param({"NEURO_SYNC_URL": "http://127.0.0.1:9/api/v1"}, 74, "", id="no network"),
     ],

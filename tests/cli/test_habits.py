@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from neuro_sync.cli.jobs import command_of
 from neuro_sync.cli.main import neuro as root
 from neuro_sync.cli.parameters import DurationType, MomentType
 from neuro_sync.local.server import LocalPlatform
+from tests.terminals import Terminal
 
 from .conftest import NEURO, Neuro, Process
 
@@ -50,6 +53,21 @@ def test_every_help_has_an_example_of_the_command(line: str) -> None:
     if not isinstance(command, click.Group):
         names = [name for name, other in COMMANDS.items() if other is command]
         assert any(f"neuro {name}" in text for name in names), f"{line}: {text}"
+
+
+GROUPS = ["", *(line for line, command in COMMANDS.items() if isinstance(command, click.Group))]
+
+
+@pytest.mark.parametrize("line", GROUPS)
+def test_a_list_of_commands_is_a_line_each_in_80_columns(neuro: Neuro, line: str) -> None:
+    shown = neuro(f"{line} --help").stdout.splitlines()
+    listed = [text for text in shown if re.match(r"  [a-z]", text) and "neuro " not in text]
+    assert not [text for text in shown if text.endswith("...") and not text.startswith("Usage")]
+    assert max(map(len, shown)) <= 80
+    group = COMMANDS[line] if line else root
+    assert isinstance(group, click.Group)
+    names = group.list_commands(click.Context(group))
+    assert {text.split()[0] for text in listed} >= set(names)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +300,73 @@ def test_other_shells_are_answered_in_their_own_way(
     monkeypatch.setenv("COMP_WORDS", "neuro run --preset cpu-s")
     monkeypatch.setenv("COMP_CWORD", "3" if shell == "zsh" else "cpu-s")
     assert "cpu-small" in neuro_process("").stdout
+
+
+def require_shell(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} here: apt install {shell}")
+
+
+def put_into_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "neuro"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(NEURO)} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        (b"neuro sta", b"neuro status"),
+        (b"neuro run --preset cpu-lar", b"neuro run --preset cpu-large"),
+        (b"neuro ls storage:zsh-", b"neuro ls storage:zsh-folder/"),
+    ],
+)
+def test_zsh_completes_what_is_typed(
+    neuro: Neuro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, completed: bytes
+) -> None:
+    require_shell("zsh")
+    put_into_path(tmp_path, monkeypatch)
+    monkeypatch.setenv("ZDOTDIR", str(tmp_path))
+    (tmp_path / ".zshrc").write_text(
+        "PS1=; unsetopt zle_bracketed_paste; autoload -U compinit; compinit -u -D\n"
+        'eval "$(neuro completion generate zsh)"; print ready\n'
+        "show() { zle -I; print -r -- [$BUFFER]; }; zle -N show; bindkey '^X' show\n"
+    )
+    neuro("mkdir -p storage:zsh-folder/inside")
+    terminal = Terminal(["zsh", "-i", "-o", "no_global_rcs"])
+    try:
+        terminal.wait_for(b"ready")
+        terminal.type(line + b"\t\x18")
+        terminal.wait_for(b"[" + completed)
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("neuro sta", "status"),
+        ("neuro run --preset cpu-lar", "cpu-large"),
+        ("neuro ls storage:fish-", "storage:fish-folder/"),
+    ],
+)
+def test_fish_completes_what_is_typed(
+    neuro: Neuro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, offered: str
+) -> None:
+    require_shell("fish")
+    put_into_path(tmp_path, monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    neuro("mkdir -p storage:fish-folder/inside")
+    script = f"neuro completion generate fish | source; complete -C '{line}'"
+    ended = subprocess.run(
+        ["fish", "--no-config", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert offered in [text.partition("\t")[0] for text in ended.stdout.splitlines()]
 
 
 def test_completion_without_a_platform_offers_nothing_and_says_nothing(

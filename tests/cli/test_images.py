@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from neuro_sync.local.server import LocalPlatform
+from tests.docker_engine import IMAGE
 from tests.image_repository import Repository, require_registry
 
 from .conftest import Neuro
@@ -76,3 +77,27 @@ def test_what_cannot_be_done_is_said_in_one_line(neuro: Neuro, line: str, code: 
     assert ended.exit_code == code, ended.output
     assert ended.stderr.startswith("Error: ")
     assert ended.stderr.count("\n") == 1
+
+
+def test_an_image_of_the_engine_goes_to_the_platform_and_comes_back(
+    neuro: Neuro, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_registry()
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    name = f"pushed-{uuid4().hex[:12]}"
+    pushed = neuro(f"push {IMAGE} image:{name}:v1")
+    assert pushed.exit_code == 0, pushed.output
+    assert pushed.stdout.endswith(f"/{name}:v1\n")
+    assert neuro(f"-q image tags image:{name}").stdout == pushed.stdout
+    pulled = neuro(f"pull image:{name}:v1 {name}:back")
+    assert (pulled.exit_code, pulled.stdout.strip().endswith(f"{name}:back")) == (0, True)
+    again = neuro(f"push {name}:back image:{name}:v2")
+    assert again.stdout.endswith(f"/{name}:v2\n")
+
+
+def test_an_image_that_the_engine_lacks_is_named(
+    neuro: Neuro, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    ended = neuro("push no-such-image:v1")
+    assert (ended.exit_code, "'no-such-image:v1'" in ended.stderr) == (72, True), ended.output

@@ -284,6 +284,16 @@ def test_lists_can_be_filtered_in_every_way(session: Session) -> None:
     assert listed(project_names=[session.project_name], org_names=["local"]) == ids
 
 
+def test_a_status_that_there_is_not_is_named(session: Session) -> None:
+    with pytest.raises(IllegalArgumentError, match="'runing' is not a valid JobStatus"):
+        session.jobs.list(statuses=["runing"])  # type: ignore[list-item]  # a typo
+
+
+def test_a_wait_for_what_never_comes_is_refused(session: Session) -> None:
+    with pytest.raises(IllegalArgumentError, match="'done': it is 'running' or 'finished'"):
+        session.jobs.wait("any-job", until="done")  # type: ignore[call-overload]  # a typo
+
+
 def test_a_list_is_opened_at_the_call(session: Session) -> None:
     with pytest.raises(IllegalArgumentError, match="limit should be > 0"):
         session.jobs.list(limit=0)
