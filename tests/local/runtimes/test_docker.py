@@ -130,15 +130,16 @@ def test_what_a_job_writes_into_a_volume_belongs_to_who_runs_the_platform(
     fixed = Volume(storage_uri=URL("storage:written"), container_path="/fixed", read_only=True)
     job = start(
         session,
-        "sh -c 'echo hello > /data/file; cat /fixed/file; echo no > /fixed/more'",
+        "sh -c 'exec 2> /data/refused; echo hello > /data/file; cat /fixed/file; "
+        "echo no > /fixed/more'",
         volumes=[folder, fixed],
     )
-    read, refused = sorted(session.jobs.logs(job))
-    assert read == "hello"
-    assert "Read-only file system" in refused
+    assert list(session.jobs.logs(job)) == ["hello"]
     assert session.jobs.wait(job).history.exit_code == 1
-    (file,) = platform.folder.rglob("written/*")
-    assert (file.name, file.stat().st_uid) == ("file", os.getuid())
+    files = {file.name: file for file in platform.folder.rglob("written/*")}
+    assert files.keys() == {"file", "refused"}
+    assert "Read-only file system" in files["refused"].read_text()
+    assert {file.stat().st_uid for file in files.values()} == {os.getuid()}
 
 
 def test_a_job_that_ran_is_not_run_again_when_its_container_has_gone(
