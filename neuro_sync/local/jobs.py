@@ -231,7 +231,7 @@ class JobService:
         job = self._job(row)
         decisions = self._schedule.add(job, now)
         # After the answer: a job is pending when its user learns of it.
-        asyncio.get_running_loop().call_soon(self._create_log, job_id)
+        asyncio.get_running_loop().call_soon(self._create_log, job_id, self._open_log(job_id))
         self._carry_out(decisions, launch_later=True)
         return replace(row, transitions=_LIFE.dump_json(job.life).decode())
 
@@ -418,14 +418,16 @@ class JobService:
     def _launch_next(self) -> None:
         """Launch one job, and leave the others until everybody else had a turn."""
         job = self._to_launch[0]
-        if job.phase is Phase.LIVE:
-            with self._reporting(job.id):
-                self._runtime.launch(self._launch(self._row(job.id), is_new=True))
-        else:  # it was told to end before it came to that
-            self._report_later(job.id, Vanished(_real_now()))
-        self._to_launch.popleft()
-        if self._to_launch:
-            asyncio.get_running_loop().call_soon(self._launch_next)
+        try:
+            if job.phase is Phase.LIVE:
+                with self._reporting(job.id):
+                    self._runtime.launch(self._launch(self._row(job.id), is_new=True))
+            else:  # it was told to end before it came to that
+                self._report_later(job.id, Vanished(_real_now()))
+        finally:
+            self._to_launch.popleft()
+            if self._to_launch:
+                asyncio.get_running_loop().call_soon(self._launch_next)
 
     @contextmanager
     def _reporting(self, job_id: str) -> Iterator[None]:
@@ -514,9 +516,9 @@ class JobService:
             mounts=self._mounts.of(job.id, container),
         )
 
-    def _create_log(self, job_id: str) -> None:
+    def _create_log(self, job_id: str, log: JobLog) -> None:
         try:
-            self._open_log(job_id).create()
+            log.create()
         except OSError as error:  # the disk is full; whoever runs the job or reads it tries again
             logger.error("job %s has no log yet: %s", job_id, error)
 

@@ -117,7 +117,8 @@ def test_the_official_client_pushes_pulls_and_saves_images(
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
     assert pushed.told[0] == "push"
-    assert pushed.told[-1] in ("Pushed", "Layer already exists")
+    # Which of them depends on what other images the registry has by now.
+    assert pushed.told[-1].startswith(("Pushed", "Layer already exists", "Mounted from"))
     assert saved.told[:4] == ["save", "commit started", "commit finished", "push"]
     assert pulled.told[0] == "pull"
     with closing(docker.APIClient(engine, version="auto")) as api:

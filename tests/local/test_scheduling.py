@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_a_job_that_is_killed_has_its_room_until_it_has_gone(machine: Machine) -
         assert machine.status(second).status is PENDING
         assert "gone" in list(lines)
     assert machine.wait(second).status is JobStatus.SUCCEEDED
+
+
+def test_jobs_that_come_while_others_end_are_all_started(machine: Machine) -> None:
+    """Room may be free the moment after a job was accepted, before anything was done for it."""
+
+    def submit(_: int) -> JobStatus:
+        return machine.wait(machine.start("true")).status
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(submit, range(80))) == {JobStatus.SUCCEEDED}
+    killed = machine.start("true")
+    machine.kill(killed)
+    assert list(machine.session.jobs.logs(killed)) == []
 
 
 def test_the_higher_priority_is_started_first(machine: Machine) -> None:
