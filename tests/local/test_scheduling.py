@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +24,10 @@ from neuro_sync import (
     Session,
 )
 from neuro_sync.local.clock import ManualClock
+from neuro_sync.local.lifecycle import Exited
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.local.store import JobRow
+from neuro_sync.models.jobs import JobStart
 
 DAY = 86400.0
 HOUR = 3600.0
@@ -132,6 +135,24 @@ def test_jobs_that_come_while_others_end_are_all_started(machine: Machine) -> No
     killed = machine.start("true")
     machine.kill(killed)
     assert list(machine.session.jobs.logs(killed)) == []
+
+
+def test_a_job_may_be_launched_the_moment_it_is_accepted(machine: Machine) -> None:
+    running = machine.start_running()
+    service, loop = machine.platform._service, machine.platform._loop
+    caller = machine.platform._users.of_token(machine.platform.token)
+    assert caller is not None
+    accepted: Future[JobRow] = Future()
+
+    def accept_while_another_ends() -> None:
+        spec = JobStart(image="any", preset_name="cpu-small", command="echo ran")
+        accepted.set_result(service.start(spec, caller))
+        service._on_event(running.id, Exited(machine.clock.now(), 0))
+
+    loop.call_soon_threadsafe(accept_while_another_ends)
+    job = accepted.result(20)
+    assert list(machine.session.jobs.logs(job.id)) == ["ran"]
+    assert machine.session.jobs.wait(job.id, timeout=20).status is JobStatus.SUCCEEDED
 
 
 def test_the_higher_priority_is_started_first(machine: Machine) -> None:
