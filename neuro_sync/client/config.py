@@ -189,6 +189,16 @@ class Config:
         # A platform without projects keeps what is whose by the user's name.
         return min(names, default=self.username)
 
+    def tenant(self, org_name: str | None, project_name: str | None) -> dict[str, str]:
+        """Return where something belongs, by the wire's names; the current ones unless named.
+
+        Services of today fail on a request that leaves one of them out.
+        """
+        return {
+            "org_name": org_name or self.org_name or "",
+            "project_name": project_name or self.project_name,
+        }
+
     def _project_names(self) -> list[str]:
         here = (self.cluster_name, self.org_name)
         return [

@@ -55,7 +55,7 @@ class Disks:
                 storage=storage,
                 life_span=timeout_unused,
                 name=name,
-                **self._tenant(org_name, project_name),
+                **self._config.tenant(org_name, project_name),
             )
         answer = self._transport.request("POST", _url(cluster), body=disk.model_dump(mode="json"))
         return _of(Disk.from_answer(answer.content), cluster)
@@ -78,7 +78,7 @@ class Disks:
         cluster = self._config.cluster(cluster_name)
         url = f"{_url(cluster)}/{segment(disk_id_or_name)}"
         answer = self._transport.request(
-            "GET", url, query=self._tenant(org_name, project_name).items()
+            "GET", url, query=self._config.tenant(org_name, project_name).items()
         )
         return _of(Disk.from_answer(answer.content), cluster)
 
@@ -100,7 +100,9 @@ class Disks:
         Endpoint: DELETE {disks}/{id_or_name}
         """
         url = f"{_url(self._config.cluster(cluster_name))}/{segment(disk_id_or_name)}"
-        self._transport.request("DELETE", url, query=self._tenant(org_name, project_name).items())
+        self._transport.request(
+            "DELETE", url, query=self._config.tenant(org_name, project_name).items()
+        )
 
     def list(
         self,
@@ -114,17 +116,10 @@ class Disks:
         Endpoint: GET {disks}
         """
         cluster = self._config.cluster(cluster_name)
-        query = self._tenant(org_name, project_name).items()
+        query = self._config.tenant(org_name, project_name).items()
         answer = self._transport.request("GET", _url(cluster), query=query)
         for disk in Disk.list_from_answer(answer.content):
             yield _of(disk, cluster)
-
-    def _tenant(self, org_name: str | None, project_name: str | None) -> dict[str, str]:
-        # Platforms of today fail on a request that leaves one of them out.
-        return {
-            "org_name": org_name or self._config.org_name or "",
-            "project_name": project_name or self._config.project_name,
-        }
 
 
 def _url(cluster: ClusterConfig) -> str:

@@ -42,7 +42,7 @@ class Secrets:
         """
         cluster = self._config.cluster(cluster_name)
         with BadValuesRefused():
-            secret = NewSecret(key=key, value=value, **self._tenant(org_name, project_name))
+            secret = NewSecret(key=key, value=value, **self._config.tenant(org_name, project_name))
         self._transport.request("POST", cluster.secrets_url, body=secret.model_dump(mode="json"))
 
     def get(
@@ -61,7 +61,7 @@ class Secrets:
         Endpoint: GET {secrets}/{key}
         """
         url = f"{self._config.cluster(cluster_name).secrets_url}/{segment(key)}"
-        query = self._tenant(org_name, project_name).items()
+        query = self._config.tenant(org_name, project_name).items()
         answer = self._transport.request("GET", url, query=query)
         return OpenedSecret.from_answer(answer.content).value
 
@@ -81,7 +81,9 @@ class Secrets:
         Endpoint: DELETE {secrets}/{key}
         """
         url = f"{self._config.cluster(cluster_name).secrets_url}/{segment(key)}"
-        self._transport.request("DELETE", url, query=self._tenant(org_name, project_name).items())
+        self._transport.request(
+            "DELETE", url, query=self._config.tenant(org_name, project_name).items()
+        )
 
     def list(
         self,
@@ -95,14 +97,7 @@ class Secrets:
         Endpoint: GET {secrets}
         """
         cluster = self._config.cluster(cluster_name)
-        query = self._tenant(org_name, project_name).items()
+        query = self._config.tenant(org_name, project_name).items()
         answer = self._transport.request("GET", cluster.secrets_url, query=query)
         for secret in Secret.list_from_answer(answer.content):
             yield secret.model_copy(update={"cluster_name": cluster.name})
-
-    def _tenant(self, org_name: str | None, project_name: str | None) -> dict[str, str]:
-        # Platforms of today refuse a request that leaves one of them out.
-        return {
-            "org_name": org_name or self._config.org_name or "",
-            "project_name": project_name or self._config.project_name,
-        }
