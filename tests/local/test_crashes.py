@@ -6,8 +6,6 @@ import fcntl
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -34,28 +32,11 @@ from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import local_user
 from neuro_sync.local.store import JobChange, Store
 from tests.docker_engine import IMAGE
-from tests.processes import is_alive, outside
+from tests.processes import is_alive, outside, platform_process
 
 ROUNDS = int(os.environ.get("NEURO_TEST_CRASHES", "3"))
 """How often the platform is killed; somebody who changes how jobs are started gives 20."""
 JOBS = 50
-
-
-@contextmanager
-def platform_process(state: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a platform as a process of its own, and wait for its banner."""
-    command = [sys.executable, "-m", "neuro_sync", "local", "up", "--state", str(state)]
-    command += ["--port", "0", *(options or ("--cpu", "3", "--memory", "64G"))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith("Ctrl-C"):
-                break
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 @dataclass(frozen=True)

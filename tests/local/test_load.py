@@ -19,9 +19,9 @@ import pytest
 
 from neuro_sync import JobDescription, JobPriority, JobStatus, Session
 from neuro_sync.local.state import running_platform
+from tests.processes import platform_process
 
 from .conftest import Run
-from .test_crashes import platform_process
 
 JOBS = int(os.environ.get("NEURO_TEST_LOAD", "40"))
 FOLLOWERS = 200
