@@ -50,6 +50,8 @@ ATTEMPTS = 10
 """How often reading is taken up again without a byte having come."""
 DELAY = 0.1
 """Seconds before it is taken up again; each time so much longer."""
+PIECE = 2**20
+"""The most bytes of a file that are read at a time; fewer take longer to be written to a disk."""
 COLLECTED = 8 * 2**20
 """Bytes of an iterator that are sent together."""
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -483,6 +485,7 @@ class FileContent(Closing, Iterator[bytes]):
             stream = self._transport.stream(
                 self._url, query=[("op", "OPEN")], headers=headers, is_silent=False
             )
+        stream.piece = PIECE
         try:
             self._check(stream)
         except BaseException:

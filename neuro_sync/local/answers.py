@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -46,7 +48,7 @@ class Refusals:
                 raise ResourceNotFound("404: Not Found")
             begun = True
             if message["type"] in STARTS:
-                date = (b"date", formatdate(usegmt=True).encode())
+                date = (b"date", http_date(int(time.time())).encode())
                 message["headers"] = [*message["headers"], SERVICE_VERSION, date]
             await send(message)
 
@@ -66,6 +68,12 @@ class Refusals:
             logger.exception("%r failed", scope["path"])
             text = f"Unexpected exception {type(error).__name__}: {error}. Path: {scope['path']}."
             await _refuse(ServerError(text), scope, receive, send_named)
+
+
+@lru_cache(1024)
+def http_date(seconds: int) -> str:
+    """Return a time, in seconds since 1970, as headers tell it."""
+    return formatdate(seconds, usegmt=True)
 
 
 async def _refuse(error: APIError, scope: Scope, receive: Receive, send: Send) -> None:

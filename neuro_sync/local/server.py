@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import resource
 import shutil
 import socket
 import sqlite3
 import tempfile
 import threading
-from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Literal
 
 import uvicorn
 from typing_extensions import Self
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from neuro_sync.errors import APIError, ConfigError
 from neuro_sync.models.users import Action
@@ -29,6 +25,7 @@ from .accounts import Accounts, accounts_of
 from .app import API, create_app
 from .clock import Clock, SystemClock
 from .disks import DiskStore
+from .http import Http, WebSockets
 from .jobs import JobService, Tenant
 from .machine import Machine
 from .mounts import Mounts
@@ -53,12 +50,6 @@ CLUSTER = "local"
 START_TIMEOUT = 10.0
 PING_INTERVAL = 30.0
 PONG_TIMEOUT = 15.0
-HEAD_TIMEOUT = 20.0
-"""Seconds in which the head of a request has to be there; nobody holds connections with halves."""
-LARGEST_HEAD = 2**18
-"""Bytes."""
-MOST_CONNECTIONS = 2000
-"""At once; fewer where this process may open fewer files, of which jobs and logs need theirs."""
 LARGEST_MESSAGE = 4 * 2**20 - 1
 """Bytes of a websocket message; the protocol refuses from 4 MiB on."""
 
@@ -81,87 +72,6 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await self.stop.wait()
-
-
-def most_connections() -> int:
-    """Return how many connections there may be at once, so that files are left for all else."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, soft // 3)
-
-
-class _Http(HttpToolsProtocol):
-    """HTTP for which a head has to come in time and in size, on not too many connections."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._head_size = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._is_too_many = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", transport))
-        self._is_too_many = len(self.connections) > most_connections()
-        # One too many is told so when it has asked, lest it learn of nothing but a reset.
-        self._await_head(1.0 if self._is_too_many else HEAD_TIMEOUT)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_of_head()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._is_too_many:
-            self._refuse(503, "This platform has too many connections at once; close some.")
-            return
-        super().data_received(data)
-        if self._head_timer is not None:
-            self._head_size += len(data)
-            if self._head_size > LARGEST_HEAD:
-                self._refuse(431, f"The head of a request has at most {LARGEST_HEAD} bytes.")
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._head_timer is None:  # not the first one of its connection
-            self._await_head(HEAD_TIMEOUT)
-
-    def on_headers_complete(self) -> None:
-        self._end_of_head()
-        super().on_headers_complete()
-
-    def _await_head(self, timeout: float) -> None:
-        self._head_size = 0
-        self._head_timer = self.loop.call_later(timeout, self.transport.close)
-
-    def _end_of_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _refuse(self, status: int, text: str) -> None:
-        if self.transport.is_closing():
-            return
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-        head += f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
-        self.transport.write((head + text).encode())
-        self.transport.close()
-
-
-class _WebSockets(WebSocketsSansIOProtocol):
-    """Websockets as the protocol has them, and patient with a job that does not read."""
-
-    def data_received(self, data: bytes) -> None:
-        # The hosted platform takes a handshake by POST too; the library knows only the standard's.
-        if not self.handshake_initiated and data.startswith(b"POST "):
-            data = data.replace(b"POST", b"GET", 1)
-        super().data_received(data)
-
-    def keepalive_timeout(self) -> None:
-        # While the application holds the reading, the pong may well lie behind what is not read;
-        # a client that has gone makes the next ping fail.
-        if self.read_paused:
-            self.pong_timer = None
-            self.send_keepalive_ping()
-        else:
-            super().keepalive_timeout()
 
 
 class LocalPlatform:
@@ -325,9 +235,10 @@ class LocalPlatform:
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=False,
             lifespan="off",
-            http=_Http,
-            ws=_WebSockets,
+            http=Http,
+            ws=WebSockets,
             ws_max_size=LARGEST_MESSAGE,
             ws_ping_interval=PING_INTERVAL,
             ws_ping_timeout=PONG_TIMEOUT,

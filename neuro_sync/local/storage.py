@@ -16,6 +16,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -76,11 +77,19 @@ class Usage(NamedTuple):
     free: int
 
 
-class _File(Closing):
-    """A descriptor that is not closed while another thread uses it."""
+class OpenedFile(NamedTuple):
+    """A file that is read, with what it was when it was opened."""
 
-    def __init__(self, descriptor: int) -> None:
+    content: FileIO
+    entry: Entry
+
+
+class WrittenFile(Closing):
+    """A file of which a part is being written; not closed while another thread writes."""
+
+    def __init__(self, descriptor: int, offset: int) -> None:
         self._descriptor = descriptor
+        self._offset = offset
         self._closed = False
         # Held while it is used: the number of a closed one is soon that of another file.
         self._lock = threading.Lock()
@@ -90,38 +99,6 @@ class _File(Closing):
             if not self._closed:
                 self._closed = True
                 os.close(self._descriptor)
-
-    def __del__(self) -> None:
-        # An answer whose client has left before its first byte is dropped without being read.
-        self.close()
-
-
-class OpenedFile(_File):
-    """A file that is read, with what it was when it was opened."""
-
-    def __init__(self, descriptor: int, entry: Entry) -> None:
-        super().__init__(descriptor)
-        self.entry = entry
-
-    def read(self, offset: int, sizes: Sequence[int]) -> list[bytes]:
-        """Return pieces that follow each other; fewer and shorter ones at the end of the file."""
-        pieces: list[bytes] = []
-        with self._lock:
-            for size in sizes:
-                piece = b"" if self._closed else os.pread(self._descriptor, size, offset)
-                if not piece:
-                    break
-                offset += len(piece)
-                pieces.append(piece)
-        return pieces
-
-
-class WrittenFile(_File):
-    """A file of which a part is being written."""
-
-    def __init__(self, descriptor: int, offset: int) -> None:
-        super().__init__(descriptor)
-        self._offset = offset
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Write behind what was written before."""
@@ -144,6 +121,7 @@ class NewFile(WrittenFile):
         self._path = scratch / uuid.uuid4().hex
         self._folder = folder
         self._name = name
+        self._is_named = False
         super().__init__(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 0)
 
     def commit(self) -> None:
@@ -153,12 +131,13 @@ class NewFile(WrittenFile):
             if replaced is not None:
                 os.fchmod(self._descriptor, stat.S_IMODE(replaced.st_mode))
             os.rename(self._path, self._name, dst_dir_fd=self._folder)
+            self._is_named = True
 
     def close(self) -> None:
         if not self._closed:
             super().close()
             os.close(self._folder)
-            with suppress(FileNotFoundError):  # it has its name
+            if not self._is_named:
                 self._path.unlink()
 
 
@@ -220,7 +199,7 @@ class StorageFolder:
             raise IsADirectoryError(errno.EISDIR, "Is a directory")
         with self._folder(parts[:-1]) as folder:
             descriptor = _open_file(folder, parts[-1], os.O_RDONLY)
-        return OpenedFile(descriptor, _entry(parts[-1], os.fstat(descriptor)))
+        return OpenedFile(FileIO(descriptor), _entry(parts[-1], os.fstat(descriptor)))
 
     def write(self, parts: Parts, offset: int) -> WrittenFile:
         """Open a file that is there for writing from an offset on."""

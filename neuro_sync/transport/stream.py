@@ -36,6 +36,8 @@ class Stream(Closing, Iterator[bytes]):
     def __init__(self, response: requests.Response, what: str) -> None:
         self.headers: Mapping[str, str] = response.headers
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0]
+        self.piece = PIECE
+        """The most bytes of one read."""
         self._response = response
         self._raw: urllib3.HTTPResponse = response.raw
         self._what = what
@@ -60,7 +62,7 @@ class Stream(Closing, Iterator[bytes]):
                 self._response.close()
                 raise StopIteration
             try:
-                piece = self._raw.read1(PIECE, decode_content=self._encoded)
+                piece = self._raw.read1(self.piece, decode_content=self._encoded)
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 self._response.close()
                 if self._closed:

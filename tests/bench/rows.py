@@ -408,15 +408,22 @@ def storage_up(bench: Bench) -> Iterator[Figure]:
 
 
 def storage_down(bench: Bench) -> Iterator[Figure]:
-    """Copy a large file from the storage, over the one that is there."""
+    """Copy a large file from the storage, to a new place and over the file that is there."""
     server = bench.server("platform")
     with bench.client("ours", server) as client:
         client.ask("upload", str(_large_file(bench)), "large", False)
-    samples = Samples()
-    target = str(bench.folder / "large-back")
-    for side, answer in _in_turns(bench, server, 7, "download", "large", target, False):
-        samples.add(side, LARGE / answer["seconds"])
-    yield samples.figure("storage, down", "MB/s", 1e-6, goal=Goal(at_least=1.3))
+    target = bench.folder / "large-back"
+    new, over = Samples(), Samples()
+    with bench.client("ours", server) as ours, bench.client("peer", server) as peer:
+        for turn in range(-1, 7):
+            for side, client in zip(SIDES, (ours, peer), strict=True):
+                target.unlink(missing_ok=True)
+                for samples in (new, over):
+                    answer = client.ask("download", "large", str(target), False)
+                    if turn >= 0:
+                        samples.add(side, LARGE / answer["seconds"])
+    yield new.figure("storage, down", "MB/s", 1e-6, goal=Goal(at_least=1.3))
+    yield over.figure("storage, down, over a file", "MB/s", 1e-6, goal=Goal(at_least=1.3))
 
 
 def _large_file(bench: Bench) -> Path:

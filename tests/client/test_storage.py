@@ -538,8 +538,8 @@ def test_a_platform_whose_clock_is_hours_off_gets_what_has_changed(
 ) -> None:
     ahead = 7200.0
     monkeypatch.setattr(
-        "neuro_sync.local.answers.formatdate",
-        lambda usegmt: formatdate(time.time() + ahead, usegmt=usegmt),
+        "neuro_sync.local.answers.http_date",
+        lambda seconds: formatdate(seconds + ahead, usegmt=True),
     )
     write(tmp_path, {"src/file": b"changed"})
     write(folder, {"copy/file": b"before."})

@@ -16,7 +16,7 @@ import requests
 from websocket import WebSocketBadStatusException, create_connection
 
 from neuro_sync import Session
-from neuro_sync.local import server
+from neuro_sync.local import http
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import local_user
 
@@ -209,7 +209,7 @@ def test_a_body_that_is_nested_without_end_is_refused(target: LocalPlatform, bod
 def test_who_sends_half_a_request_holds_up_nobody_and_is_hung_up_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_TIMEOUT", 1.0)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 1.0)
     with (
         LocalPlatform(ephemeral=True, grace=0.2, cores=1, memory=2**33) as platform,
         Session(platform.url, platform.token) as session,
@@ -239,7 +239,7 @@ def test_who_sends_half_a_request_holds_up_nobody_and_is_hung_up_on(
 def test_a_second_request_of_a_connection_has_to_come_in_time_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.5)
     with LocalPlatform(ephemeral=True, cores=1) as platform, connection(platform) as opened:
         opened.sendall(head(platform, "GET", "/ping"))
         assert status_of(opened) == 200
@@ -271,7 +271,7 @@ def test_one_connection_too_many_is_told_so_and_the_others_stay(
         session.jobs.wait(job, until="running")
         url = f"{platform.url.replace('http', 'ws')}/monitoring/jobs/{job.id}/log_ws"
         authorization = {"Authorization": f"Bearer {platform.token}"}
-        monkeypatch.setattr(server, "MOST_CONNECTIONS", 40)
+        monkeypatch.setattr(http, "MOST_CONNECTIONS", 40)
         with ExitStack() as stack:
             followers = []
             status = 101

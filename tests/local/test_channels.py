@@ -16,7 +16,7 @@ import requests
 import websocket
 
 from neuro_sync import JobStatus, Session
-from neuro_sync.local import server
+from neuro_sync.local import http, server
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import running_platform
 from neuro_sync.models import frames
@@ -495,15 +495,15 @@ def test_input_that_is_not_read_for_long_is_not_taken_for_a_dead_client(
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     waited: list[bool] = []
-    timeout = server._WebSockets.keepalive_timeout
+    timeout = http.WebSockets.keepalive_timeout
 
-    def count(connection: server._WebSockets) -> None:
+    def count(connection: http.WebSockets) -> None:
         waited.append(connection.read_paused)
         timeout(connection)
 
     monkeypatch.setattr(server, "PING_INTERVAL", 0.2)
     monkeypatch.setattr(server, "PONG_TIMEOUT", 1.0)
-    monkeypatch.setattr(server._WebSockets, "keepalive_timeout", count)
+    monkeypatch.setattr(http.WebSockets, "keepalive_timeout", count)
     with (
         LocalPlatform(tmp_path / "state", grace=0.5) as platform,
         Session(platform.url, platform.token) as session,

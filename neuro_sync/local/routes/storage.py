@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from email.utils import formatdate
+from functools import lru_cache
+from io import FileIO
 from itertools import islice
 from typing import NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -15,7 +17,10 @@ from urllib.parse import unquote_to_bytes
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from neuro_sync.errors import (
     APIError,
@@ -26,12 +31,11 @@ from neuro_sync.errors import (
     storage_error,
 )
 from neuro_sync.local.access import Caller
-from neuro_sync.local.answers import JSON
+from neuro_sync.local.answers import JSON, http_date
+from neuro_sync.local.http import file_sender
 from neuro_sync.local.permissions import Resource
 from neuro_sync.local.storage import (
     Entry,
-    NewFile,
-    OpenedFile,
     Parts,
     StorageFolder,
     WrittenFile,
@@ -48,10 +52,8 @@ T = TypeVar("T")
 NDJSON = "application/x-ndjson"
 OCTETS = "application/octet-stream"
 
-PIECE = 2**17 - 2**12
-"""Bytes that are read at a time. From 128 KiB on the C library maps fresh memory for each read."""
-BATCH = 16
-"""Pieces that one trip to another thread brings."""
+SMALL = 2**16
+"""Bytes of a file that are read or written at once; another thread would take longer to begin."""
 COLLECTED = 2**20
 """Bytes of an upload that are gathered for one trip."""
 FIRST_ENTRIES, ENTRIES = 20, 500
@@ -89,6 +91,7 @@ class _AnyPath(Convertor[str]):
 register_url_convertor("any_path", _AnyPath())
 
 router = APIRouter()
+PREFIX = "/storage/"
 
 
 class Call(NamedTuple):
@@ -121,15 +124,13 @@ class Call(NamedTuple):
             raise ResourceNotFound(NOT_FOUND)
 
 
-# Not a FastAPI route: that decodes the path, and bytes that are no text would be lost.
-@router.route("/storage/{path:any_path}", methods=["GET", "PUT", "PATCH", "POST", "DELETE"])
 async def storage(request: Request) -> Response:
     """Carry out the operation that the query names."""
-    _, _, path = unquote_to_bytes(request.scope["raw_path"]).partition(b"/storage/")
+    _, _, path = unquote_to_bytes(request.scope["raw_path"]).partition(PREFIX.encode())
     parts = parts_of(path.decode("utf-8", "surrogateescape"))
     call = Call(request, request.app.state.storage, parts)
     with refusals(), suppress(ClientDisconnect):
-        handle = HANDLERS.get(_operation(request))
+        handle = HANDLERS.get(_operation(request.method, request.scope["query_string"]))
         if handle is None:
             raise NotSupported(
                 "this local platform's storage is not spoken to by websocket; "
@@ -140,6 +141,11 @@ async def storage(request: Request) -> Response:
     return Response(status_code=400)  # nobody is there to read it
 
 
+# Not a FastAPI route: that decodes the path, and bytes that are no text would be lost.
+ROUTE = Route(PREFIX + "{path:any_path}", storage, methods=list(OPERATIONS))
+router.routes.append(ROUTE)
+
+
 async def _make_project(call: Call) -> None:
     """Make the folder of a project of the caller's, which is there from its beginning on."""
     if len(call.parts) != 2:
@@ -147,18 +153,19 @@ async def _make_project(call: Call) -> None:
     state = call.request.app.state
     projects = state.users.projects_of(call.caller.name)
     if call.parts in {(state.home.org, project) for project in projects}:
-        await asyncio.to_thread(call.storage.make, call.parts)
+        call.storage.make(call.parts)
 
 
-def _operation(request: Request) -> str:
+@lru_cache(64)
+def _operation(method: str, query: bytes) -> str:
     asked = [
         value.upper() if name == "op" else name.upper()
-        for name, value in request.query_params.multi_items()
+        for name, value in QueryParams(query).multi_items()
         if name == "op" or name.upper() in KNOWN
     ]
     if len(asked) > 1:
         raise IllegalArgumentError(f"Ambiguous operations: {', '.join(asked)}")
-    allowed = OPERATIONS[request.method]
+    allowed = OPERATIONS[method]
     operation = asked[0] if asked else allowed[0]
     if operation not in KNOWN:
         raise IllegalArgumentError(f"{operation!r} is not a valid StorageOperation")
@@ -188,74 +195,56 @@ async def open_file(call: Call) -> Response:
     """Send a file or a range of it; to HEAD, what it is."""
     call.require(Action.READ)
     if call.request.scope.get("asked_method") == "HEAD":
-        entry = await asyncio.to_thread(call.storage.status, call.parts)
+        entry = call.storage.status(call.parts)
         return Response(headers=_file_headers(entry, entry.length))
-    header = call.request.headers.get("range")
-    begun = await asyncio.to_thread(_begin, call.storage, call.parts, header)
-    file, wanted, pieces = begun
-    if wanted is None:
-        text = "416: Requested Range Not Satisfiable"
-        headers = {"content-range": f"bytes */{file.entry.length}"}
-        return PlainTextResponse(text, status_code=416, headers=headers)
-    headers = _file_headers(file.entry, wanted.length)
-    if header is not None:
-        headers["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{file.entry.length}"
-    status = 200 if header is None else 206
-    if wanted.length == sum(map(len, pieces)):
-        return Response(b"".join(pieces), status, headers, OCTETS)
-    return StreamingResponse(_content(file, wanted, pieces), status, headers, OCTETS)
-
-
-def _begin(
-    storage: StorageFolder, parts: Parts, header: str | None
-) -> tuple[OpenedFile, ByteRange | None, list[bytes]]:
-    """Open a file, and read the first pieces of a range; it is closed if that is all."""
-    file = storage.read(parts)
+    asked = call.request.headers.get("range")
+    content, entry = call.storage.read(call.parts)
     try:
-        wanted = ByteRange.from_header(header, file.entry.length)
+        wanted = ByteRange.from_header(asked, entry.length)
     except ValueError:
-        file.close()
-        return file, None, []
-    pieces = file.read(wanted.start, _sizes(wanted.start, wanted.stop))
-    if sum(map(len, pieces)) == wanted.length:
-        file.close()
-    return file, wanted, pieces
+        content.close()
+        text = "416: Requested Range Not Satisfiable"
+        headers = {"content-range": f"bytes */{entry.length}"}
+        return PlainTextResponse(text, status_code=416, headers=headers)
+    headers = _file_headers(entry, wanted.length)
+    if asked is not None:
+        headers["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{entry.length}"
+    return _FileAnswer(content, wanted, 200 if asked is None else 206, headers)
+
+
+class _FileAnswer(Response):
+    """A range of a file, which is closed afterwards."""
+
+    def __init__(
+        self, content: FileIO, wanted: ByteRange, status: int, headers: dict[str, str]
+    ) -> None:
+        super().__init__(None, status, headers, OCTETS)
+        self._content = content
+        self._wanted = wanted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # as all answers
+        start, length = self._wanted.start, self._wanted.length
+        head = {"type": "http.response.start", "status": self.status_code}
+        with self._content as content:
+            await send({**head, "headers": self.raw_headers})
+            body = b""
+            if length > SMALL:
+                await file_sender(scope)(content, start, length)
+            else:
+                body = os.pread(content.fileno(), length, start)
+            await send({"type": "http.response.body", "body": body})
 
 
 def _file_headers(entry: Entry, length: int) -> dict[str, str]:
     headers = {
         "content-length": str(length),
-        "last-modified": formatdate(entry.modified, usegmt=True),
+        "last-modified": http_date(entry.modified),
         "x-file-type": entry.kind,
         "x-file-permission": "read",
     }
     if entry.kind == "FILE":
         headers |= {"x-file-length": str(entry.length), "accept-range": "bytes"}
     return headers
-
-
-async def _content(
-    file: OpenedFile, wanted: ByteRange, pieces: list[bytes]
-) -> AsyncIterator[bytes]:
-    """Yield a range of which the first pieces are there, reading the next while these are sent."""
-    with file:
-        offset = wanted.start
-        while pieces:
-            offset += sum(map(len, pieces))
-            sizes = _sizes(offset, wanted.stop)
-            reading = asyncio.ensure_future(asyncio.to_thread(file.read, offset, sizes))
-            for piece in pieces:
-                yield piece
-            pieces = await reading
-        if offset < wanted.stop:
-            # The connection is cut, so that nobody takes it for whole.
-            raise EOFError(f"{file.entry.name!r} has become shorter while it was sent")
-
-
-def _sizes(offset: int, stop: int) -> list[int]:
-    """Return the sizes of the next pieces, as many as one trip brings."""
-    left = min(stop - offset, BATCH * PIECE)
-    return [min(PIECE, left - done) for done in range(0, left, PIECE)]
 
 
 async def list_status(call: Call) -> Response:
@@ -312,7 +301,7 @@ def _status(path: str, entry: Entry, permission: Action) -> dict[str, object]:
 
 async def get_file_status(call: Call) -> Response:
     call.require(Action.LIST)
-    entry = await asyncio.to_thread(call.storage.status, call.parts)
+    entry = call.storage.status(call.parts)
     path = "/" + "/".join(call.parts)
     return _json({"FileStatus": _status(path, entry, call.action_on(call.parts))})
 
@@ -328,8 +317,10 @@ async def create(call: Call) -> Response:
     call.require(Action.WRITE)
     body = _Batches(call.request)
     first = await body.next()
-    if body.ended:
-        await asyncio.to_thread(_store, call.storage.create, call.parts, first)
+    if body.ended and sum(map(len, first)) <= SMALL:
+        with call.storage.create(call.parts) as new:
+            new.write(first)
+            new.commit()
     else:
         file = await asyncio.to_thread(call.storage.create, call.parts)
         await _receive(file, first, body)
@@ -386,12 +377,6 @@ class _Batches:
         return batch
 
 
-def _store(create: Callable[[Parts], NewFile], parts: Parts, pieces: list[bytes]) -> None:
-    with create(parts) as file:
-        file.write(pieces)
-        file.commit()
-
-
 async def _receive(file: WrittenFile, batch: list[bytes], body: _Batches) -> None:
     """Write batches, receiving the next one meanwhile."""
     try:
@@ -408,7 +393,7 @@ async def _receive(file: WrittenFile, batch: list[bytes], body: _Batches) -> Non
 
 async def make_folders(call: Call) -> Response:
     call.require(Action.WRITE)
-    await asyncio.to_thread(call.storage.make, call.parts)
+    call.storage.make(call.parts)
     return PlainTextResponse("201: Created", status_code=201)
 
 

@@ -1,0 +1,191 @@
+"""How requests come in and answers go out: what is too slow, too large or too much is refused.
+
+The libraries below speak HTTP and websocket; here is what they leave open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from functools import partial
+from http import HTTPStatus
+from typing import IO, Any, Protocol, cast
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+HEAD_TIMEOUT = 20.0
+"""Seconds in which the head of a request has to be there; nobody holds connections with halves."""
+LARGEST_HEAD = 2**18
+"""Bytes."""
+MOST_CONNECTIONS = 2000
+"""At once; fewer where this process may open fewer files, of which jobs and logs need theirs."""
+JOINED = 2**16
+"""Bytes of an answer that are sent together with its head."""
+
+
+def most_connections() -> int:
+    """Return how many connections there may be at once, so that files are left for all else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, soft // 3)
+
+
+class SendFile(Protocol):
+    """Sends a part of a file as the body of the answer that has begun."""
+
+    async def __call__(self, file: IO[bytes], offset: int, count: int) -> None:
+        """Send so many bytes from an offset on.
+
+        Raises:
+            EOFError: The file has fewer.
+            ClientDisconnect: Nobody receives them any more.
+        """
+
+
+def file_sender(scope: Scope) -> SendFile:
+    """Return what sends files to whoever made a request."""
+    send: SendFile = scope["extensions"][SendFile.__name__]
+    return send
+
+
+class _JoinedWrites(asyncio.Transport):
+    """A connection that sends the head of an answer and what follows at once as one piece.
+
+    Each piece costs both sides a call of the kernel, and the client is woken up by each.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._held:
+            if len(data) > JOINED:
+                self.flush()
+            else:
+                data, self._held = self._held + data, b""
+        elif len(data) <= JOINED:
+            self._held = bytes(data)
+            self._loop.call_soon(self.flush)
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send what is held back, at the latest when whoever wrote it waits for something."""
+        if self._held:
+            data, self._held = self._held, b""
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
+class Http(HttpToolsProtocol):
+    """HTTP for which a head has to come in time and in size, on not too many connections."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_size = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._is_too_many = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connection = cast("asyncio.Transport", transport)
+        super().connection_made(self._connection)
+        self.transport = self._joined = _JoinedWrites(self._connection, self.loop)
+        self._is_too_many = len(self.connections) > most_connections()
+        # One too many is told so when it has asked, lest it learn of nothing but a reset.
+        self._await_head(1.0 if self._is_too_many else HEAD_TIMEOUT)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_of_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_too_many:
+            self._refuse(503, "This platform has too many connections at once; close some.")
+            return
+        super().data_received(data)
+        if self._head_timer is not None:
+            self._head_size += len(data)
+            if self._head_size > LARGEST_HEAD:
+                self._refuse(431, f"The head of a request has at most {LARGEST_HEAD} bytes.")
+
+    def handle_websocket_upgrade(self) -> None:
+        self.transport = self._connection  # it is the websocket's from now on
+        super().handle_websocket_upgrade()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._head_timer is None:  # not the first one of its connection
+            self._await_head(HEAD_TIMEOUT)
+
+    def on_headers_complete(self) -> None:
+        self._end_of_head()
+        super().on_headers_complete()
+        # Requests may queue up, so the cycle is not always the one that is being answered.
+        send_file = partial(self._send_file, self.cycle)
+        cast("dict[str, Any]", self.scope)["extensions"] = {SendFile.__name__: send_file}
+
+    async def _send_file(
+        self, cycle: RequestResponseCycle, file: IO[bytes], offset: int, count: int
+    ) -> None:
+        """Have the kernel send a file: its bytes never come into this process."""
+        self._joined.flush()
+        if cycle.disconnected or self._connection.is_closing():
+            raise ClientDisconnect
+        try:
+            sent = await self.loop.sendfile(self._connection, file, offset, count)
+        except OSError as error:
+            # While a file is sent nothing is read, so that this may be the first sign of it.
+            cycle.disconnected = True
+            self._connection.abort()
+            raise ClientDisconnect from error
+        cycle.expected_content_length -= sent
+        if sent < count:
+            # The connection is cut, so that nobody takes it for whole.
+            raise EOFError(f"{file!r} has become shorter while it was sent")
+
+    def _await_head(self, timeout: float) -> None:
+        self._head_size = 0
+        self._head_timer = self.loop.call_later(timeout, self._connection.close)
+
+    def _end_of_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: int, text: str) -> None:
+        if self.transport.is_closing():
+            return
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+        head += f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
+        self.transport.write((head + text).encode())
+        self.transport.close()
+
+
+class WebSockets(WebSocketsSansIOProtocol):
+    """Websockets as the protocol has them, and patient with a job that does not read."""
+
+    def data_received(self, data: bytes) -> None:
+        # The hosted platform takes a handshake by POST too; the library knows only the standard's.
+        if not self.handshake_initiated and data.startswith(b"POST "):
+            data = data.replace(b"POST", b"GET", 1)
+        super().data_received(data)
+
+    def keepalive_timeout(self) -> None:
+        # While the application holds the reading, the pong may well lie behind what is not read;
+        # a client that has gone makes the next ping fail.
+        if self.read_paused:
+            self.pong_timer = None
+            self.send_keepalive_ping()
+        else:
+            super().keepalive_timeout()
