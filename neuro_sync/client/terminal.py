@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from neuro_sync.errors import NeuroError, NotSupported, StreamClosed
-from neuro_sync.transport.chunks import PIECE
+from neuro_sync.transport.answers import PIECE
 
 if TYPE_CHECKING:
     from .channels import StdStream

@@ -35,7 +35,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.version import __version__
 
-from .chunks import POOLS
+from .answers import POOLS
 from .clock import Clock
 from .stream import Stream
 from .tokens import FixedToken, ForkSafeLock, TokenSource, masked

@@ -18,7 +18,7 @@ from neuro_sync.closing import Closing
 from neuro_sync.errors import NDJSONError, ProtocolError, StreamInterrupted, storage_error
 from neuro_sync.models.base import Model
 
-from .chunks import PIECE
+from .answers import PIECE
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)

@@ -37,7 +37,7 @@ from neuro_sync.errors import (
     error_from_answer,
 )
 
-from .chunks import PIECE
+from .answers import PIECE
 from .http import ConnectionSettings, HttpTransport, Query, proxy_error, socket_options
 from .rfc6455 import (
     BINARY,

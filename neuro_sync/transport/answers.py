@@ -1,0 +1,222 @@
+"""How answers are read from a connection: their heads, and bodies of many small chunks.
+
+The standard library reads heads with a parser for mail, which takes as long as all else of a small
+request. A log often comes one line to a chunk; the standard library reads chunk by chunk, each with
+three calls, and here whatever the socket holds is taken apart in one loop.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+from typing import Any
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+PIECE = 2**17 - 2**12
+"""The most bytes of one read. From 128 KiB on the C library maps fresh memory for each."""
+LONGEST_SIZE_LINE = 2**12
+"""Bytes; a line that is longer is no chunk's size."""
+
+
+LONGEST_LINE = 2**16
+"""Bytes of a line of a head."""
+MOST_LINES = 256
+"""Of a head."""
+
+
+class ChunkDecoder:
+    """Takes a chunked body as it comes from the socket; values in, values out.
+
+    Raises:
+        ValueError: The bytes are no chunked body.
+    """
+
+    def __init__(self) -> None:
+        self._pending = b""
+        """What came of a size line that is not whole yet."""
+        self._left = 0
+        """Bytes of the chunk under way that have not come, with the two of its end."""
+        self.ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the payload in what came; `ended` tells whether it was the last."""
+        parts = []
+        place = 0
+        if self._left:
+            place = min(self._left, len(data))
+            # Of what came, the chunk's own two last bytes are no payload.
+            parts.append(data[: max(min(place, self._left - 2), 0)])
+            self._left -= place
+            if self._left:
+                return parts[0]
+        elif self._pending:
+            data, self._pending = self._pending + data, b""
+        length = len(data)
+        while True:
+            end = data.find(b"\r\n", place)
+            if end < 0:
+                self._pending = data[place:]
+                if len(self._pending) > LONGEST_SIZE_LINE:
+                    raise ValueError("a chunk without a size")
+                break
+            size = int(data[place:end].partition(b";")[0], 16)
+            if size <= 0:
+                self._end(data[place:], size)
+                break
+            begin = end + 2
+            place = begin + size + 2
+            if place > length:
+                parts.append(data[begin : begin + size])
+                self._left = place - length
+                break
+            parts.append(data[begin : begin + size])
+        return b"".join(parts)
+
+    def _end(self, rest: bytes, size: int) -> None:
+        """Wait for the trailer, which ends with an empty line."""
+        if size < 0:
+            raise ValueError(f"a chunk of {size} bytes")
+        _, _, trailer = rest.partition(b"\r\n")
+        if trailer.startswith(b"\r\n") or b"\r\n\r\n" in trailer:
+            self.ended = True
+        else:
+            self._pending = rest
+
+
+class _Headers(http.client.HTTPMessage):
+    """The headers of an answer as they came; the library's own parser is one for mail."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        super().__init__()
+        for name, value in pairs:
+            self.set_raw(name, value)
+
+    def items(self) -> list[tuple[str, str]]:
+        return list(self.raw_items())
+
+
+class Response(http.client.HTTPResponse):
+    """An answer of which the head is read in one loop, and a chunked body as far as it came."""
+
+    _decoder: ChunkDecoder | None = None
+
+    def begin(self) -> None:
+        """Read the head.
+
+        Raises:
+            http.client.HTTPException: It is none, or it breaks off.
+        """
+        if self.headers is not None:
+            return
+        status, *lines = _read_head(self.fp)
+        version, code, reason = _read_status(status)
+        while 100 <= code < 200 and code != http.client.SWITCHING_PROTOCOLS:  # not the answer yet
+            status, *lines = _read_head(self.fp)
+            version, code, reason = _read_status(status)
+        self.version = version
+        self.code = self.status = code
+        self.reason = reason
+        pairs = _read_pairs(lines)
+        self.headers = self.msg = _Headers(pairs)
+        told: dict[str, str] = {}
+        for name, value in pairs:
+            told.setdefault(name.lower(), value)
+        self.chunked = told.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        connection = told.get("connection", "").lower()
+        self.will_close = "close" in connection if version == 11 else "keep-alive" not in connection
+        length = told.get("content-length", "")
+        self.length = int(length) if _is_number(length) and not self.chunked else None
+        if code in (http.client.NO_CONTENT, http.client.NOT_MODIFIED) or self._method == "HEAD":
+            self.length = 0
+        if self.length is None and not self.chunked:
+            self.will_close = True
+
+    def read1(self, n: int = -1) -> bytes:
+        """Return what came, at least one byte until the end; `n` is only a hint when chunked."""
+        if not self.chunked or self.fp is None:
+            return super().read1(n)
+        decoder = self._decoder = self._decoder or ChunkDecoder()
+        source: io.BufferedReader = self.fp
+        payload = b""
+        while not payload and not decoder.ended:
+            data = source.read1(PIECE)
+            if not data:
+                raise http.client.IncompleteRead(payload)
+            try:
+                payload = decoder.feed(data)
+            except ValueError as error:
+                raise http.client.IncompleteRead(b"") from error
+        if decoder.ended:
+            self.close()  # the connection is free for the next request
+        return payload
+
+
+def _read_head(source: io.BufferedReader) -> list[bytes]:
+    """Read lines up to the empty one that ends a head."""
+    lines: list[bytes] = []
+    while True:
+        line = source.readline(LONGEST_LINE)
+        if not line.endswith(b"\n"):
+            if len(line) == LONGEST_LINE:
+                raise http.client.LineTooLong("head")
+            if not lines and not line:
+                raise http.client.RemoteDisconnected("the connection was closed without an answer")
+            # The standard library takes the end of the connection for that of the head, and half
+            # a number for the length of the body.
+            raise http.client.IncompleteRead(line)
+        if line in (b"\r\n", b"\n") and lines:
+            return lines
+        lines.append(line)
+        if len(lines) > MOST_LINES:
+            raise http.client.HTTPException(f"a head of more than {MOST_LINES} lines")
+
+
+def _read_status(line: bytes) -> tuple[int, int, str]:
+    """Return the version, as 10 or 11, the status and its reason."""
+    version, _, rest = line.strip().partition(b" ")
+    code, _, reason = rest.strip().partition(b" ")
+    is_status = len(code) == 3 and code.isdigit() and code >= b"100"
+    if not version.startswith(b"HTTP/1.") or not is_status:
+        raise http.client.BadStatusLine(line.decode("latin-1"))
+    return 10 if version == b"HTTP/1.0" else 11, int(code), reason.strip().decode("latin-1")
+
+
+def _read_pairs(lines: list[bytes]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for line in lines:
+        name, colon, value = line.decode("latin-1").partition(":")
+        if name[:1] in (" ", "\t") and pairs:  # it goes on with the line above
+            name, above = pairs.pop()
+            pairs.append((name, f"{above} {line.decode('latin-1').strip()}"))
+        elif not colon or not name or name != name.strip():
+            raise http.client.HTTPException(f"no header: {line[:100]!r}")
+        else:
+            pairs.append((name, value.strip()))
+    return pairs
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+class Connection(HTTPConnection):
+    response_class = Response
+
+
+class SecureConnection(HTTPSConnection):
+    response_class = Response
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = SecureConnection
+
+
+POOLS: dict[str, Any] = {"http": _Pool, "https": _SecurePool}
+"""What a pool manager makes its connections with."""
