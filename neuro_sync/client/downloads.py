@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from yarl import URL
-
-from neuro_sync.errors import ProtocolError, StorageError, StorageIsDirectory
+from neuro_sync.errors import ConnectionFailed, ProtocolError, StorageError, StorageIsDirectory
 from neuro_sync.models.storage import (
     FileStatus,
     StorageProgressComplete,
@@ -22,49 +22,69 @@ from neuro_sync.models.storage import (
     StorageProgressFail,
     StorageProgressStart,
     StorageProgressStep,
-    child,
 )
 
-from .transfers import Crew, Filter, Folder, Mode, Report, file_uri
+from .transfers import Crew, Filter, Folder, Location, Mode, Report, file_uri, other_size
 from .uploads import STEP, listing
 
 if TYPE_CHECKING:
     from .storage import Storage
 
 
+SMALL = 2**16
+"""Bytes of a file that is fetched as a whole; if that fails, it is fetched as a large one is."""
+_NUMBERS = count()
+"""Of small files under way."""
+
+
 def download_file(
-    storage: Storage, src: URL, status: FileStatus, dst: Path, mode: Mode, report: Report
+    storage: Storage, src: Location, status: FileStatus, dst: Path, mode: Mode, report: Report
 ) -> None:
     """Copy one file; until it is whole it has another name."""
     if status.is_dir():
-        raise StorageIsDirectory(f"{src} is a folder", payload={"errno": "EISDIR"})
+        raise StorageIsDirectory(f"{src.uri} is a folder", payload={"errno": "EISDIR"})
     if not status.is_file():
-        raise StorageError(f"{src} is no file, but {status.type}", payload={"errno": "EINVAL"})
-    # A link of the user's own stays one.
-    dst = Path(os.path.realpath(dst))
-    if dst.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(dst))
-    if dst.exists() and not dst.is_file():  # a terminal, a pipe: nothing to be put in its place
+        text = f"{src.uri} is no file, but {status.type}"
+        raise StorageError(text, payload={"errno": "EINVAL"})
+    dst, found = _target(dst)
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        # A terminal, a pipe: nothing to be put in its place.
         with open(dst, "wb", buffering=0) as file:
             _fetch(storage, src, status, file, dst, 0, report)
         return
-    if mode.looks and not _take_up(storage, status, dst, mode):
+    if mode.looks and found is not None and not _take_up(storage, status, dst, found, mode):
         return
-    with _partial(status, dst) as (file, partial):
-        offset = _usable(storage, status, file) if mode.continue_ else 0
-        file.truncate(offset)
-        file.seek(offset)
-        _fetch(storage, src, status, file, dst, offset, report)
-        os.replace(partial, dst)
-    report(StorageProgressComplete(src, file_uri(dst), status.size))
+    permissions = None if found is None else stat.S_IMODE(found.st_mode)
+    if status.size > SMALL or not _fetch_small(storage, src, status, dst, permissions, report):
+        with _partial(status, dst) as (file, partial):
+            offset = _usable(storage, status, file) if mode.continue_ else 0
+            file.truncate(offset)
+            file.seek(offset)
+            _fetch(storage, src, status, file, dst, offset, report)
+            if permissions is not None:
+                os.fchmod(file.fileno(), permissions)
+            os.replace(partial, dst)
+    report(lambda: StorageProgressComplete(src.uri, file_uri(dst), status.size))
 
 
-def _take_up(storage: Storage, status: FileStatus, dst: Path, mode: Mode) -> bool:
-    """Tell whether there is anything to do; the beginning of a file becomes a partial one."""
+def _target(dst: Path) -> tuple[Path, os.stat_result | None]:
+    """Return where to write, and what is there; a link of the user's own stays one."""
     try:
-        found = dst.stat()
+        found = os.lstat(dst)
+        if stat.S_ISLNK(found.st_mode):
+            dst = Path(os.path.realpath(dst))
+            found = os.stat(dst)
     except FileNotFoundError:
-        return True
+        return dst, None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(dst))
+    return dst, found
+
+
+def _take_up(
+    storage: Storage, status: FileStatus, dst: Path, found: os.stat_result, mode: Mode
+) -> bool:
+    """Tell whether there is anything to do; the beginning of a file becomes a partial one."""
     newer = storage.clock_skew.may_be_newer_there(found.st_mtime, status.modification_time)
     offset = mode.offset(status.size, found.st_size, source_is_newer=newer)
     if offset:
@@ -81,7 +101,7 @@ def _usable(storage: Storage, status: FileStatus, file: FileIO) -> int:
 
 def _fetch(
     storage: Storage,
-    src: URL,
+    src: Location,
     status: FileStatus,
     file: FileIO,
     dst: Path,
@@ -89,23 +109,63 @@ def _fetch(
     report: Report,
 ) -> None:
     """Write what is missing of a file, and make sure that it is all of it."""
-    here, size = file_uri(dst), status.size
-    report(StorageProgressStart(src, here, size))
+    size = status.size
+
+    def step(position: int) -> None:
+        report(lambda: StorageProgressStep(src.uri, file_uri(dst), position, size))
+
+    report(lambda: StorageProgressStart(src.uri, file_uri(dst), size))
     if offset:
-        report(StorageProgressStep(src, here, offset, size))
+        step(offset)
     if offset == size:
         return
     told = offset
-    with storage.open(src, offset) as content:
+    with storage.open(src.uri, offset) as content:
         if content.stop != size:
-            raise StorageError(
-                f"{src} has {content.stop} bytes now instead of {size}", payload={"errno": "EIO"}
-            )
+            raise other_size(src.uri, content.stop, size)
         for piece in content:
             _write(file, piece)
             if content.position - told >= STEP or content.position == size:
                 told = content.position
-                report(StorageProgressStep(src, here, told, size))
+                step(told)
+
+
+def _fetch_small(
+    storage: Storage,
+    src: Location,
+    status: FileStatus,
+    dst: Path,
+    permissions: int | None,
+    report: Report,
+) -> bool:
+    """Copy a file that is not worth being continued; False if the connection does not last.
+
+    Of small files there are many, so that each call of the kernel counts.
+    """
+    size = status.size
+    try:
+        content = storage.fetch(src, size) if size else b""
+    except ConnectionFailed:
+        return False
+    report(lambda: StorageProgressStart(src.uri, file_uri(dst), size))
+    partial = f"{dst.parent}/.neuro-{os.getpid()}-{next(_NUMBERS)}.part"
+    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            if permissions is not None:
+                os.fchmod(file, permissions)
+            done = 0
+            while done < size:
+                done += os.write(file, content[done:])
+        finally:
+            os.close(file)
+        os.replace(partial, dst)
+    except BaseException:
+        os.unlink(partial)
+        raise
+    if size:
+        report(lambda: StorageProgressStep(src.uri, file_uri(dst), size, size))
+    return True
 
 
 def _write(file: FileIO, piece: bytes) -> None:
@@ -171,35 +231,37 @@ class FolderDownload:
         self._mode = mode
         self._filter = filter
 
-    def start(self, src: URL, dst: Path) -> None:
+    def start(self, src: Location, dst: Path) -> None:
         """Begin to copy."""
-        self._enter(Folder(src, file_uri(dst)), dst, "")
+        self._enter(src, Folder(src.uri, file_uri(dst)), dst, "")
 
-    def _enter(self, folder: Folder, dst: Path, name: str) -> None:
-        self._crew.enter(lambda: self._copy(folder, dst, name), folder)
+    def _enter(self, src: Location, folder: Folder, dst: Path, name: str) -> None:
+        self._crew.enter(lambda: self._copy(src, folder, dst, name), folder)
 
-    def _copy(self, folder: Folder, dst: Path, name: str) -> None:
+    def _copy(self, src: Location, folder: Folder, dst: Path, name: str) -> None:
         """Make a folder, and add a task for each thing that the storage has in it."""
         found = listing(self._storage, folder.src)
         dst.mkdir(parents=True, exist_ok=True)
-        self._crew.report(StorageProgressEnterDir(folder.src, folder.dst))
+        self._crew.report(lambda: StorageProgressEnterDir(folder.src, folder.dst))
         for status in sorted(found.values(), key=lambda status: status.path, reverse=True):
-            self._add(status, folder, dst, name)
+            self._add(src, status, folder, dst, name)
 
-    def _add(self, status: FileStatus, folder: Folder, dst: Path, name: str) -> None:
+    def _add(
+        self, above: Location, status: FileStatus, folder: Folder, to: Path, name: str
+    ) -> None:
         _check_name(status.path)
         below = f"{name}{status.path}" + ("/" if status.is_dir() else "")
         if self._filter is not None and not self._filter(below):
             return
-        src, path = child(folder.src, status.path), dst / status.path
+        src, dst = above.child(status.path), to / status.path
         if status.is_dir():
-            self._enter(Folder(src, file_uri(path), folder), path, below)
+            self._enter(src, Folder(src.uri, file_uri(dst), folder), dst, below)
         elif status.is_file():
             crew, storage, mode = self._crew, self._storage, self._mode
-            crew.add(lambda: download_file(storage, src, status, path, mode, crew.report), folder)
+            crew.add(lambda: download_file(storage, src, status, dst, mode, crew.report), folder)
         else:
-            message = f"{src}: it is neither a file nor a folder, but {status.type}"
-            self._crew.report(StorageProgressFail(src, file_uri(path), message))
+            text = f"{src.uri}: it is neither a file nor a folder, but {status.type}"
+            self._crew.report(lambda: StorageProgressFail(src.uri, file_uri(dst), text))
 
 
 def _check_name(name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -42,7 +42,7 @@ from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 from . import downloads, uploads
 from .config import Config
 from .globbing import has_magic, matches
-from .transfers import ClockSkew, Crew, Filter, Mode, local_path, reporter
+from .transfers import ClockSkew, Crew, Filter, Location, Mode, local_path, other_size, reporter
 
 T = TypeVar("T")
 
@@ -138,13 +138,13 @@ class Storage:
 
         Endpoint: PUT /storage/…?op=CREATE
         """
-        full, _ = self._locate(uri)
+        place = self._locate(uri)
         offset = 0
         for piece in _collected((data,) if isinstance(data, bytes) else data):
-            self.send(full, piece, offset)
+            self.send(place, piece, offset)
             offset += len(piece)
         if not offset:
-            self.send(full, b"", 0)
+            self.send(place, b"", 0)
 
     def write(self, uri: URL | str, data: bytes, offset: int) -> None:
         """Write into a file that is there; beyond its end, the gap is filled with zeros.
@@ -156,26 +156,24 @@ class Storage:
         """
         if not data:
             raise ValueError("there is no data to write")
-        full, url = self._locate(uri)
-        self._write(full, url, data, offset, len(data))
+        self._write(self._locate(uri), data, offset)
 
-    def send(self, uri: URL, content: bytes | Content, offset: int) -> None:
+    def send(self, place: Location, content: bytes | Content, offset: int) -> None:
         """Write a part of a file; what begins at offset 0 replaces a file that is there."""
-        full, url = self._locate(uri)
         if offset:
-            size = len(content) if isinstance(content, bytes) else content.size
-            self._write(full, url, content, offset, size)
+            self._write(place, content, offset)
             return
-        with _Missing(full):
+        with _Missing(place.uri):
             self._transport.request(
-                "PUT", url, query=[("op", "CREATE")], content=content, headers=OCTETS
+                "PUT", place.url, query=[("op", "CREATE")], content=content, headers=OCTETS
             )
 
-    def _write(self, full: URL, url: str, content: bytes | Content, offset: int, size: int) -> None:
+    def _write(self, place: Location, content: bytes | Content, offset: int) -> None:
+        size = len(content) if isinstance(content, bytes) else content.size
         headers = {**OCTETS, "Content-Range": f"bytes {offset}-{offset + size - 1}/*"}
-        with _Missing(full):
+        with _Missing(place.uri):
             self._transport.request(
-                "PATCH", url, query=[("op", "WRITE")], content=content, headers=headers
+                "PATCH", place.url, query=[("op", "WRITE")], content=content, headers=headers
             )
 
     def open(self, uri: URL | str, offset: int = 0, size: int | None = None) -> FileContent:
@@ -192,6 +190,19 @@ class Storage:
         """
         full, url = self._locate(uri)
         return FileContent(self._transport, self._clock, full, url, offset, size)
+
+    def fetch(self, place: Location, size: int) -> bytes:
+        """Return a small file, of which one knows how long it is.
+
+        Where a connection breaks, it begins anew; `open` would go on.
+        """
+        with _Missing(place.uri):
+            answer = self._transport.request("GET", place.url, query=[("op", "OPEN")])
+        _check_kind(place.uri, answer.headers)
+        content = answer.content
+        if len(content) != size:
+            raise other_size(place.uri, len(content), size)
+        return content
 
     def rm(
         self,
@@ -287,10 +298,9 @@ class Storage:
             StorageIsDirectory: There is a folder of that name.
             StorageNotDirectory: There is no folder to put it in.
         """
-        full, _ = self._locate(dst)
         mode = Mode(update, continue_)
         report = reporter(progress or AbstractFileProgress())
-        uploads.upload_file(self, local_path(src), full, mode, report)
+        uploads.upload_file(self, local_path(src), self._locate(dst), mode, report)
 
     def upload_dir(
         self,
@@ -309,11 +319,11 @@ class Storage:
         folder with a ``/`` at its end. What the ignore files say, in `src`, the folders above it
         and below it, is left out; they are written as for git.
         """
-        full, _ = self._locate(dst)
+        place = self._locate(dst)
         mode = Mode(update, continue_)
         with Crew(progress) as crew:
             copy = uploads.FolderUpload(self, crew, mode, filter, tuple(ignore_file_names))
-            copy.start(local_path(src), full)
+            copy.start(local_path(src), place)
             crew.run()
 
     def download_file(
@@ -336,11 +346,11 @@ class Storage:
             StorageIsDirectory: It is a folder.
             OSError: The local file cannot be written.
         """
-        full, _ = self._locate(src)
-        status = self.stat(full)
+        place = self._locate(src)
+        status = self.stat(place.uri)
         mode = Mode(update, continue_)
         report = reporter(progress or AbstractFileProgress())
-        downloads.download_file(self, full, status, local_path(dst), mode, report)
+        downloads.download_file(self, place, status, local_path(dst), mode, report)
 
     def download_dir(
         self,
@@ -353,13 +363,13 @@ class Storage:
         progress: AbstractRecursiveFileProgress | None = None,
     ) -> None:
         """Copy what is in a folder of the storage into a local one, which is made if missing."""
-        full, _ = self._locate(src)
+        place = self._locate(src)
         mode = Mode(update, continue_)
         with Crew(progress) as crew:
-            downloads.FolderDownload(self, crew, mode, filter).start(full, local_path(dst))
+            downloads.FolderDownload(self, crew, mode, filter).start(place, local_path(dst))
             crew.run()
 
-    def _locate(self, uri: URL | str) -> tuple[URL, str]:
+    def _locate(self, uri: URL | str) -> Location:
         """Return the full address, and where the platform has it."""
         try:
             full = parse_address(str(uri), "storage")
@@ -375,7 +385,7 @@ class Storage:
             )
         cluster = config.cluster(full.host)
         path = "/".join(quote(name, safe="", errors="surrogateescape") for name in _names(full))
-        return full, f"{cluster.storage_url.rstrip('/')}/{path}"
+        return Location(full, f"{cluster.storage_url.rstrip('/')}/{path}")
 
     def _open(
         self, url: str, query: Query, method: str = "GET", attempts: int | None = None
@@ -496,11 +506,7 @@ class FileContent(Closing, Iterator[bytes]):
     def _check(self, stream: Stream) -> None:
         """Look whether it is what was asked for, and of the same file as before."""
         headers = stream.headers
-        kind = headers.get("X-File-Type", "FILE")
-        if kind == "DIRECTORY":
-            raise StorageIsDirectory(f"{self._uri} is a folder", payload={"errno": "EISDIR"})
-        if kind != "FILE":
-            raise StorageError(f"{self._uri} is no file, but {kind}", payload={"errno": "EINVAL"})
+        _check_kind(self._uri, headers)
         if self._is_range:
             found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
             if not found or int(found[1]) != self.position:
@@ -557,6 +563,15 @@ class _Missing:
                 path=error.path,
                 payload={"errno": "ENOENT"},
             ) from error
+
+
+def _check_kind(uri: URL, headers: Mapping[str, str]) -> None:
+    """Make sure that an answer is that of a file."""
+    kind = headers.get("X-File-Type", "FILE")
+    if kind == "DIRECTORY":
+        raise StorageIsDirectory(f"{uri} is a folder", payload={"errno": "EISDIR"})
+    if kind != "FILE":
+        raise StorageError(f"{uri} is no file, but {kind}", payload={"errno": "EINVAL"})
 
 
 def _whole_listing(stream: Stream) -> Iterator[FileStatus]:

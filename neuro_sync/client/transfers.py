@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from yarl import URL
 
 from neuro_sync.closing import Closing
+from neuro_sync.errors import StorageError
 from neuro_sync.models import storage as models
 from neuro_sync.models.uris import build
 
@@ -30,7 +32,8 @@ Event = (
     | models.StorageProgressLeaveDir
     | models.StorageProgressFail
 )
-Report = Callable[[Event], None]
+Report = Callable[[Callable[[], Event]], None]
+"""Is given what makes an event: many copies have nobody who hears of them."""
 Task = Callable[[], None]
 Filter = Callable[[str], bool]
 """Says of a path below the copied folder whether to copy it; a folder's ends with ``/``."""
@@ -47,7 +50,25 @@ _METHODS = {
 
 def reporter(progress: models.AbstractFileProgress) -> Report:
     """Return what calls the method of `progress` that an event belongs to."""
-    return lambda event: getattr(progress, _METHODS[type(event)])(event)
+    return lambda make: _tell(progress, make())
+
+
+def _tell(progress: models.AbstractFileProgress, event: Event) -> None:
+    getattr(progress, _METHODS[type(event)])(event)
+
+
+class Location(NamedTuple):
+    """Where something in the storage is."""
+
+    uri: URL
+    """Its full address."""
+    url: str
+    """Where requests about it go."""
+
+    def child(self, name: str) -> Location:
+        """Return where something in this folder is."""
+        quoted = quote(name, safe="", errors="surrogateescape")
+        return Location(models.child(self.uri, name), f"{self.url.rstrip('/')}/{quoted}")
 
 
 class ClockSkew(NamedTuple):
@@ -132,7 +153,7 @@ class Crew(Closing):
         self, progress: models.AbstractFileProgress | None, workers: int = WORKERS
     ) -> None:
         """Say who hears what tasks report; without anybody, nothing is handed over."""
-        self._tell = None if progress is None else reporter(progress)
+        self._progress = progress
         self._limit = workers
         self._threads: list[threading.Thread] = []
         self._tasks: list[tuple[Task, Folder]] = []
@@ -162,12 +183,12 @@ class Crew(Closing):
                 folder.above.pending += 1
         self.add(task, folder)
 
-    def report(self, event: Event) -> None:
+    def report(self, make: Callable[[], Event]) -> None:
         """Tell the caller something; raises when the work is to end."""
         if self._stopped:
             raise Stopped
-        if self._tell is not None:
-            self._events.put(event)
+        if self._progress is not None:
+            self._events.put(make())
 
     def run(self) -> None:
         """Wait until everything is done, and tell each event in this thread.
@@ -181,8 +202,8 @@ class Crew(Closing):
                 return
             if isinstance(event, BaseException):
                 raise event
-            if self._tell is not None:
-                self._tell(event)
+            if self._progress is not None:
+                _tell(self._progress, event)
 
     def close(self) -> None:
         """Give up what is not done."""
@@ -194,8 +215,15 @@ class Crew(Closing):
             thread.join(LONGEST_FAREWELL)
 
     def _work(self) -> None:
+        done: Folder | None = None
         while True:
             with self._changed:
+                # Both at once: of small files there are many, and each lock is one to wait for.
+                if done is not None:
+                    self._unfinished -= 1
+                    if not self._unfinished:
+                        self._events.put(_Done())
+                        self._changed.notify_all()
                 while not self._tasks and self._unfinished and not self._stopped:
                     self._changed.wait()
                 if not self._tasks:
@@ -209,11 +237,7 @@ class Crew(Closing):
             except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
                 self._events.put(error)
                 return
-            with self._changed:
-                self._unfinished -= 1
-                if not self._unfinished:
-                    self._events.put(_Done())
-                    self._changed.notify_all()
+            done = folder
 
     def _leave(self, folder: Folder) -> None:
         """Take something in a folder for done, and the folder too if it was the last."""
@@ -224,8 +248,14 @@ class Crew(Closing):
                 if ended.pending:
                     return
             ended.check()
-            self.report(models.StorageProgressLeaveDir(ended.src, ended.dst))
+            self.report(partial(models.StorageProgressLeaveDir, ended.src, ended.dst))
             ended = ended.above
+
+
+def other_size(uri: URL, size: int, expected: int) -> StorageError:
+    """Return the error that tells of a file which somebody else has written to."""
+    text = f"{uri} has {size} bytes now instead of {expected}; somebody else writes to it"
+    return StorageError(text, payload={"errno": "EIO"})
 
 
 def file_uri(path: Path) -> URL:

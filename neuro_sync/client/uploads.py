@@ -7,16 +7,16 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from yarl import URL
 
 from neuro_sync.errors import (
     ConnectionFailed,
     ServerNotAvailable,
-    StorageError,
     StorageExists,
     StorageIsDirectory,
     StorageNotDirectory,
@@ -34,7 +34,7 @@ from neuro_sync.models.storage import (
 )
 
 from .ignore import IgnoreRules
-from .transfers import Crew, Filter, Folder, Mode, Report, file_uri
+from .transfers import Crew, Filter, Folder, Location, Mode, Report, file_uri, other_size
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -45,6 +45,8 @@ SMALLEST_PART = 2**20
 """On connections that break, parts become smaller, down to this."""
 PIECE = 2**17
 """Bytes that are read and sent at a time, within one timeout of the session."""
+SMALL = 2**16
+"""Bytes of a file that is read before it is sent."""
 STEP = 2**20
 """Bytes between two reports of the progress."""
 LISTINGS = 4
@@ -53,13 +55,13 @@ MINIMAL_DEPTH = 3
 """Parts of an address that is a project's; nobody makes one by copying into it."""
 
 
-def upload_file(storage: Storage, src: Path, dst: URL, mode: Mode, report: Report) -> None:
+def upload_file(storage: Storage, src: Path, dst: Location, mode: Mode, report: Report) -> None:
     """Copy one file, and make sure that it has arrived whole."""
     with open(src, "rb", buffering=0) as file:
-        found = _target(storage, dst)
+        found = _target(storage, dst.uri)
         size = _upload(storage, file, src, dst, found, mode, report)
     if size is not None:
-        _check_size(storage.stat(dst), size)
+        _check_size(storage.stat(dst.uri), size)
 
 
 def _target(storage: Storage, dst: URL) -> FileStatus | None:
@@ -90,25 +92,29 @@ def _upload(
     storage: Storage,
     file: FileIO,
     src: Path,
-    dst: URL,
+    dst: Location,
     found: FileStatus | None,
     mode: Mode,
     report: Report,
 ) -> int | None:
     """Send what is missing, and return how long the file is; None if there was nothing to do."""
     status = os.fstat(file.fileno())
-    here, size = file_uri(src), status.st_size
+    size = status.st_size
     offset: int | None = 0
     if not stat.S_ISREG(status.st_mode):
-        return _upload_pipe(storage, file, here, dst, report)
+        return _upload_pipe(storage, file, src, dst, report)
     if found is not None and mode.looks:
         newer = storage.clock_skew.may_be_newer_here(status.st_mtime, found.modification_time)
         offset = mode.offset(size, found.size, source_is_newer=newer)
     if offset is None:
         return None
-    report(StorageProgressStart(here, dst, size))
+    report(lambda: StorageProgressStart(file_uri(src), dst.uri, size))
+
+    def tell(position: int) -> None:
+        report(lambda: StorageProgressStep(file_uri(src), dst.uri, position, size))
+
     if offset:
-        report(StorageProgressStep(here, dst, offset, size))
+        tell(offset)
     told = offset
 
     def step(position: int) -> None:
@@ -116,7 +122,7 @@ def _upload(
         # What is sent again after a failure is not told again.
         if position - told >= STEP or (position == size and position > told):
             told = position
-            report(StorageProgressStep(here, dst, position, size))
+            tell(position)
 
     if not size:
         storage.send(dst, b"", 0)
@@ -124,7 +130,10 @@ def _upload(
     while offset < size:
         content = _FilePart(file, offset, min(part, size - offset), step)
         try:
-            storage.send(dst, content, offset)
+            if size <= SMALL:
+                storage.send(dst, b"".join(content), 0)
+            else:
+                storage.send(dst, content, offset)
         except (ConnectionFailed, ServerNotAvailable):
             if part <= SMALLEST_PART:
                 raise
@@ -133,34 +142,31 @@ def _upload(
             raise unreadable.reason from unreadable
         else:
             offset += content.size
-    report(StorageProgressComplete(here, dst, size))
+    report(lambda: StorageProgressComplete(file_uri(src), dst.uri, size))
     return size
 
 
-def _upload_pipe(storage: Storage, file: FileIO, here: URL, dst: URL, report: Report) -> int:
+def _upload_pipe(storage: Storage, file: FileIO, src: Path, dst: Location, report: Report) -> int:
     """Send what is no regular file, such as the standard input, until it ends."""
-    report(StorageProgressStart(here, dst, 0))
+    here = file_uri(src)
+    report(lambda: StorageProgressStart(here, dst.uri, 0))
     size = 0
 
     def pieces() -> Iterator[bytes]:
         nonlocal size
         while piece := file.read(PIECE):
             size += len(piece)
-            report(StorageProgressStep(here, dst, size, size))
+            report(partial(StorageProgressStep, here, dst.uri, size, size))
             yield piece
 
-    storage.create(dst, pieces())
-    report(StorageProgressComplete(here, dst, size))
+    storage.create(dst.uri, pieces())
+    report(lambda: StorageProgressComplete(here, dst.uri, size))
     return size
 
 
 def _check_size(status: FileStatus, size: int) -> None:
     if status.size != size:
-        raise StorageError(
-            f"{status.uri} has {status.size} bytes instead of {size} after the upload; "
-            "somebody else writes to it",
-            payload={"errno": "EIO"},
-        )
+        raise other_size(status.uri, status.size, size)
 
 
 class _Unreadable(Exception):
@@ -198,6 +204,17 @@ class _FilePart:
             self._step(self._offset + done)
 
 
+class _Source(NamedTuple):
+    """A local folder that is copied."""
+
+    path: Path
+    name: str
+    """Of it below the copied one, with a slash at its end."""
+    rules: IgnoreRules
+    above: tuple[Path, ...]
+    """The folders around it, to which a link may lead back."""
+
+
 class FolderUpload:
     """The copy of a folder: each folder and each file of it is a task of the crew."""
 
@@ -215,25 +232,21 @@ class FolderUpload:
         self._filter = filter
         self._ignore_file_names = ignore_file_names
 
-    def start(self, src: Path, dst: URL) -> None:
+    def start(self, src: Path, dst: Location) -> None:
         """Make the folder, whose own one has to be there, and begin to copy into it."""
         src = src.resolve()
         if not src.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(src))
-        self._root = src
         rules = IgnoreRules.above(src, self._ignore_file_names)
-        if len(dst.parts) > MINIMAL_DEPTH:
-            _check_folder(self._storage, dst.parent)
-        self._enter(src, Folder(file_uri(src), dst), rules, self._mode, ())
+        if len(dst.uri.parts) > MINIMAL_DEPTH:
+            _check_folder(self._storage, dst.uri.parent)
+        self._enter(_Source(src, "", rules, ()), dst, self._mode, None)
 
-    def _enter(
-        self, src: Path, folder: Folder, rules: IgnoreRules, mode: Mode, above: tuple[Path, ...]
-    ) -> None:
-        self._crew.enter(lambda: self._copy(src, folder, rules, mode, above), folder)
+    def _enter(self, src: _Source, dst: Location, mode: Mode, above: Folder | None) -> None:
+        folder = Folder(file_uri(src.path), dst.uri, above)
+        self._crew.enter(lambda: self._copy(src, dst, mode, folder), folder)
 
-    def _copy(
-        self, src: Path, folder: Folder, rules: IgnoreRules, mode: Mode, above: tuple[Path, ...]
-    ) -> None:
+    def _copy(self, src: _Source, dst: Location, mode: Mode, folder: Folder) -> None:
         """Prepare a folder, and add a task for each thing in it."""
         there: dict[str, FileStatus] = {}
         try:
@@ -243,47 +256,47 @@ class FolderUpload:
             mode = Mode()
         if not mode.looks:
             _make(self._storage, folder.dst)
-        self._crew.report(StorageProgressEnterDir(folder.src, folder.dst))
-        rules = rules.with_folder(src, self._ignore_file_names)
+        self._crew.report(lambda: StorageProgressEnterDir(folder.src, folder.dst))
+        rules = src.rules.with_folder(src.path, self._ignore_file_names)
         sizes: dict[str, int] = {}
         folder.check = lambda: self._check(folder.dst, sizes)
-        above = (*above, src.resolve())
-        for path in sorted(src.iterdir(), reverse=True):  # the newest task is the first
-            is_dir = path.is_dir()
-            if not self._is_wanted(path, rules, is_dir=is_dir):
+        above = (*src.above, src.path.resolve())
+        with os.scandir(src.path) as found:
+            entries = sorted(found, key=lambda entry: entry.name, reverse=True)
+        for entry in entries:  # the newest task is the first
+            path, is_dir = src.path / entry.name, entry.is_dir()
+            name = f"{src.name}{entry.name}" + ("/" if is_dir else "")
+            if rules.ignores(path, is_dir=is_dir) or not self._wants(name):
                 continue
-            dst = child(folder.dst, path.name)
+            target = dst.child(entry.name)
             if is_dir and path.resolve() in above:
-                self._fail(path, dst, "the link leads back to a folder above it")
+                self._fail(path, target, "the link leads back to a folder above it")
             elif is_dir:
-                self._enter(path, Folder(file_uri(path), dst, folder), rules, mode, above)
-            elif path.is_file():
-                self._add_file(path, folder, there.get(path.name), mode, sizes)
+                self._enter(_Source(path, name, rules, above), target, mode, folder)
+            elif entry.is_file():
+                self._add_file(path, target, folder, there.get(entry.name), mode, sizes)
             else:
-                self._fail(path, dst, "it is neither a file nor a folder")
+                self._fail(path, target, "it is neither a file nor a folder")
 
-    def _is_wanted(self, path: Path, rules: IgnoreRules, *, is_dir: bool) -> bool:
-        if rules.ignores(path, is_dir=is_dir):
-            return False
-        name = path.relative_to(self._root).as_posix() + ("/" if is_dir else "")
+    def _wants(self, name: str) -> bool:
         return self._filter is None or self._filter(name)
 
-    def _fail(self, path: Path, dst: URL, message: str) -> None:
-        self._crew.report(StorageProgressFail(file_uri(path), dst, f"{path}: {message}"))
+    def _fail(self, path: Path, dst: Location, message: str) -> None:
+        text = f"{path}: {message}"
+        self._crew.report(lambda: StorageProgressFail(file_uri(path), dst.uri, text))
 
     def _add_file(
         self,
         path: Path,
+        dst: Location,
         folder: Folder,
         found: FileStatus | None,
         mode: Mode,
         sizes: dict[str, int],
     ) -> None:
-        dst = child(folder.dst, path.name)
-
         def copy() -> None:
             if found is not None and found.is_dir():
-                raise StorageIsDirectory(f"{dst} is a folder", payload={"errno": "EISDIR"})
+                raise StorageIsDirectory(f"{dst.uri} is a folder", payload={"errno": "EISDIR"})
             with open(path, "rb", buffering=0) as file:
                 size = _upload(self._storage, file, path, dst, found, mode, self._crew.report)
             if size is not None:
