@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import FileIO
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from neuro_sync.errors import ConnectionFailed, ProtocolError, StorageError, StorageIsDirectory
@@ -24,7 +25,17 @@ from neuro_sync.models.storage import (
     StorageProgressStep,
 )
 
-from .transfers import Crew, Filter, Folder, Location, Mode, Report, file_uri, other_size
+from .transfers import (
+    Crew,
+    Filter,
+    Folder,
+    Location,
+    Mode,
+    Report,
+    batches,
+    file_uri,
+    other_size,
+)
 from .uploads import STEP, listing
 
 if TYPE_CHECKING:
@@ -55,7 +66,10 @@ def download_file(
     if mode.looks and found is not None and not _take_up(storage, status, dst, found, mode):
         return
     permissions = None if found is None else stat.S_IMODE(found.st_mode)
-    if status.size > SMALL or not _fetch_small(storage, src, status, dst, permissions, report):
+    content = _small(storage, src, status)
+    if content is not None:
+        _place(content, src, dst, permissions, report)
+    else:
         with _partial(status, dst) as (file, partial):
             offset = _usable(storage, status, file) if mode.continue_ else 0
             file.truncate(offset)
@@ -64,7 +78,7 @@ def download_file(
             if permissions is not None:
                 os.fchmod(file.fileno(), permissions)
             os.replace(partial, dst)
-    report(lambda: StorageProgressComplete(src.uri, file_uri(dst), status.size))
+        report(lambda: StorageProgressComplete(src.uri, file_uri(dst), status.size))
 
 
 def _target(dst: Path) -> tuple[Path, os.stat_result | None]:
@@ -85,11 +99,16 @@ def _take_up(
     storage: Storage, status: FileStatus, dst: Path, found: os.stat_result, mode: Mode
 ) -> bool:
     """Tell whether there is anything to do; the beginning of a file becomes a partial one."""
-    newer = storage.clock_skew.may_be_newer_there(found.st_mtime, status.modification_time)
-    offset = mode.offset(status.size, found.st_size, source_is_newer=newer)
+    offset = _offset(storage, status, found, mode)
     if offset:
         os.replace(dst, _partial_name(status, dst))
     return offset is not None
+
+
+def _offset(storage: Storage, status: FileStatus, found: os.stat_result, mode: Mode) -> int | None:
+    """Return from where to copy over a file that is there, or None if there is nothing to do."""
+    newer = storage.clock_skew.may_be_newer_there(found.st_mtime, status.modification_time)
+    return mode.offset(status.size, found.st_size, source_is_newer=newer)
 
 
 def _usable(storage: Storage, status: FileStatus, file: FileIO) -> int:
@@ -130,23 +149,21 @@ def _fetch(
                 step(told)
 
 
-def _fetch_small(
-    storage: Storage,
-    src: Location,
-    status: FileStatus,
-    dst: Path,
-    permissions: int | None,
-    report: Report,
-) -> bool:
-    """Copy a file that is not worth being continued; False if the connection does not last.
-
-    Of small files there are many, so that each call of the kernel counts.
-    """
-    size = status.size
+def _small(storage: Storage, src: Location, status: FileStatus) -> bytes | None:
+    """Return a file that is not worth being continued; None if the connection does not last."""
+    if status.size > SMALL:
+        return None
     try:
-        content = storage.fetch(src, size) if size else b""
+        return storage.fetch(src, status.size) if status.size else b""
     except ConnectionFailed:
-        return False
+        return None
+
+
+def _place(
+    content: bytes, src: Location, dst: Path, permissions: int | None, report: Report
+) -> None:
+    """Write a small file; of such there are many, so that each call of the kernel counts."""
+    size = len(content)
     report(lambda: StorageProgressStart(src.uri, file_uri(dst), size))
     partial = f"{dst.parent}/.neuro-{os.getpid()}-{next(_NUMBERS)}.part"
     file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -165,7 +182,7 @@ def _fetch_small(
         raise
     if size:
         report(lambda: StorageProgressStep(src.uri, file_uri(dst), size, size))
-    return True
+    report(lambda: StorageProgressComplete(src.uri, file_uri(dst), size))
 
 
 def _write(file: FileIO, piece: bytes) -> None:
@@ -222,6 +239,14 @@ def _locked(path: Path) -> FileIO | None:
         file.close()
 
 
+class _Wanted(NamedTuple):
+    """Something in a folder that is copied."""
+
+    src: Location
+    status: FileStatus
+    dst: Path
+
+
 class FolderDownload:
     """The copy of a folder: each folder and each file of it is a task of the crew."""
 
@@ -233,6 +258,7 @@ class FolderDownload:
 
     def start(self, src: Location, dst: Path) -> None:
         """Begin to copy."""
+        self._takes_batches = self._storage.takes_batches(src)
         self._enter(src, Folder(src.uri, file_uri(dst)), dst, "")
 
     def _enter(self, src: Location, folder: Folder, dst: Path, name: str) -> None:
@@ -243,25 +269,56 @@ class FolderDownload:
         found = listing(self._storage, folder.src)
         dst.mkdir(parents=True, exist_ok=True)
         self._crew.report(lambda: StorageProgressEnterDir(folder.src, folder.dst))
+        small: list[_Wanted] = []
         for status in sorted(found.values(), key=lambda status: status.path, reverse=True):
-            self._add(src, status, folder, dst, name)
+            self._add(
+                _Wanted(src.child(status.path), status, dst / status.path), folder, name, small
+            )
+        for batch in batches(small[::-1]):
+            self._crew.add_batch(partial(self._fetch_all, batch), folder)
 
-    def _add(
-        self, above: Location, status: FileStatus, folder: Folder, to: Path, name: str
-    ) -> None:
+    def _add(self, wanted: _Wanted, folder: Folder, name: str, small: list[_Wanted]) -> None:
+        src, status, dst = wanted
         _check_name(status.path)
         below = f"{name}{status.path}" + ("/" if status.is_dir() else "")
         if self._filter is not None and not self._filter(below):
             return
-        src, dst = above.child(status.path), to / status.path
         if status.is_dir():
             self._enter(src, Folder(src.uri, file_uri(dst), folder), dst, below)
-        elif status.is_file():
-            crew, storage, mode = self._crew, self._storage, self._mode
-            crew.add(lambda: download_file(storage, src, status, dst, mode, crew.report), folder)
-        else:
+        elif not status.is_file():
             text = f"{src.uri}: it is neither a file nor a folder, but {status.type}"
             self._crew.report(lambda: StorageProgressFail(src.uri, file_uri(dst), text))
+        elif status.size <= SMALL and self._takes_batches:
+            small.append(wanted)
+        else:
+            self._crew.add(lambda: self._fetch(wanted), folder)
+
+    def _fetch(self, wanted: _Wanted) -> None:
+        src, status, dst = wanted
+        download_file(self._storage, src, status, dst, self._mode, self._crew.report)
+
+    def _fetch_all(self, batch: Sequence[_Wanted]) -> None:
+        """Copy small files, each of which is tried again by itself if need be."""
+        report = self._crew.report
+        for (wanted, dst, permissions), content in self._storage.fetch_all(self._asked(batch)):
+            if content is None or len(content) != wanted.status.size:
+                self._fetch(wanted)
+            else:
+                _place(content, wanted.src, dst, permissions, report)
+
+    def _asked(
+        self, batch: Sequence[_Wanted]
+    ) -> Iterator[tuple[tuple[_Wanted, Path, int | None], Location]]:
+        """Yield what of a batch has to be fetched, and to where."""
+        for wanted in batch:
+            dst, found = _target(wanted.dst)
+            is_file = found is None or stat.S_ISREG(found.st_mode)
+            if not wanted.status.size or not is_file:
+                self._fetch(wanted)
+            elif found is None:
+                yield (wanted, dst, None), wanted.src
+            elif _offset(self._storage, wanted.status, found, self._mode) is not None:
+                yield (wanted, dst, stat.S_IMODE(found.st_mode)), wanted.src
 
 
 def _check_name(name: str) -> None:

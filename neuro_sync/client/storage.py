@@ -37,6 +37,7 @@ from neuro_sync.models.storage import (
 from neuro_sync.models.uris import build, complete, parse_address, path_of
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import Content, HttpTransport, Query
+from neuro_sync.transport.overlap import Call
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from . import downloads, uploads
@@ -190,6 +191,27 @@ class Storage:
         """
         full, url = self._locate(uri)
         return FileContent(self._transport, self._clock, full, url, offset, size)
+
+    def fetch_all(self, wanted: Iterable[tuple[T, Location]]) -> Iterator[tuple[T, bytes | None]]:
+        """Yield small files in their order, with several under way; None where one failed."""
+        query = [("op", "OPEN")]
+        calls = ((key, Call("GET", place.url, query)) for key, place in wanted)
+        for key, answer in self._transport.overlapped(calls):
+            is_file = answer is not None and answer.headers.get("X-File-Type", "FILE") == "FILE"
+            yield key, answer.content if answer is not None and is_file else None
+
+    def send_all(self, files: Iterable[tuple[T, Location, bytes]]) -> Iterator[tuple[T, bool]]:
+        """Write small files, with several under way, and tell of each whether that is done."""
+        query = [("op", "CREATE")]
+        calls = (
+            (key, Call("PUT", place.url, query, content, OCTETS)) for key, place, content in files
+        )
+        for key, answer in self._transport.overlapped(calls):
+            yield key, answer is not None
+
+    def takes_batches(self, place: Location) -> bool:
+        """Tell whether `fetch_all` and `send_all` can be used."""
+        return self._transport.can_overlap(place.url)
 
     def fetch(self, place: Location, size: int) -> bytes:
         """Return a small file, of which one knows how long it is.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from yarl import URL
@@ -19,8 +19,14 @@ from neuro_sync.errors import StorageError
 from neuro_sync.models import storage as models
 from neuro_sync.models.uris import build
 
+T = TypeVar("T")
+
 WORKERS = 8
 """Files that are copied at a time."""
+BATCH = 64
+"""Small files that are copied by one task."""
+ENOUGH_BATCHES = 64
+"""While so many wait, no more folders are read."""
 LONGEST_FAREWELL = 1.0
 """Seconds that a worker may take to notice that it is to stop; then it is left to itself."""
 
@@ -142,11 +148,18 @@ class _Done(Exception):
     """All tasks are over."""
 
 
+class _Job(NamedTuple):
+    task: Task
+    folder: Folder
+    is_batch: bool = False
+
+
 class Crew(Closing):
     """Threads that carry tasks out, while the thread of the caller hears what they report.
 
-    A task may add more tasks. The newest go first, so that a tree is copied folder by folder, and
-    little of it is held in memory. The first failure ends the rest.
+    A task may add more tasks. What copies files goes before what finds more of them, and the newest
+    folder before the others, so that little of a tree is held in memory. The first failure ends
+    the rest.
     """
 
     def __init__(
@@ -156,32 +169,44 @@ class Crew(Closing):
         self._progress = progress
         self._limit = workers
         self._threads: list[threading.Thread] = []
-        self._tasks: list[tuple[Task, Folder]] = []
+        self._folders: list[_Job] = []
+        self._files: list[_Job] = []
+        self._batches: list[_Job] = []
+        self._has_batch = False
+        self._idle = 0
         self._unfinished = 0
         self._stopped = False
         # Guards all of the above and the folders' counts; waited on for new tasks.
         self._changed = threading.Condition()
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
 
-    def add(self, task: Task, folder: Folder) -> None:
-        """Have a task carried out, which belongs to a folder."""
-        with self._changed:
-            folder.pending += 1
-            self._tasks.append((task, folder))
-            self._unfinished += 1
-            if len(self._threads) < min(self._limit, self._unfinished):
-                # Daemons: a worker that hangs in a dead connection must not keep the program.
-                thread = threading.Thread(target=self._work, name="neuro-storage", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-            self._changed.notify()
-
     def enter(self, task: Task, folder: Folder) -> None:
         """Have a task carried out that reads a folder and adds what is in it."""
         if folder.above is not None:
             with self._changed:
                 folder.above.pending += 1
-        self.add(task, folder)
+        self._add(self._folders, _Job(task, folder))
+
+    def add(self, task: Task, folder: Folder) -> None:
+        """Have a task carried out that copies a file of a folder."""
+        self._add(self._files, _Job(task, folder))
+
+    def add_batch(self, task: Task, folder: Folder) -> None:
+        """Have a task carried out that copies several files at a time, alone of its kind."""
+        self._add(self._batches, _Job(task, folder, is_batch=True))
+
+    def _add(self, queue: list[_Job], job: _Job) -> None:
+        with self._changed:
+            job.folder.pending += 1
+            queue.append(job)
+            self._unfinished += 1
+            if self._idle:
+                self._changed.notify()
+            elif len(self._threads) < self._limit and not (job.is_batch and self._has_batch):
+                # Daemons: a worker that hangs in a dead connection must not keep the program.
+                thread = threading.Thread(target=self._work, name="neuro-storage", daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
     def report(self, make: Callable[[], Event]) -> None:
         """Tell the caller something; raises when the work is to end."""
@@ -209,35 +234,51 @@ class Crew(Closing):
         """Give up what is not done."""
         with self._changed:
             self._stopped = True
-            self._tasks.clear()
+            for queue in (self._folders, self._files, self._batches):
+                queue.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(LONGEST_FAREWELL)
 
     def _work(self) -> None:
-        done: Folder | None = None
-        while True:
-            with self._changed:
-                # Both at once: of small files there are many, and each lock is one to wait for.
-                if done is not None:
-                    self._unfinished -= 1
-                    if not self._unfinished:
-                        self._events.put(_Done())
-                        self._changed.notify_all()
-                while not self._tasks and self._unfinished and not self._stopped:
-                    self._changed.wait()
-                if not self._tasks:
-                    return
-                task, folder = self._tasks.pop()
+        job: _Job | None = None
+        while (job := self._next(job)) is not None:
             try:
-                task()
-                self._leave(folder)
+                job.task()
+                self._leave(job.folder)
             except Stopped:
                 return
             except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
                 self._events.put(error)
                 return
-            done = folder
+
+    def _next(self, done: _Job | None) -> _Job | None:
+        """Take a task for done, and return another one, or None when all are."""
+        # Both at once: of small files there are many, and each lock is one to wait for.
+        with self._changed:
+            if done is not None:
+                self._has_batch = self._has_batch and not done.is_batch
+                self._unfinished -= 1
+                if not self._unfinished:
+                    self._events.put(_Done())
+                    self._changed.notify_all()
+            while (job := self._pick()) is None and self._unfinished and not self._stopped:
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            if self._idle:  # there may be something for another one, too
+                self._changed.notify()
+            return job
+
+    def _pick(self) -> _Job | None:
+        if self._batches and not self._has_batch:
+            self._has_batch = True
+            return self._batches.pop()
+        if self._files:
+            return self._files.pop()
+        if self._folders and len(self._batches) < ENOUGH_BATCHES:
+            return self._folders.pop()
+        return None
 
     def _leave(self, folder: Folder) -> None:
         """Take something in a folder for done, and the folder too if it was the last."""
@@ -256,6 +297,12 @@ def other_size(uri: URL, size: int, expected: int) -> StorageError:
     """Return the error that tells of a file which somebody else has written to."""
     text = f"{uri} has {size} bytes now instead of {expected}; somebody else writes to it"
     return StorageError(text, payload={"errno": "EIO"})
+
+
+def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield items in portions for `Crew.add_batch`, the last ones first, as it takes them."""
+    for end in range(len(items), 0, -BATCH):
+        yield items[max(end - BATCH, 0) : end]
 
 
 def file_uri(path: Path) -> URL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from io import FileIO
@@ -34,7 +34,17 @@ from neuro_sync.models.storage import (
 )
 
 from .ignore import IgnoreRules
-from .transfers import Crew, Filter, Folder, Location, Mode, Report, file_uri, other_size
+from .transfers import (
+    Crew,
+    Filter,
+    Folder,
+    Location,
+    Mode,
+    Report,
+    batches,
+    file_uri,
+    other_size,
+)
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -100,12 +110,9 @@ def _upload(
     """Send what is missing, and return how long the file is; None if there was nothing to do."""
     status = os.fstat(file.fileno())
     size = status.st_size
-    offset: int | None = 0
     if not stat.S_ISREG(status.st_mode):
         return _upload_pipe(storage, file, src, dst, report)
-    if found is not None and mode.looks:
-        newer = storage.clock_skew.may_be_newer_here(status.st_mtime, found.modification_time)
-        offset = mode.offset(size, found.size, source_is_newer=newer)
+    offset = _offset(storage, status, found, mode)
     if offset is None:
         return None
     report(lambda: StorageProgressStart(file_uri(src), dst.uri, size))
@@ -144,6 +151,16 @@ def _upload(
             offset += content.size
     report(lambda: StorageProgressComplete(file_uri(src), dst.uri, size))
     return size
+
+
+def _offset(
+    storage: Storage, status: os.stat_result, found: FileStatus | None, mode: Mode
+) -> int | None:
+    """Return from where to copy, or None if there is nothing to do."""
+    if found is None:
+        return 0
+    newer = storage.clock_skew.may_be_newer_here(status.st_mtime, found.modification_time)
+    return mode.offset(status.st_size, found.size, source_is_newer=newer)
 
 
 def _upload_pipe(storage: Storage, file: FileIO, src: Path, dst: Location, report: Report) -> int:
@@ -215,6 +232,16 @@ class _Source(NamedTuple):
     """The folders around it, to which a link may lead back."""
 
 
+class _File(NamedTuple):
+    """A local file that is copied."""
+
+    path: Path
+    dst: Location
+    found: FileStatus | None
+    """What is there already, if that matters."""
+    mode: Mode
+
+
 class FolderUpload:
     """The copy of a folder: each folder and each file of it is a task of the crew."""
 
@@ -234,6 +261,7 @@ class FolderUpload:
 
     def start(self, src: Path, dst: Location) -> None:
         """Make the folder, whose own one has to be there, and begin to copy into it."""
+        self._takes_batches = self._storage.takes_batches(dst)
         src = src.resolve()
         if not src.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(src))
@@ -261,6 +289,7 @@ class FolderUpload:
         sizes: dict[str, int] = {}
         folder.check = lambda: self._check(folder.dst, sizes)
         above = (*src.above, src.path.resolve())
+        small: list[_File] = []
         with os.scandir(src.path) as found:
             entries = sorted(found, key=lambda entry: entry.name, reverse=True)
         for entry in entries:  # the newest task is the first
@@ -274,9 +303,15 @@ class FolderUpload:
             elif is_dir:
                 self._enter(_Source(path, name, rules, above), target, mode, folder)
             elif entry.is_file():
-                self._add_file(path, target, folder, there.get(entry.name), mode, sizes)
+                file = _File(path, target, there.get(entry.name), mode)
+                if self._takes_batches and entry.stat().st_size <= SMALL:
+                    small.append(file)
+                else:
+                    self._crew.add(partial(self._send, file, sizes), folder)
             else:
                 self._fail(path, target, "it is neither a file nor a folder")
+        for batch in batches(small[::-1]):
+            self._crew.add_batch(partial(self._send_all, batch, sizes), folder)
 
     def _wants(self, name: str) -> bool:
         return self._filter is None or self._filter(name)
@@ -285,24 +320,40 @@ class FolderUpload:
         text = f"{path}: {message}"
         self._crew.report(lambda: StorageProgressFail(file_uri(path), dst.uri, text))
 
-    def _add_file(
-        self,
-        path: Path,
-        dst: Location,
-        folder: Folder,
-        found: FileStatus | None,
-        mode: Mode,
-        sizes: dict[str, int],
-    ) -> None:
-        def copy() -> None:
-            if found is not None and found.is_dir():
-                raise StorageIsDirectory(f"{dst.uri} is a folder", payload={"errno": "EISDIR"})
-            with open(path, "rb", buffering=0) as file:
-                size = _upload(self._storage, file, path, dst, found, mode, self._crew.report)
-            if size is not None:
-                sizes[path.name] = size
+    def _send(self, file: _File, sizes: dict[str, int]) -> None:
+        path, dst, found, mode = file
+        if found is not None and found.is_dir():
+            raise StorageIsDirectory(f"{dst.uri} is a folder", payload={"errno": "EISDIR"})
+        with open(path, "rb", buffering=0) as content:
+            size = _upload(self._storage, content, path, dst, found, mode, self._crew.report)
+        if size is not None:
+            sizes[path.name] = size
 
-        self._crew.add(copy, folder)
+    def _send_all(self, batch: Sequence[_File], sizes: dict[str, int]) -> None:
+        """Copy small files, each of which is tried again by itself if need be."""
+        report = self._crew.report
+        for (file, size), is_there in self._storage.send_all(self._read(batch, sizes)):
+            if not is_there:
+                self._send(file, sizes)
+                continue
+            here, dst = file_uri(file.path), file.dst.uri
+            report(partial(StorageProgressStart, here, dst, size))
+            if size:
+                report(partial(StorageProgressStep, here, dst, size, size))
+            report(partial(StorageProgressComplete, here, dst, size))
+            sizes[file.path.name] = size
+
+    def _read(
+        self, batch: Sequence[_File], sizes: dict[str, int]
+    ) -> Iterator[tuple[tuple[_File, int], Location, bytes]]:
+        """Yield what of a batch has to be sent, with its content."""
+        for file in batch:
+            with open(file.path, "rb", buffering=0) as opened:
+                status, content = os.fstat(opened.fileno()), opened.read(SMALL + 1)
+            if len(content) > SMALL or (file.found is not None and file.found.is_dir()):
+                self._send(file, sizes)
+            elif _offset(self._storage, status, file.found, file.mode) is not None:
+                yield (file, len(content)), file.dst, content
 
     def _check(self, dst: URL, sizes: Mapping[str, int]) -> None:
         """Make sure that what was sent into a folder has arrived whole."""

@@ -9,18 +9,19 @@ import os
 import platform
 import random
 import socket
+import ssl
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, Protocol, TypedDict, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import select_proxy
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from typing_extensions import Self
 from urllib3.connectionpool import ConnectionPool
 
@@ -35,12 +36,15 @@ from neuro_sync.errors import (
 )
 from neuro_sync.version import __version__
 
-from .answers import POOLS
+from .answers import POOLS, Connection, SecureConnection
 from .clock import Clock
+from .overlap import Answer, Call, overlap
 from .stream import Stream
 from .tokens import FixedToken, ForkSafeLock, TokenSource, masked
 
 logger = logging.getLogger("neuro_sync")
+
+T = TypeVar("T")
 
 Timeout = tuple[float, float]
 """Seconds to connect, and seconds of silence while an answer is read."""
@@ -107,6 +111,23 @@ class ConnectionSettings:
     verify: bool | str
     """The path of a CA bundle; True is the usual one, False trusts anybody."""
     cert: Certificate | None
+
+    def tls(self) -> ssl.SSLContext:
+        """Return what `requests` trusts, for connections that it does not make."""
+        bundle = DEFAULT_CA_BUNDLE_PATH if self.verify is True else self.verify
+        if not bundle:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif os.path.isdir(bundle):
+            context = ssl.create_default_context(capath=bundle)
+        else:
+            context = ssl.create_default_context(cafile=bundle)
+        if isinstance(self.cert, str):
+            context.load_cert_chain(self.cert)
+        elif self.cert:
+            context.load_cert_chain(*self.cert)
+        return context
 
 
 class HttpTransport:
@@ -208,6 +229,44 @@ class HttpTransport:
         timeout = (connect, None) if is_silent else (connect, read)
         response = self._send(request, timeout=timeout, stream=True, attempts=attempts)
         return Stream(response, f"{method} {urlsplit(url).path}")
+
+    def can_overlap(self, url: str) -> bool:
+        """Tell whether requests to an address may be `overlapped`: not through a proxy."""
+        return self.connection_settings(url).proxy is None
+
+    def overlapped(self, calls: Iterable[tuple[T, Call]]) -> Iterator[tuple[T, Answer | None]]:
+        """Yield the answers to small requests in their order, several of which are under way.
+
+        None is what is no success: `request` tries it again, and raises what it comes to.
+        """
+        context: ssl.SSLContext | None = None
+
+        def connect(url: str) -> Connection | SecureConnection:
+            nonlocal context
+            settings, parts = self.connection_settings(url), urlsplit(url)
+            timeout, read = settings.timeout
+            host, port, options = str(parts.hostname), parts.port, socket_options()
+            connection: Connection | SecureConnection
+            if parts.scheme == "https":
+                context = context or settings.tls()
+                connection = SecureConnection(
+                    host, port, timeout=timeout, socket_options=options, ssl_context=context
+                )
+            else:
+                connection = Connection(host, port, timeout=timeout, socket_options=options)
+            connection.connect()
+            connection.timeout = read
+            return connection
+
+        return overlap(calls, self._prepare_call, connect)
+
+    def _prepare_call(self, call: Call) -> requests.PreparedRequest:
+        request = self._prepare(call.method, call.url, call.query, None, None, None)
+        request.headers.update(call.headers)
+        if call.content is not None:
+            _put_content(request, call.content)
+        _authorize(request, self.tokens.token(), None)
+        return request
 
     def connection_settings(self, url: str) -> ConnectionSettings:
         """Return how requests to an address are made, for one that is no plain request."""

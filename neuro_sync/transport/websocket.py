@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import os
 import selectors
 import socket
 import ssl
@@ -19,7 +18,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlencode, urlsplit
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from typing_extensions import Self
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
@@ -38,7 +36,7 @@ from neuro_sync.errors import (
 )
 
 from .answers import PIECE
-from .http import ConnectionSettings, HttpTransport, Query, proxy_error, socket_options
+from .http import HttpTransport, Query, proxy_error, socket_options
 from .rfc6455 import (
     BINARY,
     CLOSE,
@@ -218,7 +216,7 @@ class WebSocket(Closing):
             raise (cause or error) from error
         connected = connection.sock
         if is_secure:
-            connected = _context(self._settings).wrap_socket(connected, server_hostname=host)
+            connected = self._settings.tls().wrap_socket(connected, server_hostname=host)
         connected.settimeout(read)
         return connected
 
@@ -491,21 +489,3 @@ def _is_writable(connected: socket.socket, timeout: float = 0.0) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(connected, selectors.EVENT_WRITE)
         return bool(selector.select(timeout))
-
-
-def _context(settings: ConnectionSettings) -> ssl.SSLContext:
-    """Return what requests trusts, for connections it does not make."""
-    bundle = DEFAULT_CA_BUNDLE_PATH if settings.verify is True else settings.verify
-    if not bundle:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif os.path.isdir(bundle):
-        context = ssl.create_default_context(capath=bundle)
-    else:
-        context = ssl.create_default_context(cafile=bundle)
-    if isinstance(settings.cert, str):
-        context.load_cert_chain(settings.cert)
-    elif settings.cert:
-        context.load_cert_chain(*settings.cert)
-    return context
