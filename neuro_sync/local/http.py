@@ -6,10 +6,12 @@ The libraries below speak HTTP and websocket; here is what they leave open.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 from functools import partial
 from http import HTTPStatus
-from typing import IO, Any, Protocol, cast
+from io import FileIO
+from typing import Any, Protocol, cast
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
@@ -35,12 +37,11 @@ def most_connections() -> int:
 class SendFile(Protocol):
     """Sends a part of a file as the body of the answer that has begun."""
 
-    async def __call__(self, file: IO[bytes], offset: int, count: int) -> None:
+    async def __call__(self, file: FileIO, offset: int, count: int) -> None:
         """Send so many bytes from an offset on.
 
         Raises:
-            EOFError: The file has fewer.
-            ClientDisconnect: Nobody receives them any more.
+            ClientDisconnect: Nobody receives them any more, or the file has fewer by now.
         """
 
 
@@ -136,23 +137,29 @@ class Http(HttpToolsProtocol):
         cast("dict[str, Any]", self.scope)["extensions"] = {SendFile.__name__: send_file}
 
     async def _send_file(
-        self, cycle: RequestResponseCycle, file: IO[bytes], offset: int, count: int
+        self, cycle: RequestResponseCycle, file: FileIO, offset: int, count: int
     ) -> None:
-        """Have the kernel send a file: its bytes never come into this process."""
-        self._joined.flush()
+        """Send a file; the kernel takes a large one, whose bytes never come into this process."""
+        await self.flow.drain()
         if cycle.disconnected or self._connection.is_closing():
             raise ClientDisconnect
         try:
-            sent = await self.loop.sendfile(self._connection, file, offset, count)
-        except OSError as error:
+            if count <= JOINED:
+                content = os.pread(file.fileno(), count, offset)
+                self.transport.write(content)
+                sent = len(content)
+            else:
+                self._joined.flush()
+                sent = await self.loop.sendfile(self._connection, file, offset, count)
+        except OSError:
             # While a file is sent nothing is read, so that this may be the first sign of it.
-            cycle.disconnected = True
-            self._connection.abort()
-            raise ClientDisconnect from error
+            sent = 0
         cycle.expected_content_length -= sent
         if sent < count:
-            # The connection is cut, so that nobody takes it for whole.
-            raise EOFError(f"{file!r} has become shorter while it was sent")
+            # The connection is cut, so that nobody takes for whole what has become shorter.
+            cycle.disconnected = True
+            self._connection.abort()
+            raise ClientDisconnect
 
     def _await_head(self, timeout: float) -> None:
         self._head_size = 0

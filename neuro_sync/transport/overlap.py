@@ -62,9 +62,9 @@ def overlap(
     sent: deque[tuple[T, Call, Connection | SecureConnection | None]] = deque()
     try:
         for key, call in calls:
+            sent.append((key, call, _send(prepare(call), free, connect)))
             if len(sent) == WIDTH:
                 yield _receive(*sent.popleft(), free)
-            sent.append((key, call, _send(prepare(call), free, connect)))
         while sent:
             yield _receive(*sent.popleft(), free)
     finally:

@@ -276,11 +276,19 @@ def test_bash_completes_what_is_typed(
     session.jobs.kill(job)
 
 
+def put_program(path: Path) -> None:
+    """Write a program that is this command."""
+    script = f'#!/bin/sh\nexec {shlex.join(NEURO)} "$@"\n'
+    # By another process: a child that a platform in this one forks meanwhile would hold the file
+    # open for writing, and what is open so cannot be run.
+    subprocess.run(
+        ["sh", "-c", 'cat > "$0"; chmod +x "$0"', path], input=script.encode(), check=True
+    )
+
+
 def bash_completions(line: str, folder: Path) -> list[str]:
     """Return what a real bash offers at the end of a line."""
-    program = folder / "neuro"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(NEURO)} "$@"\n')
-    program.chmod(0o755)
+    put_program(folder / "neuro")
     script = (
         'PATH=$1:$PATH; eval "$(neuro completion generate bash)"; compopt() { :; }\n'
         "COMP_LINE=$2; COMP_POINT=${#2}; _neuro_completion neuro\n"
@@ -308,9 +316,7 @@ def require_shell(shell: str) -> None:
 
 
 def put_into_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = folder / "neuro"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(NEURO)} "$@"\n')
-    program.chmod(0o755)
+    put_program(folder / "neuro")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 

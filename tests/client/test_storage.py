@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -41,7 +43,7 @@ from neuro_sync import (
     StorageProgressStep,
     StreamInterrupted,
 )
-from neuro_sync.client.transfers import ClockSkew, Mode
+from neuro_sync.client.transfers import ENOUGH_BATCHES, WORKERS, ClockSkew, Crew, Folder, Mode
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.storage import Entry, Parts, StorageFolder
 from neuro_sync.testing import Fault, FaultProxy
@@ -595,6 +597,22 @@ def test_what_is_there_already_is_not_fetched_again(
         assert contents(tmp_path) == {"file": content}
 
 
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_a_file_that_is_replaced_is_seen_by_no_more_people_than_before(
+    session: Session, root: str, folder: Path, tmp_path: Path, size: int
+) -> None:
+    write(folder, {"file": b"n" * size})
+    for is_folder in (False, True):
+        (tmp_path / "file").write_bytes(b"old")
+        (tmp_path / "file").chmod(0o600)
+        if is_folder:
+            session.storage.download_dir(root, tmp_path)
+        else:
+            session.storage.download_file(f"{root}/file", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == b"n" * size
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+
+
 def test_two_downloads_of_a_file_at_the_same_time_do_not_disturb_each_other(
     session: Session, root: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -615,6 +633,56 @@ def test_two_downloads_of_a_file_at_the_same_time_do_not_disturb_each_other(
         thread.join()
     assert not failures
     assert contents(tmp_path) == {"file": content}
+
+
+# Who copies
+
+
+def test_no_more_of_a_tree_is_read_than_is_soon_copied() -> None:
+    going_on = threading.Event()
+    entered: list[Folder] = []
+
+    def enter(folder: Folder) -> None:
+        entered.append(folder)
+        crew.add_batch(wait, folder)
+
+    def wait() -> None:
+        assert going_on.wait(30)
+
+    root = Folder(URL("storage://c/p"), URL("file:///"))
+    with Crew(None) as crew:
+        for _ in range(1000):
+            folder = Folder(root.src, root.dst, root)
+            crew.enter(partial(enter, folder), folder)
+        deadline = time.monotonic() + 30
+        while len(entered) < ENOUGH_BATCHES:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert len(entered) <= ENOUGH_BATCHES + WORKERS
+        going_on.set()
+        crew.run()
+    assert len(entered) == 1000
+    assert not root.pending
+
+
+def test_of_batches_one_is_under_way_at_a_time() -> None:
+    at_once: list[int] = []
+    copying = threading.Semaphore(1)
+
+    def copy() -> None:
+        assert copying.acquire(blocking=False)
+        at_once.append(1)
+        copying.release()
+
+    def enter() -> None:
+        for _ in range(200):
+            crew.add_batch(copy, folder)
+
+    folder = Folder(URL("storage://c/p"), URL("file:///"))
+    with Crew(None) as crew:
+        crew.enter(enter, folder)
+        crew.run()
+    assert len(at_once) == 200
 
 
 # Connections that break

@@ -23,7 +23,7 @@ from yarl import URL
 
 from neuro_sync import Action, Permission, Session, StorageNotFound
 from neuro_sync.local.server import LocalPlatform
-from neuro_sync.local.storage import Entry, Parts, StorageFolder, parts_of
+from neuro_sync.local.storage import Entry, OpenedFile, Parts, StorageFolder, parts_of
 
 NDJSON = {"Accept": "application/x-ndjson"}
 
@@ -502,6 +502,69 @@ def test_uploads_that_were_never_ended_are_cleared_away(tmp_path: Path) -> None:
         (platform.folder / "uploads" / "left").write_bytes(b"half")
     with LocalPlatform(tmp_path / "state") as platform:
         assert list((platform.folder / "uploads").iterdir()) == []
+
+
+def test_a_small_file_comes_in_one_piece_with_its_head(wire: Wire, platform: LocalPlatform) -> None:
+    (wire.folder / "small").write_bytes(b"x" * 1024)
+    with raw_requests(platform, wire, "small") as connection:
+        received = connection.recv(2**16)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body == b"x" * 1024
+
+
+def test_requests_that_come_at_once_are_answered_in_their_order(
+    wire: Wire, platform: LocalPlatform
+) -> None:
+    files = {name: os.urandom(size) for name, size in (("a", 3_000_000), ("b", 10), ("c", 999_999))}
+    for name, content in files.items():
+        (wire.folder / name).write_bytes(content)
+    order = "abcabcca"
+    with raw_requests(platform, wire, *order) as connection, connection.makefile("rb") as answers:
+        for name in order:
+            assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+            headers = dict(line.split(b": ", 1) for line in iter(answers.readline, b"\r\n"))
+            assert answers.read(int(headers[b"content-length"])) == files[name]
+
+
+def raw_requests(platform: LocalPlatform, wire: Wire, *names: str) -> socket.socket:
+    """Ask for files, all at once on one connection."""
+    connection = socket.create_connection(("127.0.0.1", platform.port), timeout=20)
+    who = f"Host: 127.0.0.1:{platform.port}\r\nAuthorization: Bearer {platform.token}\r\n"
+    paths = [f"/api/v1/storage{wire.path}/{name}" for name in names]
+    connection.sendall("".join(f"GET {path} HTTP/1.1\r\n{who}\r\n" for path in paths).encode())
+    return connection
+
+
+@pytest.mark.parametrize("size", [2**26, 2**15])
+def test_a_file_that_becomes_shorter_while_it_is_sent_is_cut_off(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    with open(wire.folder / "file", "wb") as file:
+        file.truncate(size)
+    read = StorageFolder.read
+
+    def read_and_shorten(self: StorageFolder, parts: Parts) -> OpenedFile:
+        opened = read(self, parts)
+        os.truncate(wire.folder / "file", 1000)
+        return opened
+
+    monkeypatch.setattr(StorageFolder, "read", read_and_shorten)
+    with pytest.raises(requests.RequestException, match="1000 bytes read"):
+        wire("GET", "file")
+    monkeypatch.undo()
+    assert wire("GET", "file").content == bytes(1000)
+
+
+def test_others_are_answered_while_a_file_is_sent(wire: Wire) -> None:
+    with open(wire.folder / "large", "wb") as file:
+        file.truncate(2**33)
+    (wire.folder / "small").write_bytes(b"small")
+    answers = [wire("GET", "large", stream=True) for _ in range(5)]
+    assert wire("GET", "small").content == b"small"
+    for answer in answers:
+        assert answer.raw.read(1_000_000) == bytes(1_000_000)
+        answer.close()
 
 
 def test_a_reader_that_leaves_is_noticed(platform: LocalPlatform, wire: Wire) -> None:

@@ -10,6 +10,7 @@ import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +18,8 @@ import pytest
 from neuro_sync import ConfigError, ConnectionFailed, Session, login_with_token
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.transport.clock import Clock
+from neuro_sync.transport.http import HttpTransport
+from neuro_sync.transport.overlap import Call as SmallCall
 from tests.relays import FrontDoor, HttpProxy
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -46,7 +49,19 @@ class NoTime(Clock):
         pass
 
 
-each_call = pytest.mark.parametrize("call", [ask, follow, run])
+def copy(session: Session, job_id: str) -> None:
+    files = {f"{number}.txt": f"{job_id} {number}" for number in range(20)}
+    with TemporaryDirectory() as folder:
+        source, back = Path(folder, "source"), Path(folder, "back")
+        source.mkdir()
+        for name, content in files.items():
+            (source / name).write_text(content)
+        session.storage.upload_dir(source, f"storage:{job_id}")
+        session.storage.download_dir(f"storage:{job_id}", back)
+        assert {path.name: path.read_text() for path in back.iterdir()} == files
+
+
+each_call = pytest.mark.parametrize("call", [ask, follow, run, copy])
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +189,17 @@ def test_an_authority_is_given_once(
         call(session, job_id)
 
 
+@pytest.mark.parametrize("knows_authority", [True, False])
+def test_requests_that_overlap_trust_the_same(
+    platform: LocalPlatform, secure: FrontDoor, ca: str, knows_authority: bool
+) -> None:
+    transport = HttpTransport(platform.token, verify=ca if knows_authority else True)
+    calls = [(number, SmallCall("GET", f"{secure.url}/config")) for number in range(20)]
+    answers = [answer is not None for _, answer in transport.overlapped(calls)]
+    assert answers == [knows_authority] * 20
+    transport.close()
+
+
 @each_call
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_an_authority_is_found_in_the_environment(
@@ -252,6 +278,7 @@ def test_a_plain_platform_is_reached_through_the_proxy(
         ask: f"GET {platform.url}/jobs/{job_id}",
         follow: f"GET {platform.url}/monitoring/jobs/{job_id}/log",
         run: f"CONNECT 127.0.0.1:{port_of(platform.url)}",
+        copy: f"GET {platform.url}/storage/",
     }
     assert proxy.requests[-1].startswith(expected[call])
 
@@ -273,7 +300,8 @@ def test_a_secure_platform_is_reached_through_the_proxy(
     address = door_of(call, secure, half_secure)
     with Session(address, platform.token, verify=ca) as session:
         call(session, job_id)
-    assert proxy.requests == [f"CONNECT 127.0.0.1:{secure.port}"]
+    assert set(proxy.requests) == {f"CONNECT 127.0.0.1:{secure.port}"}
+    assert call is copy or len(proxy.requests) == 1
 
 
 @each_call

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -53,7 +52,7 @@ NDJSON = "application/x-ndjson"
 OCTETS = "application/octet-stream"
 
 SMALL = 2**16
-"""Bytes of a file that are read or written at once; another thread would take longer to begin."""
+"""Bytes of an upload that are written at once; another thread would take longer to begin."""
 COLLECTED = 2**20
 """Bytes of an upload that are gathered for one trip."""
 FIRST_ENTRIES, ENTRIES = 20, 500
@@ -223,16 +222,11 @@ class _FileAnswer(Response):
         self._wanted = wanted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # as all answers
-        start, length = self._wanted.start, self._wanted.length
         head = {"type": "http.response.start", "status": self.status_code}
         with self._content as content:
             await send({**head, "headers": self.raw_headers})
-            body = b""
-            if length > SMALL:
-                await file_sender(scope)(content, start, length)
-            else:
-                body = os.pread(content.fileno(), length, start)
-            await send({"type": "http.response.body", "body": body})
+            await file_sender(scope)(content, self._wanted.start, self._wanted.length)
+            await send({"type": "http.response.body"})
 
 
 def _file_headers(entry: Entry, length: int) -> dict[str, str]:

@@ -1,0 +1,174 @@
+"""Small requests of which several are under way at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
+
+import pytest
+
+from neuro_sync.transport.http import HttpTransport
+from neuro_sync.transport.overlap import WIDTH, Answer, Call
+
+
+class _Platform(ThreadingHTTPServer):
+    """Answers by the path; ``/together`` once as many have asked as may be under way."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.together = threading.Barrier(WIDTH)
+        self.connections = 0
+        self.open = 0
+        self.asked: list[str] = []
+        # Of the two figures, which every connection's thread changes.
+        self.counting = threading.Condition()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Platform
+
+    def handle(self) -> None:
+        with self.server.counting:
+            self.server.connections += 1
+            self.server.open += 1
+        try:
+            super().handle()
+        except ConnectionError:
+            pass
+        finally:
+            with self.server.counting:
+                self.server.open -= 1
+                self.server.counting.notify_all()
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        body = self.path.encode() + self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "together" in self.path:
+            self.server.together.wait(20)
+        if "vanish" in self.path:
+            self.close_connection = True
+            return
+        self.send_response(404 if "missing" in self.path else 200)
+        self.send_header("Token", self.headers["Authorization"])
+        if "close" in self.path:
+            self.send_header("Connection", "close")
+        if "endless" not in self.path:
+            self.send_header("Content-Length", str(len(body) + ("cut" in self.path)))
+        self.end_headers()
+        self.wfile.write(body)
+        if "cut" in self.path or "endless" in self.path:
+            self.close_connection = True
+
+    do_PUT = do_GET  # noqa: N815  # the library's own name
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[_Platform]:
+    with _Platform() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def transport() -> Iterator[HttpTransport]:
+    opened = HttpTransport("secret", timeout=(20.0, 20.0))
+    yield opened
+    opened.close()
+
+
+def gets(server: _Platform, *paths: str) -> Iterator[tuple[str, Call]]:
+    return ((path, Call("GET", f"{server.url}{path}")) for path in paths)
+
+
+def test_as_many_as_may_are_under_way_together(server: _Platform, transport: HttpTransport) -> None:
+    paths = [f"/together/{number}" for number in range(2 * WIDTH)]
+    answers = dict(transport.overlapped(gets(server, *paths)))
+    assert [answer.content.decode() for answer in answers.values() if answer] == paths
+    assert server.connections == WIDTH
+
+
+def test_no_more_is_asked_for_than_is_under_way(
+    server: _Platform, transport: HttpTransport
+) -> None:
+    asked = 0
+
+    def calls() -> Iterator[tuple[int, Call]]:
+        nonlocal asked
+        for number in range(100):
+            asked += 1
+            yield number, Call("GET", f"{server.url}/{number}")
+
+    answers = transport.overlapped(calls())
+    assert asked == 0
+    assert next(answers)[0] == 0
+    assert asked == WIDTH
+    leave(answers)
+    assert asked == WIDTH
+
+
+def leave(answers: Iterator[tuple[int, Answer | None]]) -> None:
+    """End before the last answer, as a copy does that is given up."""
+    cast("Generator[tuple[int, Answer | None], None, None]", answers).close()
+
+
+def test_the_token_and_the_content_are_sent(server: _Platform, transport: HttpTransport) -> None:
+    content = b"x" * 5000
+    call = Call("PUT", f"{server.url}/put", [("op", "CREATE")], content)
+    ((_, answer),) = transport.overlapped([(0, call)])
+    assert answer is not None
+    assert answer.content == b"/put?op=CREATE" + content
+    assert answer.headers["token"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("kind", ["vanish", "missing", "cut", "endless"])
+def test_what_is_no_success_is_none_and_disturbs_no_other(
+    server: _Platform, transport: HttpTransport, kind: str
+) -> None:
+    paths = [f"/{kind if number % 3 == 1 else 'good'}/{number}" for number in range(40)]
+    answers = list(transport.overlapped(gets(server, *paths)))
+    assert [path for path, _ in answers] == paths
+    for path, answer in answers:
+        assert (answer.content.decode() if answer else None) == (path if "good" in path else None)
+    assert sorted(server.asked) == sorted(paths)  # each of them once
+
+
+def test_a_connection_that_the_platform_closes_is_opened_again(
+    server: _Platform, transport: HttpTransport
+) -> None:
+    paths = [f"/close/{number}" for number in range(30)]
+    answers = list(transport.overlapped(gets(server, *paths)))
+    assert [answer.content.decode() for _, answer in answers if answer] == paths
+    assert server.connections == 30
+
+
+def test_where_nobody_answers_all_is_none(transport: HttpTransport) -> None:
+    with _Platform() as gone:
+        url = gone.url
+    calls = [(number, Call("GET", f"{url}/{number}")) for number in range(20)]
+    assert list(transport.overlapped(calls)) == [(number, None) for number in range(20)]
+
+
+def test_connections_are_closed_when_the_answers_are_left(
+    server: _Platform, transport: HttpTransport
+) -> None:
+    calls = ((number, Call("GET", f"{server.url}/{number}")) for number in range(20))
+    answers = transport.overlapped(calls)
+    next(answers)
+    leave(answers)
+    with server.counting:
+        assert server.counting.wait_for(lambda: server.connections and not server.open, 20)
