@@ -26,6 +26,8 @@ MOST_CONNECTIONS = 2000
 """At once; fewer where this process may open fewer files, of which jobs and logs need theirs."""
 JOINED = 2**16
 """Bytes of an answer that are sent together with its head."""
+TURN = 2**21
+"""Bytes of a file that are sent before others have their turn."""
 
 
 def most_connections() -> int:
@@ -150,7 +152,14 @@ class Http(HttpToolsProtocol):
                 sent = len(content)
             else:
                 self._joined.flush()
-                sent = await self.loop.sendfile(self._connection, file, offset, count)
+                sent = 0
+                # In turns, since the kernel goes on for as long as a quick client keeps up.
+                while sent < count:
+                    part = min(TURN, count - sent)
+                    done = await self.loop.sendfile(self._connection, file, offset + sent, part)
+                    sent += done
+                    if done < part:
+                        break
         except OSError:
             # While a file is sent nothing is read, so that this may be the first sign of it.
             sent = 0
