@@ -195,7 +195,7 @@ def _write(file: FileIO, piece: bytes) -> None:
 def _partial(status: FileStatus, dst: Path) -> Iterator[tuple[FileIO, Path]]:
     """Open the file that grows until it is whole; nobody else writes to it meanwhile.
 
-    What there is of it stays when the download fails, for another one to go on with.
+    What there is of a large one stays when the download fails, for another to go on with.
     """
     path = _partial_name(status, dst)
     file = _locked(path)
@@ -206,7 +206,7 @@ def _partial(status: FileStatus, dst: Path) -> Iterator[tuple[FileIO, Path]]:
         try:
             yield file, path
         except BaseException:
-            if not os.fstat(file.fileno()).st_size:
+            if status.size <= SMALL or not os.fstat(file.fileno()).st_size:
                 path.unlink(missing_ok=True)
             raise
 

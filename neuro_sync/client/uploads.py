@@ -137,10 +137,7 @@ def _upload(
     while offset < size:
         content = _FilePart(file, offset, min(part, size - offset), step)
         try:
-            if size <= SMALL:
-                storage.send(dst, b"".join(content), 0)
-            else:
-                storage.send(dst, content, offset)
+            storage.send(dst, content, offset)
         except (ConnectionFailed, ServerNotAvailable):
             if part <= SMALLEST_PART:
                 raise

@@ -52,6 +52,8 @@ from neuro_sync.transport.clock import Clock
 STORAGE = "/api/v1/storage"
 LONG_AGO = (1_000_000_000, 1_000_000_000)
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nContent-Length: 4\r\n\r\nbusy"
+EXAMPLES = int(os.environ.get("NEURO_TEST_EXAMPLES", "40"))
+"""Of cuts in copies of a tree; somebody who changes how files are copied gives 1000."""
 NAMES = [
     *("a b", "#1", "100%", "%41", "q?", "c:d", "new\nline", "é☃", "+plus", "-x", "~t", "..hidden"),
     *("[x]", "*", "back\\slash", "\x7f", os.fsdecode(b"no\xffutf-8"), "x" * 255),
@@ -712,7 +714,9 @@ def brittle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
 )
 @given(st.lists(FAULTS, max_size=12), st.booleans())
 def test_an_upload_ends_identical_wherever_it_is_cut(
@@ -735,7 +739,9 @@ def test_an_upload_ends_identical_wherever_it_is_cut(
 
 
 @settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
 )
 @given(st.lists(FAULTS, max_size=16), st.booleans())
 def test_a_download_ends_identical_wherever_it_is_cut(
