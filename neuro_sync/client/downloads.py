@@ -24,6 +24,7 @@ from neuro_sync.models.storage import (
     StorageProgressStart,
     StorageProgressStep,
 )
+from neuro_sync.transport.overlap import Answer, Call, Overlap
 
 from .transfers import (
     Crew,
@@ -250,15 +251,22 @@ class _Wanted(NamedTuple):
 class FolderDownload:
     """The copy of a folder: each folder and each file of it is a task of the crew."""
 
-    def __init__(self, storage: Storage, crew: Crew, mode: Mode, filter: Filter | None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        crew: Crew,
+        lane: Overlap | None,
+        mode: Mode,
+        filter: Filter | None,
+    ) -> None:
         self._storage = storage
         self._crew = crew
+        self._lane = lane
         self._mode = mode
         self._filter = filter
 
     def start(self, src: Location, dst: Path) -> None:
         """Begin to copy."""
-        self._takes_batches = self._storage.takes_batches(src)
         self._enter(src, Folder(src.uri, file_uri(dst)), dst, "")
 
     def _enter(self, src: Location, folder: Folder, dst: Path, name: str) -> None:
@@ -274,8 +282,9 @@ class FolderDownload:
             self._add(
                 _Wanted(src.child(status.path), status, dst / status.path), folder, name, small
             )
-        for batch in batches(small[::-1]):
-            self._crew.add_batch(partial(self._fetch_all, batch), folder)
+        if self._lane is not None:
+            for batch in batches(small[::-1]):
+                self._crew.add_batch(partial(self._fetch_all, batch, self._lane), folder)
 
     def _add(self, wanted: _Wanted, folder: Folder, name: str, small: list[_Wanted]) -> None:
         src, status, dst = wanted
@@ -288,7 +297,7 @@ class FolderDownload:
         elif not status.is_file():
             text = f"{src.uri}: it is neither a file nor a folder, but {status.type}"
             self._crew.report(lambda: StorageProgressFail(src.uri, file_uri(dst), text))
-        elif status.size <= SMALL and self._takes_batches:
+        elif status.size <= SMALL and self._lane is not None:
             small.append(wanted)
         else:
             self._crew.add(lambda: self._fetch(wanted), folder)
@@ -297,28 +306,36 @@ class FolderDownload:
         src, status, dst = wanted
         download_file(self._storage, src, status, dst, self._mode, self._crew.report)
 
-    def _fetch_all(self, batch: Sequence[_Wanted]) -> None:
+    def _fetch_all(self, batch: Sequence[_Wanted], lane: Overlap) -> None:
         """Copy small files, each of which is tried again by itself if need be."""
-        report = self._crew.report
-        for (wanted, dst, permissions), content in self._storage.fetch_all(self._asked(batch)):
-            if content is None or len(content) != wanted.status.size:
+        for (wanted, dst, permissions), answer in lane.answers(self._calls(batch), len(batch)):
+            if answer is None or not _is_whole(answer, wanted.status):
                 self._fetch(wanted)
             else:
-                _place(content, wanted.src, dst, permissions, report)
+                _place(answer.content, wanted.src, dst, permissions, self._crew.report)
 
-    def _asked(
+    def _calls(
         self, batch: Sequence[_Wanted]
-    ) -> Iterator[tuple[tuple[_Wanted, Path, int | None], Location]]:
-        """Yield what of a batch has to be fetched, and to where."""
+    ) -> Iterator[tuple[tuple[_Wanted, Path, int | None], Call]]:
+        """Ask for what of a batch has to be fetched."""
         for wanted in batch:
             dst, found = _target(wanted.dst)
             is_file = found is None or stat.S_ISREG(found.st_mode)
             if not wanted.status.size or not is_file:
                 self._fetch(wanted)
             elif found is None:
-                yield (wanted, dst, None), wanted.src
+                yield (wanted, dst, None), _call(wanted.src)
             elif _offset(self._storage, wanted.status, found, self._mode) is not None:
-                yield (wanted, dst, stat.S_IMODE(found.st_mode)), wanted.src
+                yield (wanted, dst, stat.S_IMODE(found.st_mode)), _call(wanted.src)
+
+
+def _call(src: Location) -> Call:
+    return Call("GET", src.url, (("op", "OPEN"),))
+
+
+def _is_whole(answer: Answer, status: FileStatus) -> bool:
+    is_file = answer.headers.get("X-File-Type", "FILE") == "FILE"
+    return is_file and len(answer.content) == status.size
 
 
 def _check_name(name: str) -> None:

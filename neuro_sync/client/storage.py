@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -37,13 +38,23 @@ from neuro_sync.models.storage import (
 from neuro_sync.models.uris import build, complete, parse_address, path_of
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import Content, HttpTransport, Query
-from neuro_sync.transport.overlap import Call
+from neuro_sync.transport.overlap import Overlap
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from . import downloads, uploads
 from .config import Config
 from .globbing import has_magic, matches
-from .transfers import ClockSkew, Crew, Filter, Location, Mode, local_path, other_size, reporter
+from .transfers import (
+    OCTETS,
+    ClockSkew,
+    Crew,
+    Filter,
+    Location,
+    Mode,
+    local_path,
+    other_size,
+    reporter,
+)
 
 T = TypeVar("T")
 
@@ -55,7 +66,6 @@ PIECE = 2**20
 """The most bytes of a file that are read at a time; fewer take longer to be written to a disk."""
 COLLECTED = 8 * 2**20
 """Bytes of an iterator that are sent together."""
-OCTETS = {"Content-Type": "application/octet-stream"}
 
 Place = str | Path | URL
 """A local file: a path, or a ``file:`` address."""
@@ -192,27 +202,6 @@ class Storage:
         full, url = self._locate(uri)
         return FileContent(self._transport, self._clock, full, url, offset, size)
 
-    def fetch_all(self, wanted: Iterable[tuple[T, Location]]) -> Iterator[tuple[T, bytes | None]]:
-        """Yield small files in their order, with several under way; None where one failed."""
-        query = [("op", "OPEN")]
-        calls = ((key, Call("GET", place.url, query)) for key, place in wanted)
-        for key, answer in self._transport.overlapped(calls):
-            is_file = answer is not None and answer.headers.get("X-File-Type", "FILE") == "FILE"
-            yield key, answer.content if answer is not None and is_file else None
-
-    def send_all(self, files: Iterable[tuple[T, Location, bytes]]) -> Iterator[tuple[T, bool]]:
-        """Write small files, with several under way, and tell of each whether that is done."""
-        query = [("op", "CREATE")]
-        calls = (
-            (key, Call("PUT", place.url, query, content, OCTETS)) for key, place, content in files
-        )
-        for key, answer in self._transport.overlapped(calls):
-            yield key, answer is not None
-
-    def takes_batches(self, place: Location) -> bool:
-        """Tell whether `fetch_all` and `send_all` can be used."""
-        return self._transport.can_overlap(place.url)
-
     def fetch(self, place: Location, size: int) -> bytes:
         """Return a small file, of which one knows how long it is.
 
@@ -343,8 +332,8 @@ class Storage:
         """
         place = self._locate(dst)
         mode = Mode(update, continue_)
-        with Crew(progress) as crew:
-            copy = uploads.FolderUpload(self, crew, mode, filter, tuple(ignore_file_names))
+        with self._lane(place) as lane, Crew(progress) as crew:
+            copy = uploads.FolderUpload(self, crew, lane, mode, filter, tuple(ignore_file_names))
             copy.start(local_path(src), place)
             crew.run()
 
@@ -387,9 +376,14 @@ class Storage:
         """Copy what is in a folder of the storage into a local one, which is made if missing."""
         place = self._locate(src)
         mode = Mode(update, continue_)
-        with Crew(progress) as crew:
-            downloads.FolderDownload(self, crew, mode, filter).start(place, local_path(dst))
+        with self._lane(place) as lane, Crew(progress) as crew:
+            copy = downloads.FolderDownload(self, crew, lane, mode, filter)
+            copy.start(place, local_path(dst))
             crew.run()
+
+    def _lane(self, place: Location) -> AbstractContextManager[Overlap | None]:
+        """Return what copies small files, if there is nothing in its way."""
+        return self._transport.overlap(place.url) or nullcontext()
 
     def _locate(self, uri: URL | str) -> Location:
         """Return the full address, and where the platform has it."""

@@ -21,6 +21,8 @@ from neuro_sync.models.uris import build
 
 T = TypeVar("T")
 
+OCTETS = {"Content-Type": "application/octet-stream"}
+
 WORKERS = 8
 """Files that are copied at a time."""
 BATCH = 64

@@ -32,9 +32,11 @@ from neuro_sync.models.storage import (
     StorageProgressStep,
     child,
 )
+from neuro_sync.transport.overlap import Call, Overlap
 
 from .ignore import IgnoreRules
 from .transfers import (
+    OCTETS,
     Crew,
     Filter,
     Folder,
@@ -246,19 +248,20 @@ class FolderUpload:
         self,
         storage: Storage,
         crew: Crew,
+        lane: Overlap | None,
         mode: Mode,
         filter: Filter | None,
         ignore_file_names: tuple[str, ...],
     ) -> None:
         self._storage = storage
         self._crew = crew
+        self._lane = lane
         self._mode = mode
         self._filter = filter
         self._ignore_file_names = ignore_file_names
 
     def start(self, src: Path, dst: Location) -> None:
         """Make the folder, whose own one has to be there, and begin to copy into it."""
-        self._takes_batches = self._storage.takes_batches(dst)
         src = src.resolve()
         if not src.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(src))
@@ -301,14 +304,16 @@ class FolderUpload:
                 self._enter(_Source(path, name, rules, above), target, mode, folder)
             elif entry.is_file():
                 file = _File(path, target, there.get(entry.name), mode)
-                if self._takes_batches and entry.stat().st_size <= SMALL:
+                if self._lane is not None and entry.stat().st_size <= SMALL:
                     small.append(file)
                 else:
                     self._crew.add(partial(self._send, file, sizes), folder)
             else:
                 self._fail(path, target, "it is neither a file nor a folder")
-        for batch in batches(small[::-1]):
-            self._crew.add_batch(partial(self._send_all, batch, sizes), folder)
+        if self._lane is not None:
+            for batch in batches(small[::-1]):
+                send_all = partial(self._send_all, batch, self._lane, sizes)
+                self._crew.add_batch(send_all, folder)
 
     def _wants(self, name: str) -> bool:
         return self._filter is None or self._filter(name)
@@ -326,11 +331,11 @@ class FolderUpload:
         if size is not None:
             sizes[path.name] = size
 
-    def _send_all(self, batch: Sequence[_File], sizes: dict[str, int]) -> None:
+    def _send_all(self, batch: Sequence[_File], lane: Overlap, sizes: dict[str, int]) -> None:
         """Copy small files, each of which is tried again by itself if need be."""
         report = self._crew.report
-        for (file, size), is_there in self._storage.send_all(self._read(batch, sizes)):
-            if not is_there:
+        for (file, size), answer in lane.answers(self._calls(batch, sizes), len(batch)):
+            if answer is None:
                 self._send(file, sizes)
                 continue
             here, dst = file_uri(file.path), file.dst.uri
@@ -340,17 +345,18 @@ class FolderUpload:
             report(partial(StorageProgressComplete, here, dst, size))
             sizes[file.path.name] = size
 
-    def _read(
+    def _calls(
         self, batch: Sequence[_File], sizes: dict[str, int]
-    ) -> Iterator[tuple[tuple[_File, int], Location, bytes]]:
-        """Yield what of a batch has to be sent, with its content."""
+    ) -> Iterator[tuple[tuple[_File, int], Call]]:
+        """Ask for what of a batch has to be sent."""
         for file in batch:
             with open(file.path, "rb", buffering=0) as opened:
                 status, content = os.fstat(opened.fileno()), opened.read(SMALL + 1)
             if len(content) > SMALL or (file.found is not None and file.found.is_dir()):
                 self._send(file, sizes)
             elif _offset(self._storage, status, file.found, file.mode) is not None:
-                yield (file, len(content)), file.dst, content
+                call = Call("PUT", file.dst.url, (("op", "CREATE"),), content, OCTETS)
+                yield (file, len(content)), call
 
     def _check(self, dst: URL, sizes: Mapping[str, int]) -> None:
         """Make sure that what was sent into a folder has arrived whole."""

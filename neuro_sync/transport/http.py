@@ -15,7 +15,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, TypedDict, TypeVar, cast
+from typing import Any, Protocol, TypedDict, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
@@ -38,13 +38,11 @@ from neuro_sync.version import __version__
 
 from .answers import POOLS, Connection, SecureConnection
 from .clock import Clock
-from .overlap import Answer, Call, overlap
+from .overlap import Call, Overlap
 from .stream import Stream
 from .tokens import FixedToken, ForkSafeLock, TokenSource, masked
 
 logger = logging.getLogger("neuro_sync")
-
-T = TypeVar("T")
 
 Timeout = tuple[float, float]
 """Seconds to connect, and seconds of silence while an answer is read."""
@@ -230,35 +228,32 @@ class HttpTransport:
         response = self._send(request, timeout=timeout, stream=True, attempts=attempts)
         return Stream(response, f"{method} {urlsplit(url).path}")
 
-    def can_overlap(self, url: str) -> bool:
-        """Tell whether requests to an address may be `overlapped`: not through a proxy."""
-        return self.connection_settings(url).proxy is None
+    def overlap(self, url: str) -> Overlap | None:
+        """Return connections for many small requests to the host of an address.
 
-    def overlapped(self, calls: Iterable[tuple[T, Call]]) -> Iterator[tuple[T, Answer | None]]:
-        """Yield the answers to small requests in their order, several of which are under way.
-
-        None is what is no success: `request` tries it again, and raises what it comes to.
+        None where a proxy stands in between.
         """
-        context: ssl.SSLContext | None = None
+        self._connections.check_open()
+        settings, parts = self.connection_settings(url), urlsplit(url)
+        if settings.proxy is not None:
+            return None
+        host, port, (timeout, read) = str(parts.hostname), parts.port, settings.timeout
+        context = settings.tls() if parts.scheme == "https" else None
 
-        def connect(url: str) -> Connection | SecureConnection:
-            nonlocal context
-            settings, parts = self.connection_settings(url), urlsplit(url)
-            timeout, read = settings.timeout
-            host, port, options = str(parts.hostname), parts.port, socket_options()
-            connection: Connection | SecureConnection
-            if parts.scheme == "https":
-                context = context or settings.tls()
-                connection = SecureConnection(
+        def connect() -> Connection | SecureConnection:
+            options = socket_options()
+            connection: Connection | SecureConnection = (
+                Connection(host, port, timeout=timeout, socket_options=options)
+                if context is None
+                else SecureConnection(
                     host, port, timeout=timeout, socket_options=options, ssl_context=context
                 )
-            else:
-                connection = Connection(host, port, timeout=timeout, socket_options=options)
+            )
             connection.connect()
             connection.timeout = read
             return connection
 
-        return overlap(calls, self._prepare_call, connect)
+        return Overlap(self._prepare_call, connect)
 
     def _prepare_call(self, call: Call) -> requests.PreparedRequest:
         request = self._prepare(call.method, call.url, call.query, None, None, None)

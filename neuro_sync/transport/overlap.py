@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import http.client
 import logging
+import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -17,6 +21,8 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+
+from neuro_sync.closing import Closing
 
 from .answers import Connection, SecureConnection
 
@@ -26,8 +32,12 @@ T = TypeVar("T")
 
 WIDTH = 8
 """Requests that are under way at a time."""
+LONG = 0.005
+"""Seconds to connect from which on connections are made several at a time."""
 
 FAILURES = (http.client.HTTPException, urllib3.exceptions.HTTPError, OSError, ValueError)
+
+Line = Connection | SecureConnection
 
 
 @dataclass(frozen=True)
@@ -48,70 +58,102 @@ class Answer(NamedTuple):
     content: bytes
 
 
-def overlap(
-    calls: Iterable[tuple[T, Call]],
-    prepare: Callable[[Call], requests.PreparedRequest],
-    connect: Callable[[str], Connection | SecureConnection],
-) -> Iterator[tuple[T, Answer | None]]:
-    """Yield each call's key with its answer, in the order of the calls, all to the same host.
+class Overlap(Closing):
+    """Connections to one host, used by one thread at a time."""
 
-    None stands for whatever is no success, whatever the reason. No more calls are asked for than
-    are under way.
-    """
-    free: list[Connection | SecureConnection] = []
-    sent: deque[tuple[T, Call, Connection | SecureConnection | None]] = deque()
-    try:
-        for key, call in calls:
-            sent.append((key, call, _send(prepare(call), free, connect)))
-            if len(sent) == WIDTH:
-                yield _receive(*sent.popleft(), free)
-        while sent:
-            yield _receive(*sent.popleft(), free)
-    finally:
-        for connection in [*free, *(item[2] for item in sent if item[2] is not None)]:
-            connection.close()
+    def __init__(
+        self, prepare: Callable[[Call], requests.PreparedRequest], connect: Callable[[], Line]
+    ) -> None:
+        self._prepare = prepare
+        self._connect = connect
+        self._lines: set[Line] = set()
+        self._free: list[Line] = []
+        self._coming: deque[Future[Line]] = deque()
+
+    def answers(
+        self, calls: Iterable[tuple[T, Call]], expected: int = WIDTH
+    ) -> Iterator[tuple[T, Answer | None]]:
+        """Yield each call's key with its answer, in the order of the calls.
+
+        None stands for whatever is no success, whatever the reason. No more calls are asked for
+        than are under way, and no more connections opened than calls are expected.
+        """
+        sent: deque[tuple[T, Call, Line | None]] = deque()
+        try:
+            for key, call in calls:
+                sent.append((key, call, self._send(self._prepare(call), expected)))
+                if len(sent) == WIDTH:
+                    yield self._receive(*sent.popleft())
+            while sent:
+                yield self._receive(*sent.popleft())
+        finally:
+            for _, _, line in sent:  # whose answers nobody wants any more
+                self._drop(line)
+
+    def _send(self, request: requests.PreparedRequest, expected: int) -> Line | None:
+        """Return the connection on which the answer will come."""
+        line = None
+        try:
+            line = self._free.pop() if self._free else self._open(min(expected, WIDTH))
+            line.request(
+                str(request.method),
+                request.path_url,
+                request.body,
+                request.headers,
+                preload_content=False,
+            )
+        except FAILURES:
+            self._drop(line)
+            return None
+        return line
+
+    def _receive(self, key: T, call: Call, line: Line | None) -> tuple[T, Answer | None]:
+        if line is None:
+            return key, None
+        try:
+            response = line.getresponse()
+            content = response.read()
+        except FAILURES:
+            self._drop(line)
+            return key, None
+        # It opens itself again where the platform has closed it.
+        self._free.append(line)
+        logger.debug("%s %s: %s", call.method, urlsplit(call.url).path, response.status)
+        if not 200 <= response.status < 300 or "Content-Length" not in response.headers:
+            return key, None
+        return key, Answer(response.headers, content)
+
+    def _open(self, wanted: int) -> Line:
+        if self._coming:
+            line = self._coming.popleft().result()
+        else:
+            began = time.monotonic()
+            line = self._connect()
+            more = wanted - len(self._lines) - 1
+            if more > 0 and time.monotonic() - began > LONG:
+                # The next one is waited for at the next call, and by then the others are there too.
+                with_threads = ThreadPoolExecutor(more, "neuro-connect")
+                self._coming.extend(with_threads.submit(self._connect) for _ in range(more))
+                with_threads.shutdown(wait=False)
+        self._lines.add(line)
+        return line
+
+    def _drop(self, line: Line | None) -> None:
+        if line is not None:
+            self._lines.discard(line)
+            line.close()
+
+    def close(self) -> None:
+        """Close all connections; a thread that waits for an answer gets none."""
+        while self._coming:
+            self._coming.popleft().add_done_callback(_close)
+        while self._lines:
+            line = self._lines.pop()
+            with suppress(OSError, AttributeError):  # it is closed already
+                line.sock.shutdown(socket.SHUT_RDWR)
+            line.close()
 
 
-def _send(
-    request: requests.PreparedRequest,
-    free: list[Connection | SecureConnection],
-    connect: Callable[[str], Connection | SecureConnection],
-) -> Connection | SecureConnection | None:
-    """Return the connection on which the answer will come."""
-    connection = None
-    try:
-        connection = free.pop() if free else connect(str(request.url))
-        connection.request(
-            str(request.method),
-            request.path_url,
-            request.body,
-            request.headers,
-            preload_content=False,
-        )
-    except FAILURES:
-        if connection is not None:
-            connection.close()
-        return None
-    return connection
-
-
-def _receive(
-    key: T,
-    call: Call,
-    connection: Connection | SecureConnection | None,
-    free: list[Connection | SecureConnection],
-) -> tuple[T, Answer | None]:
-    if connection is None:
-        return key, None
-    try:
-        response = connection.getresponse()
-        content = response.read()
-    except FAILURES:
-        connection.close()
-        return key, None
-    # It opens itself again where the platform closes it.
-    free.append(connection)
-    logger.debug("%s %s: %s", call.method, urlsplit(call.url).path, response.status)
-    if not 200 <= response.status < 300 or "Content-Length" not in response.headers:
-        return key, None
-    return key, Answer(response.headers, content)
+def _close(coming: Future[Line]) -> None:
+    if coming.exception() is None:
+        coming.result().close()

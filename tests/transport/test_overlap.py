@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 
 import pytest
 
 from neuro_sync.transport.http import HttpTransport
-from neuro_sync.transport.overlap import WIDTH, Answer, Call
+from neuro_sync.transport.overlap import WIDTH, Answer, Call, Overlap
 
 
 class _Platform(ThreadingHTTPServer):
@@ -26,6 +27,9 @@ class _Platform(ThreadingHTTPServer):
         self.asked: list[str] = []
         # Of the two figures, which every connection's thread changes.
         self.counting = threading.Condition()
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of connections that the client has cut."""
 
     @property
     def url(self) -> str:
@@ -50,7 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.counting.notify_all()
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
+        with self.server.counting:
+            self.server.asked.append(self.path)
+            self.server.counting.notify_all()
         body = self.path.encode() + self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if "together" in self.path:
             self.server.together.wait(20)
@@ -85,26 +91,33 @@ def server() -> Iterator[_Platform]:
 
 
 @pytest.fixture
-def transport() -> Iterator[HttpTransport]:
-    opened = HttpTransport("secret", timeout=(20.0, 20.0))
-    yield opened
-    opened.close()
+def overlap(server: _Platform) -> Iterator[Overlap]:
+    with opened(server.url) as running:
+        yield running
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Overlap]:
+    transport = HttpTransport("secret", timeout=(20.0, 20.0))
+    found = transport.overlap(url)
+    assert found is not None
+    with found:
+        yield found
+    transport.close()
 
 
 def gets(server: _Platform, *paths: str) -> Iterator[tuple[str, Call]]:
     return ((path, Call("GET", f"{server.url}{path}")) for path in paths)
 
 
-def test_as_many_as_may_are_under_way_together(server: _Platform, transport: HttpTransport) -> None:
+def test_as_many_as_may_are_under_way_together(server: _Platform, overlap: Overlap) -> None:
     paths = [f"/together/{number}" for number in range(2 * WIDTH)]
-    answers = dict(transport.overlapped(gets(server, *paths)))
+    answers = dict(overlap.answers(gets(server, *paths)))
     assert [answer.content.decode() for answer in answers.values() if answer] == paths
     assert server.connections == WIDTH
 
 
-def test_no_more_is_asked_for_than_is_under_way(
-    server: _Platform, transport: HttpTransport
-) -> None:
+def test_no_more_is_asked_for_than_is_under_way(server: _Platform, overlap: Overlap) -> None:
     asked = 0
 
     def calls() -> Iterator[tuple[int, Call]]:
@@ -113,7 +126,7 @@ def test_no_more_is_asked_for_than_is_under_way(
             asked += 1
             yield number, Call("GET", f"{server.url}/{number}")
 
-    answers = transport.overlapped(calls())
+    answers = overlap.answers(calls())
     assert asked == 0
     assert next(answers)[0] == 0
     assert asked == WIDTH
@@ -126,10 +139,10 @@ def leave(answers: Iterator[tuple[int, Answer | None]]) -> None:
     cast("Generator[tuple[int, Answer | None], None, None]", answers).close()
 
 
-def test_the_token_and_the_content_are_sent(server: _Platform, transport: HttpTransport) -> None:
+def test_the_token_and_the_content_are_sent(server: _Platform, overlap: Overlap) -> None:
     content = b"x" * 5000
     call = Call("PUT", f"{server.url}/put", [("op", "CREATE")], content)
-    ((_, answer),) = transport.overlapped([(0, call)])
+    ((_, answer),) = overlap.answers([(0, call)])
     assert answer is not None
     assert answer.content == b"/put?op=CREATE" + content
     assert answer.headers["token"] == "Bearer secret"
@@ -137,10 +150,10 @@ def test_the_token_and_the_content_are_sent(server: _Platform, transport: HttpTr
 
 @pytest.mark.parametrize("kind", ["vanish", "missing", "cut", "endless"])
 def test_what_is_no_success_is_none_and_disturbs_no_other(
-    server: _Platform, transport: HttpTransport, kind: str
+    server: _Platform, overlap: Overlap, kind: str
 ) -> None:
     paths = [f"/{kind if number % 3 == 1 else 'good'}/{number}" for number in range(40)]
-    answers = list(transport.overlapped(gets(server, *paths)))
+    answers = list(overlap.answers(gets(server, *paths)))
     assert [path for path, _ in answers] == paths
     for path, answer in answers:
         assert (answer.content.decode() if answer else None) == (path if "good" in path else None)
@@ -148,27 +161,62 @@ def test_what_is_no_success_is_none_and_disturbs_no_other(
 
 
 def test_a_connection_that_the_platform_closes_is_opened_again(
-    server: _Platform, transport: HttpTransport
+    server: _Platform, overlap: Overlap
 ) -> None:
     paths = [f"/close/{number}" for number in range(30)]
-    answers = list(transport.overlapped(gets(server, *paths)))
+    answers = list(overlap.answers(gets(server, *paths)))
     assert [answer.content.decode() for _, answer in answers if answer] == paths
     assert server.connections == 30
 
 
-def test_where_nobody_answers_all_is_none(transport: HttpTransport) -> None:
+def test_where_nobody_answers_all_is_none() -> None:
     with _Platform() as gone:
         url = gone.url
     calls = [(number, Call("GET", f"{url}/{number}")) for number in range(20)]
-    assert list(transport.overlapped(calls)) == [(number, None) for number in range(20)]
+    with opened(url) as overlap:
+        assert list(overlap.answers(calls)) == [(number, None) for number in range(20)]
 
 
-def test_connections_are_closed_when_the_answers_are_left(
-    server: _Platform, transport: HttpTransport
+def test_connections_are_used_again_by_the_next_calls(server: _Platform, overlap: Overlap) -> None:
+    for turn in range(5):
+        paths = [f"/{turn}/{number}" for number in range(20)]
+        assert all(answer for _, answer in overlap.answers(gets(server, *paths)))
+    assert server.connections == WIDTH
+
+
+@pytest.mark.parametrize("expected", [1, 3, WIDTH, 100])
+def test_connections_that_take_long_are_opened_together_and_no_more_than_needed(
+    server: _Platform, monkeypatch: pytest.MonkeyPatch, expected: int
 ) -> None:
+    monkeypatch.setattr("neuro_sync.transport.overlap.LONG", -1.0)
+    paths = [f"/{number}" for number in range(expected)]
+    with opened(server.url) as overlap:
+        answers = list(overlap.answers(gets(server, *paths), expected))
+        assert [answer.content.decode() for _, answer in answers if answer] == paths
+    with server.counting:
+        assert server.counting.wait_for(lambda: not server.open, 20)
+    assert server.connections == min(expected, WIDTH)
+
+
+def test_a_reader_that_waits_is_freed_by_closing(server: _Platform, overlap: Overlap) -> None:
+    answers: list[object] = []
+    reader = threading.Thread(
+        target=lambda: answers.extend(overlap.answers(gets(server, "/together"), 1))
+    )
+    reader.start()
+    with server.counting:
+        assert server.counting.wait_for(lambda: server.asked, 20)
+    overlap.close()
+    reader.join(10)
+    assert answers == [("/together", None)]
+    server.together.abort()
+
+
+def test_connections_whose_answers_are_left_are_closed(server: _Platform, overlap: Overlap) -> None:
     calls = ((number, Call("GET", f"{server.url}/{number}")) for number in range(20))
-    answers = transport.overlapped(calls)
+    answers = overlap.answers(calls)
     next(answers)
     leave(answers)
+    overlap.close()
     with server.counting:
         assert server.counting.wait_for(lambda: server.connections and not server.open, 20)

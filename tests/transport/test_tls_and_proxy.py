@@ -195,7 +195,10 @@ def test_requests_that_overlap_trust_the_same(
 ) -> None:
     transport = HttpTransport(platform.token, verify=ca if knows_authority else True)
     calls = [(number, SmallCall("GET", f"{secure.url}/config")) for number in range(20)]
-    answers = [answer is not None for _, answer in transport.overlapped(calls)]
+    overlap = transport.overlap(secure.url)
+    assert overlap is not None
+    with overlap:
+        answers = [answer is not None for _, answer in overlap.answers(calls)]
     assert answers == [knows_authority] * 20
     transport.close()
 
