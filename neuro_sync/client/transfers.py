@@ -25,9 +25,9 @@ OCTETS = {"Content-Type": "application/octet-stream"}
 
 WORKERS = 8
 """Files that are copied at a time."""
-BATCH = 64
+BATCH = 200
 """Small files that are copied by one task."""
-ENOUGH_BATCHES = 64
+ENOUGH_BATCHES = 32
 """While so many wait, no more folders are read."""
 LONGEST_FAREWELL = 1.0
 """Seconds that a worker may take to notice that it is to stop; then it is left to itself."""

@@ -30,8 +30,8 @@ logger = logging.getLogger("neuro_sync")
 
 T = TypeVar("T")
 
-WIDTH = 8
-"""Requests that are under way at a time."""
+WIDTH = 20
+"""Requests that are under way at a time: as many as the platform knows of its official client."""
 LONG = 0.005
 """Seconds to connect from which on connections are made several at a time."""
 

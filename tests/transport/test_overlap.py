@@ -179,7 +179,7 @@ def test_where_nobody_answers_all_is_none() -> None:
 
 def test_connections_are_used_again_by_the_next_calls(server: _Platform, overlap: Overlap) -> None:
     for turn in range(5):
-        paths = [f"/{turn}/{number}" for number in range(20)]
+        paths = [f"/{turn}/{number}" for number in range(2 * WIDTH)]
         assert all(answer for _, answer in overlap.answers(gets(server, *paths)))
     assert server.connections == WIDTH
 
