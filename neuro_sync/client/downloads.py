@@ -6,8 +6,9 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import FileIO
 from itertools import count
@@ -27,6 +28,7 @@ from neuro_sync.models.storage import (
 from neuro_sync.transport.overlap import Answer, Call, Overlap
 
 from .transfers import (
+    SMALL,
     Crew,
     Filter,
     Folder,
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 
-SMALL = 2**16
-"""Bytes of a file that is fetched as a whole; if that fails, it is fetched as a large one is."""
 _NUMBERS = count()
 """Of small files under way."""
 
@@ -71,14 +71,14 @@ def download_file(
     if content is not None:
         _place(content, src, dst, permissions, report)
     else:
-        with _partial(status, dst) as (file, partial):
+        with _partial(status, dst) as (file, growing):
             offset = _usable(storage, status, file) if mode.continue_ else 0
             file.truncate(offset)
             file.seek(offset)
             _fetch(storage, src, status, file, dst, offset, report)
             if permissions is not None:
                 os.fchmod(file.fileno(), permissions)
-            os.replace(partial, dst)
+            os.replace(growing, dst)
         report(lambda: StorageProgressComplete(src.uri, file_uri(dst), status.size))
 
 
@@ -166,8 +166,9 @@ def _place(
     """Write a small file; of such there are many, so that each call of the kernel counts."""
     size = len(content)
     report(lambda: StorageProgressStart(src.uri, file_uri(dst), size))
-    partial = f"{dst.parent}/.neuro-{os.getpid()}-{next(_NUMBERS)}.part"
-    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    # Not one that an earlier process of the same number has left behind.
+    growing = f"{dst.parent}/.neuro-{os.getpid()}-{time.monotonic_ns()}-{next(_NUMBERS)}.part"
+    file = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
             if permissions is not None:
@@ -177,9 +178,10 @@ def _place(
                 done += os.write(file, content[done:])
         finally:
             os.close(file)
-        os.replace(partial, dst)
+        os.replace(growing, dst)
     except BaseException:
-        os.unlink(partial)
+        with suppress(FileNotFoundError):
+            os.unlink(growing)
         raise
     if size:
         report(lambda: StorageProgressStep(src.uri, file_uri(dst), size, size))

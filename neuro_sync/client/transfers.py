@@ -25,6 +25,8 @@ OCTETS = {"Content-Type": "application/octet-stream"}
 
 WORKERS = 8
 """Files that are copied at a time."""
+SMALL = 2**16
+"""Bytes of a file that is copied as a whole; if that fails, it is copied as a large one is."""
 BATCH = 200
 """Small files that are copied by one task."""
 ENOUGH_BATCHES = 32

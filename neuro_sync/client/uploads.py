@@ -37,6 +37,7 @@ from neuro_sync.transport.overlap import Call, Overlap
 from .ignore import IgnoreRules
 from .transfers import (
     OCTETS,
+    SMALL,
     Crew,
     Filter,
     Folder,
@@ -57,8 +58,6 @@ SMALLEST_PART = 2**20
 """On connections that break, parts become smaller, down to this."""
 PIECE = 2**17
 """Bytes that are read and sent at a time, within one timeout of the session."""
-SMALL = 2**16
-"""Bytes of a file that is read before it is sent."""
 STEP = 2**20
 """Bytes between two reports of the progress."""
 LISTINGS = 4
@@ -178,6 +177,14 @@ def _upload_pipe(storage: Storage, file: FileIO, src: Path, dst: Location, repor
     storage.create(dst.uri, pieces())
     report(lambda: StorageProgressComplete(here, dst.uri, size))
     return size
+
+
+def _tell_whole(src: Path, dst: Location, size: int, report: Report) -> None:
+    """Tell of a file that was sent at once."""
+    report(lambda: StorageProgressStart(file_uri(src), dst.uri, size))
+    if size:
+        report(lambda: StorageProgressStep(file_uri(src), dst.uri, size, size))
+    report(lambda: StorageProgressComplete(file_uri(src), dst.uri, size))
 
 
 def _check_size(status: FileStatus, size: int) -> None:
@@ -333,17 +340,12 @@ class FolderUpload:
 
     def _send_all(self, batch: Sequence[_File], lane: Overlap, sizes: dict[str, int]) -> None:
         """Copy small files, each of which is tried again by itself if need be."""
-        report = self._crew.report
         for (file, size), answer in lane.answers(self._calls(batch, sizes), len(batch)):
             if answer is None:
                 self._send(file, sizes)
-                continue
-            here, dst = file_uri(file.path), file.dst.uri
-            report(partial(StorageProgressStart, here, dst, size))
-            if size:
-                report(partial(StorageProgressStep, here, dst, size, size))
-            report(partial(StorageProgressComplete, here, dst, size))
-            sizes[file.path.name] = size
+            else:
+                _tell_whole(file.path, file.dst, size, self._crew.report)
+                sizes[file.path.name] = size
 
     def _calls(
         self, batch: Sequence[_File], sizes: dict[str, int]

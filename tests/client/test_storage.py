@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -635,6 +636,48 @@ def test_two_downloads_of_a_file_at_the_same_time_do_not_disturb_each_other(
         thread.join()
     assert not failures
     assert contents(tmp_path) == {"file": content}
+
+
+INTERRUPTED = """
+import sys
+from neuro_sync import AbstractRecursiveFileProgress, Session
+
+class Progress(AbstractRecursiveFileProgress):
+    def complete(self, data):
+        print(data.src.name, flush=True)
+
+url, token, way, folder, root = sys.argv[1:]
+with Session(url, token) as session:
+    if way == "up":
+        session.storage.upload_dir(folder, root, progress=Progress())
+    else:
+        session.storage.download_dir(root, folder, progress=Progress())
+"""
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_an_interrupt_ends_a_copy_at_once_and_leaves_whole_files(
+    platform: LocalPlatform, root: str, folder: Path, tmp_path: Path, way: str
+) -> None:
+    source, target = (tmp_path, folder) if way == "up" else (folder, tmp_path)
+    write(source, {f"{number}": b"x" * 5000 for number in range(3000)})
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, platform.url, platform.token, way, tmp_path, root],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        program.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, said = program.communicate(timeout=30)
+        assert time.monotonic() - began < 5
+    assert program.returncode == -signal.SIGINT
+    assert said.endswith(b"KeyboardInterrupt\n")
+    copied = contents(target)
+    assert 0 < len(copied) < 3000
+    assert set(copied.values()) == {b"x" * 5000}
+    assert all(name.isdigit() for name in copied)
 
 
 # Who copies
