@@ -149,7 +149,7 @@ class Storage:
 
         Endpoint: PUT /storage/…?op=CREATE
         """
-        place = self._locate(uri)
+        place = self._location(uri)
         offset = 0
         for piece in _collected((data,) if isinstance(data, bytes) else data):
             self.send(place, piece, offset)
@@ -167,7 +167,7 @@ class Storage:
         """
         if not data:
             raise ValueError("there is no data to write")
-        self._write(self._locate(uri), data, offset)
+        self._write(self._location(uri), data, offset)
 
     def send(self, place: Location, content: bytes | Content, offset: int) -> None:
         """Write a part of a file; what begins at offset 0 replaces a file that is there."""
@@ -311,7 +311,7 @@ class Storage:
         """
         mode = Mode(update, continue_)
         report = reporter(progress or AbstractFileProgress())
-        uploads.upload_file(self, local_path(src), self._locate(dst), mode, report)
+        uploads.upload_file(self, local_path(src), self._location(dst), mode, report)
 
     def upload_dir(
         self,
@@ -330,7 +330,7 @@ class Storage:
         folder with a ``/`` at its end. What the ignore files say, in `src`, the folders above it
         and below it, is left out; they are written as for git.
         """
-        place = self._locate(dst)
+        place = self._location(dst)
         mode = Mode(update, continue_)
         with self._lane(place) as lane, Crew(progress) as crew:
             copy = uploads.FolderUpload(self, crew, lane, mode, filter, tuple(ignore_file_names))
@@ -357,7 +357,7 @@ class Storage:
             StorageIsDirectory: It is a folder.
             OSError: The local file cannot be written.
         """
-        place = self._locate(src)
+        place = self._location(src)
         status = self.stat(place.uri)
         mode = Mode(update, continue_)
         report = reporter(progress or AbstractFileProgress())
@@ -374,7 +374,7 @@ class Storage:
         progress: AbstractRecursiveFileProgress | None = None,
     ) -> None:
         """Copy what is in a folder of the storage into a local one, which is made if missing."""
-        place = self._locate(src)
+        place = self._location(src)
         mode = Mode(update, continue_)
         with self._lane(place) as lane, Crew(progress) as crew:
             copy = downloads.FolderDownload(self, crew, lane, mode, filter)
@@ -385,7 +385,11 @@ class Storage:
         """Return what copies small files, if there is nothing in its way."""
         return self._transport.overlap(place.url) or nullcontext()
 
-    def _locate(self, uri: URL | str) -> Location:
+    def _location(self, uri: URL | str) -> Location:
+        full, url = self._locate(uri)
+        return Location(url, lambda: full)
+
+    def _locate(self, uri: URL | str) -> tuple[URL, str]:
         """Return the full address, and where the platform has it."""
         try:
             full = parse_address(str(uri), "storage")
@@ -401,7 +405,7 @@ class Storage:
             )
         cluster = config.cluster(full.host)
         path = "/".join(quote(name, safe="", errors="surrogateescape") for name in _names(full))
-        return Location(full, f"{cluster.storage_url.rstrip('/')}/{path}")
+        return full, f"{cluster.storage_url.rstrip('/')}/{path}"
 
     def _open(
         self, url: str, query: Query, method: str = "GET", attempts: int | None = None

@@ -67,18 +67,28 @@ def _tell(progress: models.AbstractFileProgress, event: Event) -> None:
     getattr(progress, _METHODS[type(event)])(event)
 
 
-class Location(NamedTuple):
+class Location:
     """Where something in the storage is."""
 
-    uri: URL
-    """Its full address."""
-    url: str
-    """Where requests about it go."""
+    def __init__(self, url: str, make_uri: Callable[[], URL]) -> None:
+        self.url = url
+        """Where requests about it go."""
+        self._make_uri = make_uri
+        self._uri: URL | None = None
+
+    @property
+    def uri(self) -> URL:
+        """Its full address."""
+        # Built when somebody asks: of most small files nobody does, and it takes its time.
+        if self._uri is None:
+            self._uri = self._make_uri()
+        return self._uri
 
     def child(self, name: str) -> Location:
         """Return where something in this folder is."""
         quoted = quote(name, safe="", errors="surrogateescape")
-        return Location(models.child(self.uri, name), f"{self.url.rstrip('/')}/{quoted}")
+        above = self.url.rstrip("/")
+        return Location(f"{above}/{quoted}", lambda: models.child(self.uri, name))
 
 
 class ClockSkew(NamedTuple):

@@ -15,7 +15,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
@@ -38,9 +38,11 @@ from neuro_sync.version import __version__
 
 from .answers import POOLS, Connection, SecureConnection
 from .clock import Clock
-from .overlap import Call, Overlap
 from .stream import Stream
 from .tokens import FixedToken, ForkSafeLock, TokenSource, masked
+
+if TYPE_CHECKING:
+    from .overlap import Call, Overlap
 
 logger = logging.getLogger("neuro_sync")
 
@@ -233,6 +235,9 @@ class HttpTransport:
 
         None where a proxy stands in between.
         """
+        # Loaded for whoever copies folders; a single request begins sooner without it.
+        from .overlap import Overlap
+
         self._connections.check_open()
         settings, parts = self.connection_settings(url), urlsplit(url)
         if settings.proxy is not None:

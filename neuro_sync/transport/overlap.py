@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -97,7 +96,7 @@ class Overlap(Closing):
             line = self._free.pop() if self._free else self._open(min(expected, WIDTH))
             line.request(
                 str(request.method),
-                request.path_url,
+                _path(str(request.url)),
                 request.body,
                 request.headers,
                 preload_content=False,
@@ -118,7 +117,9 @@ class Overlap(Closing):
             return key, None
         # It opens itself again where the platform has closed it.
         self._free.append(line)
-        logger.debug("%s %s: %s", call.method, urlsplit(call.url).path, response.status)
+        if logger.isEnabledFor(logging.DEBUG):
+            path = _path(call.url).partition("?")[0]
+            logger.debug("%s %s: %s", call.method, path, response.status)
         if not 200 <= response.status < 300 or "Content-Length" not in response.headers:
             return key, None
         return key, Answer(response.headers, content)
@@ -152,6 +153,11 @@ class Overlap(Closing):
             with suppress(OSError, AttributeError):  # it is closed already
                 line.sock.shutdown(socket.SHUT_RDWR)
             line.close()
+
+
+def _path(url: str) -> str:
+    """Return an address without its host; it was built here, so that it need not be parsed."""
+    return url[url.index("/", url.index("://") + 3) :]
 
 
 def _close(coming: Future[Line]) -> None:
