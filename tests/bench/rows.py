@@ -137,7 +137,8 @@ class Bench:
         self._servers: dict[str, Child] = {}
         # Bytecode of its own, written in the first turn: what is installed has it from the start,
         # sources that are worked on may not.
-        self._env = {**os.environ, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+        bytecode = str(folder / "bytecode")
+        self._env = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode, "TMPDIR": str(folder)}
         self._env.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def server(self, kind: str) -> Child:
