@@ -37,7 +37,7 @@ from .users import Users
 API = "/api/v1"
 # A request is held against one route after the other, so what comes by the thousand is first.
 SECTIONS = (
-    *(storage, config, jobs, users, telemetry, monitoring, channels, ports),
+    *(jobs, monitoring, config, users, telemetry, channels, ports, storage),
     *(saving, secrets, disks, retired),
 )
 
