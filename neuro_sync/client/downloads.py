@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
-from neuro_sync.errors import ConnectionFailed, ProtocolError, StorageError, StorageIsDirectory
+from neuro_sync.errors import ProtocolError, StorageError, StorageIsDirectory
 from neuro_sync.models.storage import (
     FileStatus,
     StorageProgressComplete,
@@ -25,7 +25,7 @@ from neuro_sync.models.storage import (
     StorageProgressStart,
     StorageProgressStep,
 )
-from neuro_sync.transport.overlap import Answer, Call, Overlap
+from neuro_sync.transport.overlap import Call, Overlap
 
 from .transfers import (
     SMALL,
@@ -37,6 +37,7 @@ from .transfers import (
     Report,
     batches,
     file_uri,
+    is_file,
     other_size,
 )
 from .uploads import STEP, listing
@@ -67,9 +68,8 @@ def download_file(
     if mode.looks and found is not None and not _take_up(storage, status, dst, found, mode):
         return
     permissions = None if found is None else stat.S_IMODE(found.st_mode)
-    content = _small(storage, src, status)
-    if content is not None:
-        _place(content, src, dst, permissions, report)
+    if status.size <= SMALL:
+        _place(_whole(storage, src, status), src, dst, permissions, report)
     else:
         with _partial(status, dst) as (file, growing):
             offset = _usable(storage, status, file) if mode.continue_ else 0
@@ -150,14 +150,14 @@ def _fetch(
                 step(told)
 
 
-def _small(storage: Storage, src: Location, status: FileStatus) -> bytes | None:
-    """Return a file that is not worth being continued; None if the connection does not last."""
-    if status.size > SMALL:
-        return None
-    try:
-        return storage.fetch(src, status.size) if status.size else b""
-    except ConnectionFailed:
-        return None
+def _whole(storage: Storage, src: Location, status: FileStatus) -> bytes:
+    """Return a file that is not worth being continued by another download."""
+    if not status.size:
+        return b""
+    with storage.open(src.uri) as content:
+        if content.stop != status.size:
+            raise other_size(src.uri, content.stop, status.size)
+        return b"".join(content)
 
 
 def _place(
@@ -198,7 +198,7 @@ def _write(file: FileIO, piece: bytes) -> None:
 def _partial(status: FileStatus, dst: Path) -> Iterator[tuple[FileIO, Path]]:
     """Open the file that grows until it is whole; nobody else writes to it meanwhile.
 
-    What there is of a large one stays when the download fails, for another to go on with.
+    What there is of it stays when the download fails, for another one to go on with.
     """
     path = _partial_name(status, dst)
     file = _locked(path)
@@ -209,7 +209,7 @@ def _partial(status: FileStatus, dst: Path) -> Iterator[tuple[FileIO, Path]]:
         try:
             yield file, path
         except BaseException:
-            if status.size <= SMALL or not os.fstat(file.fileno()).st_size:
+            if not os.fstat(file.fileno()).st_size:
                 path.unlink(missing_ok=True)
             raise
 
@@ -311,7 +311,7 @@ class FolderDownload:
     def _fetch_all(self, batch: Sequence[_Wanted], lane: Overlap) -> None:
         """Copy small files, each of which is tried again by itself if need be."""
         for (wanted, dst, permissions), answer in lane.answers(self._calls(batch), len(batch)):
-            if answer is None or not _is_whole(answer, wanted.status):
+            if answer is None or len(answer.content) != wanted.status.size:
                 self._fetch(wanted)
             else:
                 _place(answer.content, wanted.src, dst, permissions, self._crew.report)
@@ -332,12 +332,7 @@ class FolderDownload:
 
 
 def _call(src: Location) -> Call:
-    return Call("GET", src.url, (("op", "OPEN"),))
-
-
-def _is_whole(answer: Answer, status: FileStatus) -> bool:
-    is_file = answer.headers.get("X-File-Type", "FILE") == "FILE"
-    return is_file and len(answer.content) == status.size
+    return Call("GET", src.url, (("op", "OPEN"),), accepts=is_file)
 
 
 def _check_name(name: str) -> None:

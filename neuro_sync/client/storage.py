@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -51,8 +51,8 @@ from .transfers import (
     Filter,
     Location,
     Mode,
+    is_file,
     local_path,
-    other_size,
     reporter,
 )
 
@@ -201,19 +201,6 @@ class Storage:
         """
         full, url = self._locate(uri)
         return FileContent(self._transport, self._clock, full, url, offset, size)
-
-    def fetch(self, place: Location, size: int) -> bytes:
-        """Return a small file, of which one knows how long it is.
-
-        Where a connection breaks, it begins anew; `open` would go on.
-        """
-        with _Missing(place.uri):
-            answer = self._transport.request("GET", place.url, query=[("op", "OPEN")])
-        _check_kind(place.uri, answer.headers)
-        content = answer.content
-        if len(content) != size:
-            raise other_size(place.uri, len(content), size)
-        return content
 
     def rm(
         self,
@@ -526,7 +513,12 @@ class FileContent(Closing, Iterator[bytes]):
     def _check(self, stream: Stream) -> None:
         """Look whether it is what was asked for, and of the same file as before."""
         headers = stream.headers
-        _check_kind(self._uri, headers)
+        if not is_file(headers):
+            kind = headers["X-File-Type"]
+            if kind == "DIRECTORY":
+                raise StorageIsDirectory(f"{self._uri} is a folder", payload={"errno": "EISDIR"})
+            text = f"{self._uri} is no file, but {kind}"
+            raise StorageError(text, payload={"errno": "EINVAL"})
         if self._is_range:
             found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
             if not found or int(found[1]) != self.position:
@@ -583,15 +575,6 @@ class _Missing:
                 path=error.path,
                 payload={"errno": "ENOENT"},
             ) from error
-
-
-def _check_kind(uri: URL, headers: Mapping[str, str]) -> None:
-    """Make sure that an answer is that of a file."""
-    kind = headers.get("X-File-Type", "FILE")
-    if kind == "DIRECTORY":
-        raise StorageIsDirectory(f"{uri} is a folder", payload={"errno": "EISDIR"})
-    if kind != "FILE":
-        raise StorageError(f"{uri} is no file, but {kind}", payload={"errno": "EINVAL"})
 
 
 def _whole_listing(stream: Stream) -> Iterator[FileStatus]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -305,6 +305,15 @@ class Crew(Closing):
             ended.check()
             self.report(partial(models.StorageProgressLeaveDir, ended.src, ended.dst))
             ended = ended.above
+
+
+def is_file(headers: Mapping[str, str]) -> bool:
+    """Tell whether an answer holds a file.
+
+    The hosted platform answers for a folder too: with nothing, and then with a second answer to
+    the same request. Its connection is of no more use.
+    """
+    return headers.get("X-File-Type", "FILE") == "FILE"
 
 
 def other_size(uri: URL, size: int, expected: int) -> StorageError:

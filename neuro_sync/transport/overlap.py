@@ -48,6 +48,8 @@ class Call:
     query: Iterable[tuple[str, str | bytes]] = ()
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    accepts: Callable[[Mapping[str, str]], bool] = lambda _: True
+    """Whether an answer of such headers is one; its connection is not used again if not."""
 
 
 class Answer(NamedTuple):
@@ -113,6 +115,9 @@ class Overlap(Closing):
             response = line.getresponse()
             content = response.read()
         except FAILURES:
+            self._drop(line)
+            return key, None
+        if not call.accepts(response.headers):
             self._drop(line)
             return key, None
         # It opens itself again where the platform has closed it.

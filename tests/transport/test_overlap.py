@@ -10,8 +10,12 @@ from typing import cast
 
 import pytest
 
+from neuro_sync.client.transfers import is_file
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.overlap import WIDTH, Answer, Call, Overlap
+
+FOLDER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-File-Type: DIRECTORY\r\n\r\n"
+STRAY = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray"
 
 
 class _Platform(ThreadingHTTPServer):
@@ -62,6 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.together.wait(20)
         if "vanish" in self.path:
             self.close_connection = True
+            return
+        if "folder" in self.path:  # what the hosted storage says of one: two answers
+            self.wfile.write(FOLDER + STRAY)
             return
         self.send_response(404 if "missing" in self.path else 200)
         self.send_header("Token", self.headers["Authorization"])
@@ -158,6 +165,15 @@ def test_what_is_no_success_is_none_and_disturbs_no_other(
     for path, answer in answers:
         assert (answer.content.decode() if answer else None) == (path if "good" in path else None)
     assert sorted(server.asked) == sorted(paths)  # each of them once
+
+
+def test_a_connection_whose_answer_is_not_accepted_is_not_used_again(
+    server: _Platform, overlap: Overlap
+) -> None:
+    paths = [f"/{'folder' if number % 3 == 1 else 'good'}/{number}" for number in range(90)]
+    calls = ((path, Call("GET", f"{server.url}{path}", accepts=is_file)) for path in paths)
+    for path, answer in overlap.answers(calls):
+        assert (answer.content.decode() if answer else None) == (path if "good" in path else None)
 
 
 def test_a_connection_that_the_platform_closes_is_opened_again(
