@@ -145,7 +145,8 @@ def _fetch(
             raise other_size(src.uri, content.stop, size)
         for piece in content:
             _write(file, piece)
-            if content.position - told >= STEP or content.position == size:
+            # Pieces are of any size: whenever a multiple was passed.
+            if content.position // STEP > told // STEP or content.position == size:
                 told = content.position
                 step(told)
 
