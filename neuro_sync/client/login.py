@@ -17,7 +17,7 @@ from neuro_sync.errors import AuthenticationError, AuthError, ConfigError
 
 if TYPE_CHECKING:
     from neuro_sync.models.config import LoginConfig, PlatformConfig
-    from neuro_sync.transport.http import ConnectionOptions
+    from neuro_sync.transport.connections import ConnectionOptions
 
     from .lookup import Chosen
     from .oauth import Grant

@@ -20,7 +20,8 @@ from neuro_sync.models.config import Preset
 if TYPE_CHECKING:
     from neuro_sync.local.server import LocalPlatform, RuntimeName
     from neuro_sync.transport.clock import Clock
-    from neuro_sync.transport.http import Certificate, HttpTransport, Timeout
+    from neuro_sync.transport.connections import Certificate, Timeout
+    from neuro_sync.transport.http import HttpTransport
 
     from .config import Config
     from .disks import Disks

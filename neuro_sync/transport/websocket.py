@@ -36,7 +36,8 @@ from neuro_sync.errors import (
 )
 
 from .answers import PIECE
-from .http import HttpTransport, Query, proxy_error, socket_options
+from .connections import socket_options
+from .http import HttpTransport, Query, proxy_error
 from .rfc6455 import (
     BINARY,
     CLOSE,

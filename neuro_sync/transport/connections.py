@@ -1,0 +1,214 @@
+"""The connections of a session, and what they are set to: timeouts, proxies, certificates."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connectionpool import ConnectionPool
+
+from neuro_sync.errors import NeuroError
+
+from .answers import POOLS
+from .tokens import ForkSafeLock
+
+Timeout = tuple[float, float]
+"""Seconds to connect, and seconds of silence while an answer is read."""
+
+Certificate = str | tuple[str, str]
+"""The path of a client's certificate; and of its key, if that is in another file."""
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """How a platform is reached; whatever opens connections takes these by name."""
+
+    timeout: Timeout
+    verify: bool | str
+    """The path of a CA bundle; True is the usual one, False trusts anybody."""
+    cert: Certificate | None
+    proxies: Mapping[str, str] | None
+    """By scheme, ``http``, ``https`` or ``all``; they win over those of the environment."""
+    trust_env: bool
+    """Whether the environment may name proxies and a CA bundle."""
+    application: str | None
+    """Who asks, such as ``my-app/1.2``; it goes before our own name."""
+
+
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """What a connection needs that is not made by `HttpTransport`, to be of the same kind."""
+
+    user_agent: str
+    timeout: Timeout
+    proxy: str | None = field(repr=False)
+    """The address of the proxy to go through, which may hold a password."""
+    proxy_headers: Mapping[str, str] = field(repr=False)
+    """What the proxy alone is told: the login in its address."""
+    verify: bool | str
+    """The path of a CA bundle; True is the usual one, False trusts anybody."""
+    cert: Certificate | None
+
+    def tls(self) -> ssl.SSLContext:
+        """Return what `requests` trusts, for connections that it does not make."""
+        bundle = DEFAULT_CA_BUNDLE_PATH if self.verify is True else self.verify
+        if not bundle:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif os.path.isdir(bundle):
+            context = ssl.create_default_context(capath=bundle)
+        else:
+            context = ssl.create_default_context(cafile=bundle)
+        if isinstance(self.cert, str):
+            context.load_cert_chain(self.cert)
+        elif self.cert:
+            context.load_cert_chain(*self.cert)
+        return context
+
+
+class Connections:
+    """The connections of one session: shared by its threads, opened again in a child of `fork`."""
+
+    def __init__(
+        self,
+        verify: bool | str,
+        cert: Certificate | None,
+        proxies: Mapping[str, str] | None,
+        *,
+        trust_env: bool,
+    ) -> None:
+        self._verify = verify
+        self._cert = cert
+        self._proxies = dict(proxies or {})
+        self._trust_env = trust_env
+        # Guards the pools against two threads that both notice a fork.
+        self._lock = ForkSafeLock()
+        self.closed = False
+        self._open()
+
+    def _open(self) -> None:
+        self._process = os.getpid()
+        self._session = requests.Session()
+        self._session.trust_env = self._trust_env
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, Adapter())
+        self._settings: dict[str, Mapping[str, Any]] = {}
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise NeuroError("this session is closed; make a new one")
+
+    def close(self) -> None:
+        self.closed = True
+        self._session.close()
+
+    def to(self, url: str) -> tuple[requests.Session, Mapping[str, Any]]:
+        """Return the connections and, for an address, its proxies and certificates.
+
+        `requests` looks both up in the environment for every request; here it is done once for
+        each host. A child of `fork` gets connections of its own.
+        """
+        if self._process != os.getpid():
+            with self._lock:
+                if self._process != os.getpid():
+                    self._open()
+        parts = urlsplit(url)
+        host = f"{parts.scheme}://{parts.netloc}"
+        settings = self._settings.get(host)
+        if settings is None:
+            settings = self._settings[host] = self._look_up(host)
+        return self._session, settings
+
+    def _look_up(self, host: str) -> Mapping[str, Any]:
+        merged = self._session.merge_environment_settings(
+            host, self._proxies.copy(), True, self._verify, self._cert
+        )
+        verify = merged["verify"]
+        if verify is True and self._trust_env:
+            # What OpenSSL itself reads, and `requests` does not.
+            verify = os.environ.get("SSL_CERT_FILE") or True
+        proxies = {
+            # Without a scheme, as many write it, it is an HTTP proxy.
+            kind: proxy if "://" in proxy else f"http://{proxy}"
+            for kind, proxy in merged["proxies"].items()
+        }
+        return {"verify": verify, "cert": merged["cert"], "proxies": proxies}
+
+
+class Adapter(HTTPAdapter):
+    """Connections that notice a peer that is gone, even while they are silent."""
+
+    def __init__(self) -> None:
+        # More pools than anybody has hosts: one that is known here is never thrown out there.
+        super().__init__(pool_connections=1024, pool_maxsize=64)
+        self._known: dict[str, ConnectionPool] = {}
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, socket_options=socket_options(), **kwargs)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, socket_options=socket_options(), **kwargs)
+        if not proxy.lower().startswith("socks"):  # whose pools make their own connections
+            manager.pool_classes_by_scheme = POOLS
+        return manager
+
+    # What follows does once for each host what `requests` does for each request.
+
+    def get_connection_with_tls_context(
+        self,
+        request: requests.PreparedRequest,
+        verify: bool | str | None,
+        proxies: Mapping[str, str] | None = None,
+        cert: Any = None,
+    ) -> ConnectionPool:
+        url = str(request.url)
+        host = "/".join(url.split("/", 3)[:3])
+        pool = self._known.get(host)
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            super().cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
+            self._known[host] = pool
+        return pool
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        pass
+
+    def request_url(
+        self, request: requests.PreparedRequest, proxies: Mapping[str, str] | None
+    ) -> str:
+        return super().request_url(request, proxies) if proxies else request.path_url
+
+    def build_response(
+        self, req: requests.PreparedRequest, resp: urllib3.BaseHTTPResponse
+    ) -> requests.Response:
+        """Wrap the answer; nobody here wants its cookies, history or encoding."""
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = resp.headers  # type: ignore[assignment]  # ignores case as well
+        response.raw = resp
+        response.reason = resp.reason or ""
+        response.url = str(req.url)
+        response.request = req
+        return response
+
+
+def socket_options() -> list[tuple[int, int, int | bytes]]:
+    """Return what each connection is set to: send at once, and notice a peer that is gone."""
+    options: list[tuple[int, int, int | bytes]] = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ]
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
