@@ -37,7 +37,7 @@ DiskName = Annotated[str, Field(min_length=3, max_length=40, pattern=NAME_PATTER
 class Disk(Model):
     """A disk as its platform describes it."""
 
-    Status: ClassVar = DiskStatus
+    Status: ClassVar[type[DiskStatus]] = DiskStatus
 
     id: str
     storage: int
