@@ -334,10 +334,12 @@ def test_closing_frees_reader_and_writer_at_once(transport: HttpTransport) -> No
 
 def test_what_was_sent_last_arrives_before_an_end(transport: HttpTransport) -> None:
     arrived: list[int] = []
+    has_all = threading.Event()
 
     def talk(server: ServerConnection) -> None:
         server.send(bytes(100_000))  # nobody will read it
         arrived.extend(len(message) for message in server)
+        has_all.set()
 
     with served(talk) as url:
         websocket = WebSocket(transport, url).open()
@@ -349,6 +351,7 @@ def test_what_was_sent_last_arrives_before_an_end(transport: HttpTransport) -> N
         while websocket.receive() is not None:
             pass
         websocket.close()
+        assert has_all.wait(20)
     assert arrived == [50_000] * 50
 
 
