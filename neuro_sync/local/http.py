@@ -66,6 +66,8 @@ class _JoinedWrites(asyncio.Transport):
         self._held = b""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not data:
+            return
         if self._held:
             if len(data) > JOINED:
                 self.flush()
