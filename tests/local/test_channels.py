@@ -150,21 +150,23 @@ def test_a_client_that_does_not_read_holds_the_command_up(
     dial: Dial, run: Run, tmp_path: Path
 ) -> None:
     count = tmp_path / "count"
+    # It adds a byte for each mebibyte, so that its count can be read at any moment.
     program = (
         "import os, sys\n"
-        "for number in range(64):\n"
-        "    os.write(1, bytes(2**20))\n"
-        "    open(sys.argv[1], 'w').write(str(number))\n"
+        "with open(sys.argv[1], 'ab', buffering=0) as count:\n"
+        "    for _ in range(64):\n"
+        "        os.write(1, bytes(2**20))\n"
+        "        count.write(b'.')\n"
     )
     script = tmp_path / "writer.py"
     script.write_text(program)
     channel = dial(run(FOREVER), "exec", cmd=f"python '{script}' '{count}'")
     channel.message()
-    eventually(lambda: count.exists() and bool(count.read_text()), "it writes")
+    eventually(lambda: count.exists() and count.stat().st_size > 0, "it writes")
     # Whoever is not held up is through with it long before that.
     other = dial(run(FOREVER), "exec", cmd="sleep 0.3").rest()
     assert other.statuses == [{"exit_code": 0}]
-    assert int(count.read_text()) < 63
+    assert count.stat().st_size < 64
     heard = channel.rest()
     assert len(heard.stdout) == 64 * 2**20
     assert heard.statuses == [{"exit_code": 0}]
