@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -12,17 +11,11 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     ConnectionFailed,
     IllegalArgumentError,
-    ProtocolError,
-    ResourceNotFound,
-    StorageError,
     StorageExists,
-    StorageIsDirectory,
     StorageNotFound,
-    StreamInterrupted,
 )
 from neuro_sync.models.storage import (
     AbstractDeleteProgress,
@@ -43,6 +36,7 @@ from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from . import downloads, uploads
 from .config import Config
+from .content import ATTEMPTS, DELAY, FileContent, missing
 from .globbing import has_magic, matches
 from .transfers import (
     OCTETS,
@@ -51,19 +45,12 @@ from .transfers import (
     Filter,
     Location,
     Mode,
-    is_file,
     local_path,
     reporter,
 )
 
 T = TypeVar("T")
 
-ATTEMPTS = 10
-"""How often reading is taken up again without a byte having come."""
-DELAY = 0.1
-"""Seconds before it is taken up again; each time so much longer."""
-PIECE = 2**20
-"""The most bytes of a file that are read at a time; fewer take longer to be written to a disk."""
 COLLECTED = 8 * 2**20
 """Bytes of an iterator that are sent together."""
 
@@ -96,7 +83,7 @@ class Storage:
         """
         full, url = self._locate(uri)
         sent = time.time()
-        with _Missing(full):
+        with missing(full):
             answer = self._transport.request("GET", url, query=[("op", "GETFILESTATUS")])
         self._note_time(sent, answer.headers.get("Date"))
         return ListedFile.from_answer(answer.content).status.at(full)
@@ -108,7 +95,7 @@ class Storage:
         """
         full, url = self._locate(uri)
         sent = time.time()
-        with _Missing(full):
+        with missing(full):
             answer = self._transport.request("GET", url, query=[("op", "GETDISKUSAGE")])
         self._note_time(sent, answer.headers.get("Date"))
         org, project, *_ = [*path_of(full).strip("/").split("/"), "", ""]
@@ -174,7 +161,7 @@ class Storage:
         if offset:
             self._write(place, content, offset)
             return
-        with _Missing(place.uri):
+        with missing(place.uri):
             self._transport.request(
                 "PUT", place.url, query=[("op", "CREATE")], content=content, headers=OCTETS
             )
@@ -182,7 +169,7 @@ class Storage:
     def _write(self, place: Location, content: bytes | Content, offset: int) -> None:
         size = len(content) if isinstance(content, bytes) else content.size
         headers = {**OCTETS, "Content-Range": f"bytes {offset}-{offset + size - 1}/*"}
-        with _Missing(place.uri):
+        with missing(place.uri):
             self._transport.request(
                 "PATCH", place.url, query=[("op", "WRITE")], content=content, headers=headers
             )
@@ -222,7 +209,7 @@ class Storage:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 # Line by line also when nobody listens: a large tree takes its time.
-                with _Missing(full), self._open(url, query, "DELETE", attempts=1) as lines:
+                with missing(full), self._open(url, query, "DELETE", attempts=1) as lines:
                     for removed in read_models(lines, RemovedFile):
                         if progress is not None:
                             gone = build(full.scheme, full.host or "", removed.path)
@@ -251,7 +238,7 @@ class Storage:
         if full.host != target.host:
             raise IllegalArgumentError(f"{full} and {target} are on different clusters")
         destination = path_of(target).encode("utf-8", "surrogateescape")
-        with _Missing(full):
+        with missing(full):
             query: Query = [("op", "RENAME"), ("destination", destination)]
             self._transport.request("POST", url, query=query)
 
@@ -416,7 +403,7 @@ class Storage:
         """
         full, url = self._locate(uri)
         sent = time.time()
-        with _Missing(full):
+        with missing(full):
             stream = self._open(url, [("op", "LISTSTATUS")])
         self._note_time(sent, stream.headers.get("Date"))
         found: Iterator[FileStatus]
@@ -427,127 +414,6 @@ class Storage:
         return Records(stream, (status.within(full) for status in found))
 
 
-class FileContent(Closing, Iterator[bytes]):
-    """The bytes of a file, or of a part of it, as they come.
-
-    An end is an end. A connection that breaks is opened again where it ended; when that fails, or
-    the file has changed meanwhile, it raises. It may be closed from any thread.
-    """
-
-    def __init__(
-        self,
-        transport: HttpTransport,
-        clock: Clock,
-        uri: URL,
-        url: str,
-        offset: int,
-        size: int | None,
-    ) -> None:
-        if offset < 0 or (size is not None and size < 0):
-            raise ValueError(f"offset {offset} and size {size} should not be negative")
-        self._transport = transport
-        self._clock = clock
-        self._uri = uri
-        self._url = url
-        self._is_range = offset > 0 or size is not None
-        self._closed = False
-        self.position = offset
-        """Where in the file the next piece begins."""
-        self.stop = offset
-        """Where it ends."""
-        self._version: tuple[int, str | None] | None = None
-        self._stream: Stream | None = None
-        if size != 0:
-            self._stream = self._connect(None if size is None else offset + size)
-
-    def __iter__(self) -> FileContent:
-        return self
-
-    def __next__(self) -> bytes:
-        attempt = 0
-        while self._stream is not None and not self._closed:
-            try:
-                piece = next(self._stream, None)
-                if piece is not None:
-                    self.position += len(piece)
-                    return piece
-                if self._closed or self.position == self.stop:
-                    break
-                error = StreamInterrupted(
-                    f"{self._uri} was cut at {self.position} of {self.stop} bytes"
-                )
-            except StreamInterrupted as cut:
-                error = cut
-            self._stream = self._reconnect(error, attempt)
-            attempt += 1
-        raise StopIteration
-
-    def _reconnect(self, error: StreamInterrupted, attempt: int) -> Stream | None:
-        if self.position == self.stop:
-            return None  # only the end of the answer is missing
-        if attempt == ATTEMPTS:
-            raise error
-        self._clock.sleep(DELAY * attempt)
-        self._is_range = True
-        try:
-            return self._connect(self.stop)
-        except ConnectionFailed as failure:
-            raise StreamInterrupted(f"{error}; and again: {failure}") from failure
-
-    def _connect(self, stop: int | None) -> Stream:
-        headers = {}
-        if self._is_range:
-            headers["Range"] = f"bytes={self.position}-{'' if stop is None else stop - 1}"
-        with _Missing(self._uri):
-            stream = self._transport.stream(
-                self._url, query=[("op", "OPEN")], headers=headers, is_silent=False
-            )
-        stream.piece = PIECE
-        try:
-            self._check(stream)
-        except BaseException:
-            stream.close()
-            raise
-        return stream
-
-    def _check(self, stream: Stream) -> None:
-        """Look whether it is what was asked for, and of the same file as before."""
-        headers = stream.headers
-        if not is_file(headers):
-            kind = headers["X-File-Type"]
-            if kind == "DIRECTORY":
-                raise StorageIsDirectory(f"{self._uri} is a folder", payload={"errno": "EISDIR"})
-            text = f"{self._uri} is no file, but {kind}"
-            raise StorageError(text, payload={"errno": "EINVAL"})
-        if self._is_range:
-            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
-            if not found or int(found[1]) != self.position:
-                raise ProtocolError(
-                    f"asked for {self._uri} from {self.position} on, the platform sent "
-                    f"{headers.get('Content-Range', 'all of it')}"
-                )
-            self.stop = int(found[2]) + 1
-            total = int(found[3]) if found[3] != "*" else -1
-        else:
-            length = headers.get("Content-Length")
-            if length is None:
-                raise ProtocolError(f"the platform does not tell how long {self._uri} is")
-            self.stop = total = int(length)
-        version = (total, headers.get("Last-Modified"))
-        if self._version not in (None, version):
-            raise StreamInterrupted(f"{self._uri} has changed while it was read")
-        self._version = version
-
-    def close(self) -> None:
-        """Stop reading, also in another thread."""
-        self._closed = True
-        if self._stream is not None:
-            self._stream.close()
-
-    def __repr__(self) -> str:
-        return f"<FileContent of {self._uri} at {self.position} of {self.stop}>"
-
-
 class _Generated:
     """Closes what a generator has open."""
 
@@ -556,25 +422,6 @@ class _Generated:
 
     def close(self) -> None:
         self._close()
-
-
-class _Missing:
-    """Tells which file it is that the platform has not found."""
-
-    def __init__(self, uri: URL) -> None:
-        self._uri = uri
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ResourceNotFound):
-            raise StorageNotFound(
-                f"there is no {self._uri}, or it is not yours to see",
-                method=error.method,
-                path=error.path,
-                payload={"errno": "ENOENT"},
-            ) from error
 
 
 def _whole_listing(stream: Stream) -> Iterator[FileStatus]:

@@ -751,7 +751,7 @@ SOURCE: Tree = {
 def brittle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up soon, and send small parts, so that small files show what large ones do."""
     monkeypatch.setattr("neuro_sync.transport.http.ATTEMPTS", 2)
-    monkeypatch.setattr("neuro_sync.client.storage.ATTEMPTS", 2)
+    monkeypatch.setattr("neuro_sync.client.content.ATTEMPTS", 2)
     monkeypatch.setattr("neuro_sync.client.uploads.PART", 2**17)
     monkeypatch.setattr("neuro_sync.client.uploads.SMALLEST_PART", 2**15)
     monkeypatch.setattr("neuro_sync.client.uploads.PIECE", 2**14)
