@@ -24,9 +24,11 @@ WHERE_IT_IS = (
     "APOLO_CONFIG",
 )
 
-# A shell starts what runs in its background deaf to Ctrl-C, and so would be all that tests start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background deaf to Ctrl-C, and nohup to the end of the terminal; all
+# that tests start would be, too. What is handled here is not handled there, nor passed over.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("no-deadline", deadline=None)
