@@ -24,8 +24,8 @@ WHERE_IT_IS = (
     "APOLO_CONFIG",
 )
 
-# A shell starts what runs in its background deaf to Ctrl-C, and nohup to the end of the terminal; all
-# that tests start would be, too. What is handled here is not handled there, nor passed over.
+# A shell starts what runs in its background deaf to Ctrl-C, and nohup to the end of the terminal;
+# all that tests start would be, too. What is handled here is neither handled nor passed over there.
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
