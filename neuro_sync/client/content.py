@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 from yarl import URL
 
 from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     ConnectionFailed,
+    IllegalArgumentError,
     ProtocolError,
     ResourceNotFound,
     StorageError,
@@ -103,10 +105,16 @@ class FileContent(Closing, Iterator[bytes]):
         headers = {}
         if self._is_range:
             headers["Range"] = f"bytes={self.position}-{'' if stop is None else stop - 1}"
-        with missing(self._uri):
-            stream = self._transport.stream(
-                self._url, query=[("op", "OPEN")], headers=headers, is_silent=False
-            )
+        try:
+            with missing(self._uri):
+                stream = self._transport.stream(
+                    self._url, query=[("op", "OPEN")], headers=headers, is_silent=False
+                )
+        except IllegalArgumentError as error:
+            if error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+            text = f"{self._uri} ends before byte {self.position}, from which on it was asked for"
+            raise IllegalArgumentError(text, status=error.status) from error
         stream.piece = PIECE
         try:
             self._check(stream)

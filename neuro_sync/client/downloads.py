@@ -144,7 +144,7 @@ def _fetch(
         if content.stop != size:
             raise other_size(src.uri, content.stop, size)
         for piece in content:
-            _write(file, piece)
+            _write(file, piece, dst)
             # Pieces are of any size: whenever a multiple was passed.
             if content.position // STEP > told // STEP or content.position == size:
                 told = content.position
@@ -169,30 +169,38 @@ def _place(
     report(lambda: StorageProgressStart(src.uri, file_uri(dst), size))
     # Not one that an earlier process of the same number has left behind.
     growing = f"{dst.parent}/.neuro-{os.getpid()}-{time.monotonic_ns()}-{next(_NUMBERS)}.part"
-    file = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
+        file = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            if permissions is not None:
-                os.fchmod(file, permissions)
-            done = 0
-            while done < size:
-                done += os.write(file, content[done:])
-        finally:
-            os.close(file)
-        os.replace(growing, dst)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(growing)
-        raise
+            try:
+                if permissions is not None:
+                    os.fchmod(file, permissions)
+                done = 0
+                while done < size:
+                    done += os.write(file, content[done:])
+            finally:
+                os.close(file)
+            os.replace(growing, dst)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(growing)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(dst)) from error
     if size:
         report(lambda: StorageProgressStep(src.uri, file_uri(dst), size, size))
     report(lambda: StorageProgressComplete(src.uri, file_uri(dst), size))
 
 
-def _write(file: FileIO, piece: bytes) -> None:
-    written = file.write(piece) or 0
-    while written < len(piece):  # a full disk, or a pipe
-        written += file.write(memoryview(piece)[written:]) or 0
+def _write(file: FileIO, piece: bytes, dst: Path) -> None:
+    try:
+        written = file.write(piece) or 0
+        while written < len(piece):  # a full disk, or a pipe
+            written += file.write(memoryview(piece)[written:]) or 0
+    except OSError as error:
+        # Both are named: what there is of the file stays, and takes up room.
+        names = [str(dst)] if file.name == dst else [str(file.name), None, str(dst)]
+        raise OSError(error.errno, error.strerror, *names) from error
 
 
 @contextmanager
@@ -202,10 +210,13 @@ def _partial(status: FileStatus, dst: Path) -> Iterator[tuple[FileIO, Path]]:
     What there is of it stays when the download fails, for another one to go on with.
     """
     path = _partial_name(status, dst)
-    file = _locked(path)
-    if file is None:  # somebody else is at it
-        path = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
-        file = FileIO(path, "x")
+    try:
+        file = _locked(path)
+        if file is None:  # somebody else is at it
+            path = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
+            file = FileIO(path, "x")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(dst)) from error
     with file:
         try:
             yield file, path

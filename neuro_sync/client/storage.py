@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from typing_extensions import Buffer
 from yarl import URL
 
 from neuro_sync.errors import (
@@ -125,36 +126,47 @@ class Storage:
             else:
                 raise StorageExists(f"{full} exists already", payload={"errno": "EEXIST"})
         if not parents and len(_names(full)) > 1:
-            self.stat(_above(full))
+            above = _above(full)
+            try:
+                self.stat(above)
+            except StorageNotFound as error:
+                text = f"there is no {above} to make it in; parents=True makes it too"
+                raise StorageNotFound(text, payload={"errno": "ENOENT"}) from error
         self._transport.request("PUT", url, query=[("op", "MKDIRS")])
 
-    def create(self, uri: URL | str, data: bytes | Iterable[bytes]) -> None:
+    def create(self, uri: URL | str, data: Buffer | Iterable[Buffer]) -> None:
         """Write a whole file, in place of one that is there; missing folders above it are made.
 
         What an iterable yields is sent as it comes, some megabytes at a time. When it fails, or
         the connection does for good, the file is shorter than it should be.
 
+        Raises:
+            TypeError: It is text, of which only you know the encoding.
+
         Endpoint: PUT /storage/…?op=CREATE
         """
         place = self._location(uri)
         offset = 0
-        for piece in _collected((data,) if isinstance(data, bytes) else data):
+        pieces = (data,) if isinstance(data, str | Buffer) else data
+        for piece in _collected(_as_bytes(piece) for piece in pieces):
             self.send(place, piece, offset)
             offset += len(piece)
         if not offset:
             self.send(place, b"", 0)
 
-    def write(self, uri: URL | str, data: bytes, offset: int) -> None:
+    def write(self, uri: URL | str, data: Buffer, offset: int) -> None:
         """Write into a file that is there; beyond its end, the gap is filled with zeros.
 
         Raises:
             StorageNotFound: There is no such file.
+            TypeError: It is text, of which only you know the encoding.
 
         Endpoint: PATCH /storage/…?op=WRITE
         """
-        if not data:
+        content = _as_bytes(data)
+        if not content:
             raise ValueError("there is no data to write")
-        self._write(self._location(uri), data, offset)
+        self._write(self._location(uri), content, offset)
 
     def send(self, place: Location, content: bytes | Content, offset: int) -> None:
         """Write a part of a file; what begins at offset 0 replaces a file that is there."""
@@ -426,6 +438,16 @@ class _Generated:
 
 def _whole_listing(stream: Stream) -> Iterator[FileStatus]:
     yield from FileListing.from_answer(b"".join(stream)).statuses.items
+
+
+def _as_bytes(data: Buffer) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    try:
+        return memoryview(data).tobytes()
+    except TypeError:
+        text = f"bytes are needed, not {type(data).__name__}; those of a text are text.encode()"
+        raise TypeError(text) from None
 
 
 def _collected(pieces: Iterable[bytes]) -> Iterator[bytes]:

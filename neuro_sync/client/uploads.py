@@ -221,7 +221,7 @@ class _FilePart:
                 raise _Unreadable(error) from error
             if not read:
                 text = "the file has become shorter while it was sent"
-                raise _Unreadable(OSError(errno.EIO, text))
+                raise _Unreadable(OSError(errno.EIO, text, str(self._file.name)))
             yield piece[:read]
             done += read
             self._step(self._offset + done)

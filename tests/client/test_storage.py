@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
@@ -21,6 +23,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typing_extensions import Buffer
 from yarl import URL
 
 from neuro_sync import (
@@ -213,8 +216,61 @@ def test_refusals_are_the_builtin_errors_too(session: Session, root: str, folder
             call()
         assert isinstance(refused.value, StorageError)
         assert refused.value.errno == number
-    with pytest.raises(IllegalArgumentError, match="416"):
+    with pytest.raises(IllegalArgumentError, match=r"/file ends before byte 5") as beyond:
         storage.open(f"{root}/file", 5)
+    assert beyond.value.status == 416
+    with pytest.raises(FileNotFoundError, match=r"there is no .*/a to .*; parents=True makes it"):
+        storage.mkdir(f"{root}/a/b")
+
+
+def test_whatever_holds_bytes_is_written_and_text_is_refused(session: Session, root: str) -> None:
+    storage = session.storage
+    whole: tuple[Buffer | Iterable[Buffer], ...] = (
+        bytearray(b"whole"),
+        memoryview(b"whole"),
+        [b"wh", bytearray(b"ole")],
+        io.BytesIO(b"whole"),
+    )
+    for data in whole:
+        storage.create(root, data)
+        assert b"".join(storage.open(root)) == b"whole"
+    storage.write(root, memoryview(b"-"), 0)
+    for wrong, kind in (("text", "str"), (["text"], "str"), ([1000], "int")):
+        with pytest.raises(TypeError, match=f"bytes are needed, not {kind}"):
+            storage.create(root, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"not str; those of a text are text.encode\(\)"):
+        storage.write(root, "text", 0)  # type: ignore[arg-type]
+    assert b"".join(storage.open(root)) == b"-hole"
+
+
+TIGHT = """
+import resource, sys
+from neuro_sync import Session
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # as on a disk that is full by then
+with Session(sys.argv[1], sys.argv[2]) as session:
+    try:
+        session.storage.download_file(sys.argv[3], sys.argv[4])
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("size", [60_000, 600_000])
+def test_a_disk_that_cannot_take_a_file_is_told_by_the_file_s_name(
+    session: Session, platform: LocalPlatform, folder: Path, root: str, tmp_path: Path, size: int
+) -> None:
+    (folder / "file").write_bytes(bytes(size))
+    place = tmp_path / "place"
+    told = (platform.url, platform.token, f"{root}/file", str(place))
+    said = subprocess.run(
+        [sys.executable, "-c", TIGHT, *told], check=True, capture_output=True, text=True
+    ).stdout
+    assert said.startswith("[Errno 27] File too large: ")
+    assert said.rstrip().endswith(f"'{place}'")
+    # What stays of a large file is named, since it takes up room.
+    assert [repr(str(path)) in said for path in tmp_path.iterdir()] == [True] * (size > 2**16)
+    with pytest.raises(FileNotFoundError, match=re.escape(repr(str(place / "no" / "such")))):
+        session.storage.download_file(f"{root}/file", place / "no" / "such")
 
 
 def test_folders_are_made_only_as_asked(session: Session, root: str, folder: Path) -> None:
@@ -900,7 +956,7 @@ def test_a_source_that_shrinks_while_it_is_sent_is_told(
         def step(self, data: StorageProgressStep) -> None:
             os.truncate(source, 100)
 
-    with pytest.raises(OSError, match="shorter"):
+    with pytest.raises(OSError, match=f"shorter while it was sent: '{source}'"):
         session.storage.upload_file(source, f"{root}/file", progress=Shrinking())
     assert not (folder / "file").exists()
 
