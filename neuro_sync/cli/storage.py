@@ -25,6 +25,9 @@ SORT_KEYS: dict[str, Callable[[FileStatus], Any]] = {
     "time": lambda file: (file.modification_time, file.name),
 }
 
+PROJECT_DEPTH = 2
+"""Parts of a project's address: its organisation and its name."""
+
 glob_option = click.option(
     "--glob/--no-glob",
     default=True,
@@ -191,10 +194,16 @@ def mv(session: Session, /, paths: tuple[str, ...], **wish: Any) -> None:
 @click.option("-r", "--recursive", is_flag=True, help="Remove folders, with all that is in them.")
 @glob_option
 @click.option("--progress/--no-progress", "-P", default=False, help="Tell what was removed.")
+@click.option("--no-preserve-root", is_flag=True, help="Remove all of a project's files, if asked.")
 @click.argument("paths", nargs=-1, required=True, type=PLACE)
 @pass_session
 def rm(
-    session: Session, paths: tuple[str, ...], recursive: bool, glob: bool, progress: bool
+    session: Session,
+    paths: tuple[str, ...],
+    recursive: bool,
+    glob: bool,
+    progress: bool,
+    no_preserve_root: bool,
 ) -> None:
     """Remove files and folders, for good.
 
@@ -202,11 +211,23 @@ def rm(
     """
     from .copying import Removals, expanded
 
+    if not no_preserve_root:
+        for path in paths:
+            _preserve_root(session, path)
     told = Removals() if progress else None
     exit_codes.for_each(
         expanded(session, paths, glob),
         lambda path: session.storage.rm(path, recursive=recursive, progress=told),
     )
+
+
+def _preserve_root(session: Session, path: str) -> None:
+    """Refuse to remove all files of a project, as by a space in the wrong place."""
+    uri = session.parse.str_to_uri(path, allowed_schemes=("storage",))
+    if len([name for name in uri.path.split("/") if name not in ("", ".")]) <= PROJECT_DEPTH:
+        raise IllegalArgumentError(
+            f"{path} is all of a project's files; name what is in it, or give --no-preserve-root"
+        )
 
 
 @storage.command("glob")

@@ -16,6 +16,7 @@ from neuro_sync.errors import (
     ConnectionFailed,
     IllegalArgumentError,
     StorageExists,
+    StorageIsDirectory,
     StorageNotFound,
 )
 from neuro_sync.models.storage import (
@@ -130,7 +131,7 @@ class Storage:
             try:
                 self.stat(above)
             except StorageNotFound as error:
-                text = f"there is no {above} to make it in; parents=True makes it too"
+                text = f"there is no {above} to make it in; with parents, that is made, too"
                 raise StorageNotFound(text, payload={"errno": "ENOENT"}) from error
         self._transport.request("PUT", url, query=[("op", "MKDIRS")])
 
@@ -231,6 +232,9 @@ class Storage:
                 if attempt == 1:
                     raise
                 return  # an earlier attempt has done it, and its answer was lost
+            except StorageIsDirectory as error:
+                text = f"{full} is a folder; recursive removes it, and all that is in it"
+                raise StorageIsDirectory(text, payload=error.payload) from error
             except ConnectionFailed:
                 if attempt == ATTEMPTS:
                     raise
@@ -250,9 +254,14 @@ class Storage:
         if full.host != target.host:
             raise IllegalArgumentError(f"{full} and {target} are on different clusters")
         destination = path_of(target).encode("utf-8", "surrogateescape")
-        with missing(full):
-            query: Query = [("op", "RENAME"), ("destination", destination)]
-            self._transport.request("POST", url, query=query)
+        query: Query = [("op", "RENAME"), ("destination", destination)]
+        try:
+            with missing(full):
+                self._transport.request("POST", url, query=query)
+        except StorageNotFound as error:
+            self.stat(full)  # raises if that is what there is not
+            text = f"there is no folder {_above(target)} to move {full} to"
+            raise StorageNotFound(text, payload=error.payload) from error
 
     def glob(self, uri: URL | str, *, dironly: bool = False) -> Records[URL]:
         """Find what matches a pattern, with ``*``, ``?``, ``[…]``, and ``**`` for any depth.

@@ -95,7 +95,7 @@ def _check_folder(storage: Storage, uri: URL) -> None:
     except StorageNotFound:
         is_dir = False
     if not is_dir:
-        text = f"there is no folder {uri}; make it with mkdir()"
+        text = f"there is no folder {uri}; make it first, with mkdir"
         raise StorageNotDirectory(text, payload={"errno": "ENOTDIR"})
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuro_sync import Session
+from neuro_sync.local.server import LocalPlatform
 
 from .conftest import Neuro, Open
 from .test_habits import bash_completions
@@ -88,7 +89,7 @@ def test_what_is_copied_where(
         ("cp '{}/*.no' .", 72, "nothing matches"),
         ("mkdir {}", 65, "exists"),
         ("mkdir {}/a/b", 72, ""),
-        ("rm {}", 65, ""),
+        ("rm {}", 65, "is a folder; recursive removes it"),
         ("rm {}/no-such", 72, "no-such"),
         ("mv data {}", 65, "not on the storage"),
         ("ls {}/no-such", 72, "no-such"),
@@ -131,6 +132,24 @@ def test_files_are_listed_moved_and_removed(
     assert neuro(f"rm '{there}/deep/*.txt'").output == ""
     assert neuro(f"rm -r -P {there}/deep").output.count("Removed ") == 2
     assert neuro(f"ls {there}").output == ""
+
+
+def test_all_of_a_project_is_not_removed_by_a_slip(
+    neuro: Neuro, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalPlatform(ephemeral=True) as own:
+        monkeypatch.setenv("NEURO_SYNC_URL", own.url)
+        monkeypatch.setenv("NEURO_SYNC_TOKEN", own.token)
+        neuro("mkdir storage:data")
+        for place in ("storage:", "storage:/root", "storage:./", "storage://local/local/root"):
+            ended = neuro(f"rm -r storage:data {place}")
+            assert ended.exit_code == 65
+            assert f"{place} is all of a project's files" in ended.stderr
+        assert neuro("ls").output == "data/\n"
+        neuro("mkdir -p storage:root/root")
+        assert neuro("rm -r storage:root/root").exit_code == 0
+        assert neuro("rm -r --no-preserve-root storage:").exit_code == 0
+        assert neuro("ls").output == ""
 
 
 def test_hidden_files_are_shown_to_who_asks(neuro: Neuro, here: Path, there: str) -> None:

@@ -216,10 +216,16 @@ def test_refusals_are_the_builtin_errors_too(session: Session, root: str, folder
             call()
         assert isinstance(refused.value, StorageError)
         assert refused.value.errno == number
+    with pytest.raises(FileNotFoundError, match=r"there is no storage://.*/nothing, or"):
+        storage.mv(f"{root}/nothing", f"{root}/new")
+    with pytest.raises(FileNotFoundError, match=r"no folder .*/no to move .*/file to$"):
+        storage.mv(f"{root}/file", f"{root}/no/new")
+    with pytest.raises(IsADirectoryError, match=r"is a folder; recursive removes it"):
+        storage.rm(root, recursive=False)
     with pytest.raises(IllegalArgumentError, match=r"/file ends before byte 5") as beyond:
         storage.open(f"{root}/file", 5)
     assert beyond.value.status == 416
-    with pytest.raises(FileNotFoundError, match=r"there is no .*/a to .*; parents=True makes it"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*/a to .*; with parents, that"):
         storage.mkdir(f"{root}/a/b")
 
 
