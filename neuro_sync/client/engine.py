@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -29,6 +30,12 @@ except ImportError as error:
 
 SILENCE = 20 * 60
 """Seconds without a word from the engine after which a push or a pull is given up."""
+
+DENIED = re.compile(r"\b403\b|(?<!permission )\bdenied\b|\bunauthorized\b", re.IGNORECASE)
+MISSING = re.compile(
+    r"not found|no such image|not known to registry|\b(manifest|name) unknown", re.IGNORECASE
+)
+"""What engines say of a registry that refuses an image, and of one that has not got it."""
 
 
 class Engine(Closing):
@@ -108,10 +115,9 @@ def _told(image: LocalImage | RemoteImage) -> Iterator[None]:
 
 def _refusal(text: str, image: LocalImage | RemoteImage, status: int = 500) -> NeuroError:
     """Tell a refusal of the registry, which the engine has in its own words, from others."""
-    words = text.lower()
-    if status == 403 or "403" in words or "denied" in words or "unauthorized" in words:
+    if status == 403 or DENIED.search(text):
         return AuthorizationError(f"{image} may not be used so: {text}")
-    if status == 404 or "not found" in words or "unknown" in words:
+    if status == 404 or MISSING.search(text):
         where = "the container engine here" if isinstance(image, LocalImage) else "the registry"
         return ResourceNotFound(f"{where} has no image {str(image)!r}: {text}")
     return EngineFailed(f"the container engine failed with {str(image)!r}: {text}")

@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.utils import parse_header_links
 
-from neuro_sync.errors import ProtocolError
+from neuro_sync.errors import ProtocolError, ResourceNotFound
 from neuro_sync.models.base import Model
 from neuro_sync.models.images import (
     LATEST,
@@ -58,7 +58,10 @@ class Images:
         Endpoint: GET {registry}/v2/{repository}/tags/list
         """
         remote = self._parse.platform_image(image)
-        pages = self._pages(remote.cluster_name, f"{_repository(remote)}/tags/list", TagList)
+        path = f"{_repository(remote)}/tags/list"
+        pages = self._pages(
+            remote.cluster_name, path, TagList, remote.model_copy(update={"tag": None})
+        )
         return [remote.model_copy(update={"tag": tag}) for page in pages for tag in page.tags or ()]
 
     def tag_info(self, remote: RemoteImage | str) -> Tag:
@@ -94,7 +97,7 @@ class Images:
         """
         image = self._parse.platform_image(remote)
         path = f"{_repository(image)}/manifests/{image.tag or LATEST}"
-        answer = self._ask("HEAD", self._url(image.cluster_name, path))
+        answer = self._ask("HEAD", self._url(image.cluster_name, path), image)
         digest = answer.headers.get("Docker-Content-Digest")
         if not digest:
             raise ProtocolError(f"the registry tells no digest of {image}")
@@ -112,7 +115,7 @@ class Images:
         """
         image = self._parse.platform_image(remote)
         path = f"{_repository(image)}/manifests/{digest or self.digest(image)}"
-        self._ask("DELETE", self._url(image.cluster_name, path))
+        self._ask("DELETE", self._url(image.cluster_name, path), image)
 
     def push(
         self,
@@ -176,18 +179,21 @@ class Images:
 
     def _manifest(self, image: RemoteImage, reference: str) -> Manifest:
         path = f"{_repository(image)}/manifests/{reference}"
-        return Manifest.from_answer(self._ask("GET", self._url(image.cluster_name, path)).content)
+        answer = self._ask("GET", self._url(image.cluster_name, path), image)
+        return Manifest.from_answer(answer.content)
 
     def _url(self, cluster_name: str | None, path: str) -> str:
         registry = urlsplit(self._config.cluster(cluster_name).registry_url)
         return f"{registry.scheme}://{registry.netloc}/v2/{path}"
 
-    def _pages(self, cluster_name: str | None, path: str, kind: type[M]) -> Iterator[M]:
+    def _pages(
+        self, cluster_name: str | None, path: str, kind: type[M], image: RemoteImage | None = None
+    ) -> Iterator[M]:
         """Read a list page by page, as the registry links them."""
         url = first = f"{self._url(cluster_name, path)}?n={PAGE}"
         seen = {first}
         while True:
-            answer = self._ask("GET", url)
+            answer = self._ask("GET", url, image)
             yield kind.from_answer(answer.content)
             links = parse_header_links(answer.headers.get("Link", ""))
             following = next((link["url"] for link in links if link.get("rel") == "next"), None)
@@ -201,10 +207,21 @@ class Images:
                 raise ProtocolError(f"the registry continues a list with what was read: {url}")
             seen.add(url)
 
-    def _ask(self, method: str, url: str) -> requests.Response:
-        return self._transport.request(
-            method, url, accept=", ".join(MANIFEST_TYPES), login=self._config.username
-        )
+    def _ask(self, method: str, url: str, image: RemoteImage | None) -> requests.Response:
+        """Ask the registry; what it says of an image that it has not does not name it."""
+        try:
+            return self._transport.request(
+                method, url, accept=", ".join(MANIFEST_TYPES), login=self._config.username
+            )
+        except ResourceNotFound as error:
+            if image is None:
+                raise
+            raise ResourceNotFound(
+                f"there is no {image}, or it is not yours to see",
+                method=error.method,
+                path=error.path,
+                payload=error.payload,
+            ) from error
 
     def list(self, cluster_name: str | None = None) -> list[RemoteImage]:
         """Return the images of the platform that the caller may see, without their tags.

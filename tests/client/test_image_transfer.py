@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -183,6 +185,21 @@ def test_what_is_not_there_is_told_by_both_sides(
     with pytest.raises(ResourceNotFound, match=rf"the registry has no image .*{name}:v1"):
         session.images.pull(f"image:{name}:v1")
     assert not tags(api, name)
+
+
+def test_a_port_is_not_taken_for_a_status(api: docker.APIClient, name: str) -> None:
+    port = next(port for port in range(40300, 40400) if is_free(port))
+    own = LocalPlatform(ephemeral=True, port=port)
+    missing = pytest.raises(ResourceNotFound, match=f"has no image .*:{port}/")
+    with own, Session(own.url, own.token) as session, missing:
+        session.images.pull(f"image:{name}:v1")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as listener, suppress(OSError):
+        listener.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def test_anothers_project_is_no_place_to_push_to_or_pull_from(

@@ -112,15 +112,16 @@ def test_all_images_of_the_user_are_listed(session: Session, repository: Reposit
 
 
 def test_what_is_not_there_is_told(session: Session, repository: Repository) -> None:
-    with pytest.raises(ResourceNotFound, match=r"repository name not known to registry"):
-        session.images.tags(address(repository))
+    images, name = session.images, address(repository)
+    path = repository.name.removeprefix("/")
+    with pytest.raises(ResourceNotFound, match=f"there is no image://local/{path}, or"):
+        images.tags(name)
     repository.put_image("v1", b"layer")
-    with pytest.raises(ResourceNotFound, match=r"manifest unknown"):
-        session.images.size(f"{address(repository)}:v2")
-    with pytest.raises(ResourceNotFound):
-        session.images.digest(f"{address(repository)}:v2")
-    with pytest.raises(ResourceNotFound):
-        session.images.rm(address(repository), digest_of(b"nothing"))
+    for ask in (images.size, images.digest, images.rm):
+        with pytest.raises(ResourceNotFound, match=f"there is no image://local/{path}:v2, or"):
+            ask(f"{name}:v2")
+    with pytest.raises(ResourceNotFound, match=f"there is no image://local/{path}"):
+        images.rm(name, digest_of(b"nothing"))
 
 
 def test_an_image_of_another_registry_is_none_of_the_platforms(session: Session) -> None:
