@@ -197,6 +197,7 @@ def test_a_port_is_not_taken_for_a_status(api: docker.APIClient, name: str) -> N
 
 def is_free(port: int) -> bool:
     with socket.socket() as listener, suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         return True
     return False
