@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
 from neuro_sync.closing import Closing
-from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
+from neuro_sync.errors import ConnectionFailed, IllegalArgumentError, ResourceNotFound
 from neuro_sync.models.storage import (
     AbstractDeleteProgress,
     AbstractRecursiveFileProgress,
@@ -72,7 +72,8 @@ def copy(
     if folders and not recursive:
         raise IllegalArgumentError(f"{min(folders)} is a folder; copy it with -r")
     place = _placer(session, sources, target, target_directory, no_target_directory)
-    with CopyProgress(drawn=progress and sys.stdout.isatty() and not output.is_quiet()) as told:
+    told = CopyProgress(drawn=progress and sys.stdout.isatty() and not output.is_quiet())
+    with told, _told_how_to_go_on(told, continues=continue_):
         for source in sources:
             to, is_folder = place(source), source in folders
             if is_upload and is_folder:
@@ -93,6 +94,16 @@ def copy(
                 )
             else:
                 storage.download_file(source, to, update=update, continue_=continue_, progress=told)
+
+
+@contextmanager
+def _told_how_to_go_on(told: CopyProgress, *, continues: bool) -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionFailed, KeyboardInterrupt):
+        if told.has_begun and not continues:
+            output.note("The same with --continue goes on where this has broken off.")
+        raise
 
 
 def move(
@@ -219,6 +230,11 @@ class CopyProgress(AbstractRecursiveFileProgress, Closing):
             )
             self._task = self._bars.add_task("", total=None)
         return self
+
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether anything was copied yet, or found to be copied in part."""
+        return bool(self._copied or self._done)
 
     def close(self) -> None:
         """Leave the last state of the bar on the terminal."""

@@ -68,7 +68,7 @@ class Stream(Closing, Iterator[bytes]):
                 if self._closed:
                     raise StopIteration from None
                 self._closed = True
-                raise StreamInterrupted(f"{self._what} was cut: {error}") from error
+                raise StreamInterrupted(f"{self._what} was cut: {_reason(error)}") from error
             # Once it is closed, what came may be encrypted still: shutdown() strips TLS first.
             if piece and not self._closed:
                 return piece
@@ -90,6 +90,11 @@ class Stream(Closing, Iterator[bytes]):
 
     def __repr__(self) -> str:
         return f"<Stream of {self._what}{', closed' if self._closed else ''}>"
+
+
+def _reason(error: Exception) -> object:
+    """Return what happened; the library's own text tells it twice."""
+    return error.args[0] if isinstance(error, urllib3.exceptions.ProtocolError) else error
 
 
 def _end_of_second(date: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from neuro_sync import Session
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.testing import Fault, FaultProxy
 
 from .conftest import Neuro, Open
 from .test_habits import bash_completions
@@ -132,6 +133,45 @@ def test_files_are_listed_moved_and_removed(
     assert neuro(f"rm '{there}/deep/*.txt'").output == ""
     assert neuro(f"rm -r -P {there}/deep").output.count("Removed ") == 2
     assert neuro(f"ls {there}").output == ""
+
+
+GO_ON = "The same with --continue goes on where this has broken off.\n"
+
+
+def test_a_copy_that_breaks_off_tells_how_to_go_on(
+    neuro: Neuro,
+    platform: LocalPlatform,
+    session: Session,
+    here: Path,
+    there: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = bytes(range(256)) * 2**14
+    session.storage.create(f"{there}/large", content)
+    path = f"{session.project_name}/{there.removeprefix('storage:')}/large"
+    with FaultProxy(platform.port) as proxy:
+        monkeypatch.setenv("NEURO_SYNC_URL", proxy.url)
+        gone = [Fault(cut_after=0) for _ in range(8)]
+        proxy.plan(f"GET /api/v1/storage/local/{path}?op=OPEN", Fault(cut_after=2**21), *gone)
+        broken = neuro(f"cp {there}/large .")
+        assert broken.exit_code == 74
+        assert broken.stderr.startswith(GO_ON + "Error: ")
+        assert not Path("large").exists()
+    monkeypatch.setenv("NEURO_SYNC_URL", platform.url)
+    assert neuro(f"cp --continue {there}/large .").exit_code == 0
+    assert Path("large").read_bytes() == content
+
+
+def test_a_copy_that_is_interrupted_tells_how_to_go_on(
+    neuro_terminal: Open, here: Path, there: str
+) -> None:
+    with open("large", "wb") as large:
+        large.truncate(2**33)
+    command = neuro_terminal(f"cp large {there}")
+    command.wait_for(b"MB/s")
+    command.type(b"\x03")
+    command.wait_for(GO_ON.strip().encode())
+    assert command.wait() == 130
 
 
 def test_all_of_a_project_is_not_removed_by_a_slip(
