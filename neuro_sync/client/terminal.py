@@ -68,11 +68,11 @@ def interact(stream: StdStream, history: LogLines | None = None) -> int | None:
             stream,
             _waking() as woken,
             _raw(typing, enabled=stream.tty),
-            _resizing(stream, screen),
+            _resizing(stream, screen) as tell_size,
         ):
             before.start()
             shower.start()
-            detached = _pass_on(typing, over, woken, stream)
+            detached = _pass_on(typing, over, woken, stream, tell_size)
             if not detached:
                 before.finish()
             return None if detached else stream.exit_code
@@ -133,7 +133,9 @@ class _History:
                 self._thread.join()
 
 
-def _pass_on(typing: int, over: int, woken: int, stream: StdStream) -> bool:
+def _pass_on(
+    typing: int, over: int, woken: int, stream: StdStream, tell_size: Callable[[], None]
+) -> bool:
     """Send what is typed until the stream is over; return whether the user left before."""
     keys = DetachKeys()
     sources = [typing, over, woken]
@@ -142,8 +144,8 @@ def _pass_on(typing: int, over: int, woken: int, stream: StdStream) -> bool:
         ready, _, _ = select.select(sources, [], [])
         if over in ready:
             return False
-        if woken in ready:  # the signal's handler has run by now
-            os.read(woken, PIECE)
+        if woken in ready and signal.SIGWINCH in os.read(woken, PIECE):
+            tell_size()
         if typing not in ready:
             continue
         typed = os.read(typing, PIECE)
@@ -167,7 +169,7 @@ def _pass_on(typing: int, over: int, woken: int, stream: StdStream) -> bool:
 
 @contextmanager
 def _waking() -> Iterator[int]:
-    """Yield what becomes readable when a signal came.
+    """Yield what becomes readable when a signal came, of which it has the number.
 
     One that comes just before `select` begins to wait would else be noticed at the next key.
     """
@@ -221,24 +223,26 @@ def _raw(terminal: int, *, enabled: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _resizing(stream: StdStream, screen: int) -> Iterator[None]:
-    """Tell the command the size of the screen, now and whenever it changes."""
+def _resizing(stream: StdStream, screen: int) -> Iterator[Callable[[], None]]:
+    """Tell the command the size of the screen, and yield what does so again after a SIGWINCH."""
     if not stream.tty or not os.isatty(screen):
-        yield
+        yield lambda: None
         return
 
-    def resize(*_: object) -> None:
+    def tell_size() -> None:
         size = os.get_terminal_size(screen)
         with suppress(NeuroError):  # it is over; its reader is told
             stream.resize(size.lines, size.columns)
 
-    resize()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        tell_size()
+        yield tell_size
         return
-    before = signal.signal(signal.SIGWINCH, resize)
+    # It only wakes us up. To send something it might have to wait for what it has interrupted.
+    before = signal.signal(signal.SIGWINCH, lambda *_: None)
     try:
-        yield
+        tell_size()
+        yield tell_size
     finally:
         signal.signal(signal.SIGWINCH, before)
 

@@ -79,6 +79,19 @@ def test_a_new_size_of_the_terminal_is_passed_on(open_terminal: Open) -> None:
     assert terminal.is_restored
 
 
+def test_sizes_that_change_while_something_is_typed_hold_nothing_up(open_terminal: Open) -> None:
+    terminal = open_terminal()
+    terminal.wait_for(b"# ")
+    for number in range(1000):
+        terminal.type(b":")
+        terminal.resize(40 + number % 2, 100)
+        terminal.program.send_signal(signal.SIGWINCH)
+    terminal.type(b"\x15stty size; exit 7\r")
+    terminal.wait_for(b"41 100")
+    terminal.wait_for(b"ENDED 7")
+    assert terminal.wait() == 0
+
+
 def test_ctrl_p_ctrl_q_leaves_and_ctrl_c_is_for_the_command(open_terminal: Open) -> None:
     terminal = open_terminal(
         "sh -c 'trap \"echo got it\" INT; echo on; while :; do sleep .02; done'"
