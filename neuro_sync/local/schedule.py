@@ -111,11 +111,14 @@ class Job:
 
     @property
     def end_of_life_span(self) -> datetime | None:
-        """When a job that runs has run for long enough."""
-        if self.life_span is None or not self.status.is_running:
+        """When a job has run for long enough; one that waits may have done so before."""
+        if self.life_span is None or self.status.is_finished:
             return None
         at = self.life[-1].transition_time
-        return at + timedelta(seconds=self.life_span - lifecycle.run_time(self.life, at))
+        left = self.life_span - lifecycle.run_time(self.life, at)
+        if self.status.is_running:
+            return at + timedelta(seconds=left)
+        return at if left < 0 else None
 
     @property
     def restart_time(self) -> datetime | None:

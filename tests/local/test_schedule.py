@@ -377,6 +377,20 @@ def test_a_job_without_turns_loses_its_machine_and_waits_for_it_again(world: Wor
     assert (job.status, job.life[-1].reason) == (JobStatus.PENDING, "Restarting")
 
 
+def test_a_job_that_waits_ends_when_it_has_run_longer_than_it_now_may(world: World) -> None:
+    job = world.add(FULL, rules=Rules(preemptible_node=True))
+    world.begin(job)
+    world.wait(1000)
+    world.add(FULL)
+    world.end(job)
+    assert job.status is JobStatus.PENDING
+    world.take(world.schedule.set_life_span(job.id, 2000, world.now))
+    assert job.status is JobStatus.PENDING
+    world.take(world.schedule.set_life_span(job.id, 60, world.now))
+    assert (job.status, job.life[-1].reason) == (JobStatus.CANCELLED, "LifeSpanEnded")
+    assert job.phase is Phase.OVER
+
+
 def test_jobs_with_turns_take_them(world: World) -> None:
     jobs = [world.add(FULL, rules=SCHEDULED) for _ in range(3)]
     for turn in range(7):
