@@ -112,7 +112,7 @@ class APIError(NeuroError):
         path: str | None = None,
         payload: object = None,
     ) -> None:
-        self.text = text or self.default_text
+        self.text: str = text or self.default_text
         """What the platform said, without our additions."""
         self.method = method
         self.path = path
@@ -191,7 +191,7 @@ class StorageError(IllegalArgumentError, OSError):
         super().__init__(text, status=status, method=method, path=path, payload=payload)
         name = payload.get("errno") if isinstance(payload, dict) else None
         # A number that has no name comes as such.
-        self.errno = name if isinstance(name, int) else getattr(errno, str(name), None)
+        self.errno: int | None = name if isinstance(name, int) else getattr(errno, str(name), None)
 
     def body(self) -> dict[str, object]:
         if self.errno is None:

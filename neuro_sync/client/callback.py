@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from neuro_sync.errors import AuthError, ConfigError
 
-logger = logging.getLogger("neuro_sync")
+logger: logging.Logger = logging.getLogger("neuro_sync")
 
 LOOPBACK = ("127.0.0.1", "localhost")
 REFUSALS = {"unauthorized": 401, "access_denied": 403}
@@ -42,9 +42,10 @@ class CallbackServer:
             ConfigError: All of the addresses are in use, or none is this machine's own.
         """
         self._answers: SimpleQueue[tuple[str, str]] = SimpleQueue()
-        self.state = secrets.token_urlsafe(16)
+        self.state: str = secrets.token_urlsafe(16)
         """What an answer has to repeat to belong to this login."""
         self._success_url = success_url
+        self.address: str
         self._server, self.address = self._listen(addresses)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="neuro-sync: login", daemon=True

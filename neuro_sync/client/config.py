@@ -41,7 +41,7 @@ class Config:
         settings: Settings,
         names: Mapping[str, str | None],
     ) -> None:
-        self.api_url = URL(found.url)
+        self.api_url: URL = URL(found.url)
         self.settings = settings
         """What ``user.toml`` and the project's file say."""
         self._transport = transport

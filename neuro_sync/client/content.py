@@ -58,9 +58,9 @@ class FileContent(Closing, Iterator[bytes]):
         self._url = url
         self._is_range = offset > 0 or size is not None
         self._closed = False
-        self.position = offset
+        self.position: int = offset
         """Where in the file the next piece begins."""
-        self.stop = offset
+        self.stop: int = offset
         """Where it ends."""
         self._version: tuple[int, str | None] | None = None
         self._stream: Stream | None = None

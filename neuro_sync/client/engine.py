@@ -23,10 +23,10 @@ try:
     import docker
 
     from neuro_sync.engine import connect, find_endpoint
-except ImportError as error:
+except ImportError as _error:
     raise ConfigError(
-        f"pushing and pulling images takes {error.name}: pip install 'neuro-sync[docker]'"
-    ) from error
+        f"pushing and pulling images takes {_error.name}: pip install 'neuro-sync[docker]'"
+    ) from _error
 
 SILENCE = 20 * 60
 """Seconds without a word from the engine after which a push or a pull is given up."""

@@ -16,7 +16,7 @@ from neuro_sync.errors import ConfigError, NeuroError, StreamClosed
 if TYPE_CHECKING:
     from neuro_sync.transport.websocket import WebSocket
 
-logger = logging.getLogger("neuro_sync")
+logger: logging.Logger = logging.getLogger("neuro_sync")
 
 HOST = "127.0.0.1"
 LAST_PORT = 65535

@@ -30,7 +30,7 @@ class NoPlatformFound(ConfigError):
     """Nowhere is said which platform to talk to; `places` are those that were looked at."""
 
     def __init__(self, places: Sequence[str]) -> None:
-        self.places = tuple(places)
+        self.places: tuple[str, ...] = tuple(places)
         looked = "\n  ".join(places)
         super().__init__(f"no platform to talk to. Looked at:\n  {looked}\n{REMEDY}")
 

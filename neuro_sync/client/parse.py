@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -51,7 +51,7 @@ class Parser:
         self._config = config
         self._registries: dict[str, ClusterConfig] = {}
         # Thousands of jobs share a handful of images.
-        self.own_image = lru_cache(maxsize=1024)(self._own_image)
+        self.own_image: Callable[..., RemoteImage | None] = lru_cache(1024)(self._own_image)
 
     def str_to_uri(
         self,

@@ -19,7 +19,7 @@ from neuro_sync.version import __version__
 if TYPE_CHECKING:
     import sqlite3
 
-logger = logging.getLogger("neuro_sync")
+logger: logging.Logger = logging.getLogger("neuro_sync")
 
 FAMILIES = (("NEUROMATION_CONFIG", "~/.neuro"), ("APOLO_CONFIG", "~/.apolo"))
 """The variable that names a config folder, and where it is otherwise."""
@@ -77,7 +77,7 @@ class LoginStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.file = folder / DATABASE
+        self.file: Path = folder / DATABASE
 
     def exists(self) -> bool:
         # Not by Path, which raises for a folder that we may not look into.

@@ -122,7 +122,7 @@ class Session(Closing):
 
         self._transport = transport
         self.config = config
-        self.jobs = Jobs(transport, config, self._clock)
+        self.jobs: Jobs = Jobs(transport, config, self._clock)
 
     # The other sections are loaded when they are first asked for.
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BeforeValidator,
@@ -65,7 +65,9 @@ WANTED = {
 
 
 class _Section(Model):
-    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"), strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        alias_generator=lambda name: name.replace("_", "-"), strict=True
+    )
 
 
 class JobSettings(_Section):

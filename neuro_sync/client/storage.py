@@ -72,7 +72,7 @@ class Storage:
         self._transport = transport
         self._config = config
         self._clock = clock
-        self.clock_skew = ClockSkew()
+        self.clock_skew: ClockSkew = ClockSkew()
         """How our clock and the platform's differ, as the last answer about files showed."""
 
     def stat(self, uri: URL | str) -> FileStatus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -31,7 +31,7 @@ ANSWER: dict[str, str] = {"written by": "the platform"}
 class Model(BaseModel):
     """What travels. An unknown field is a user's typo, so it is refused."""
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         validate_by_name=True,

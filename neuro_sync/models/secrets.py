@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo
 from yarl import URL
@@ -80,7 +80,7 @@ class Secret(Model):
 class NewSecret(Model):
     """The body of ``POST {secrets}``."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     key: SecretKey
     value: SecretValue
@@ -91,6 +91,6 @@ class NewSecret(Model):
 class OpenedSecret(Secret):
     """A secret with its value."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     value: SecretValue

@@ -92,7 +92,7 @@ class Connections:
         self._trust_env = trust_env
         # Guards the pools against two threads that both notice a fork.
         self._lock = ForkSafeLock()
-        self.closed = False
+        self.closed: bool = False
         self._open()
 
     def _open(self) -> None:

@@ -46,7 +46,7 @@ from .tokens import FixedToken, TokenSource, masked
 if TYPE_CHECKING:
     from .overlap import Call, Overlap
 
-logger = logging.getLogger("neuro_sync")
+logger: logging.Logger = logging.getLogger("neuro_sync")
 
 Query = Iterable[tuple[str, str | bytes]]
 
@@ -103,7 +103,7 @@ class HttpTransport:
         Raises:
             ConfigError: The token or the application's name cannot be sent.
         """
-        self.tokens = FixedToken(token) if isinstance(token, str) else token
+        self.tokens: TokenSource = FixedToken(token) if isinstance(token, str) else token
         self._timeout = timeout
         self._clock = clock or Clock()
         self._headers = {

@@ -25,7 +25,7 @@ from neuro_sync.closing import Closing
 
 from .answers import Connection, SecureConnection
 
-logger = logging.getLogger("neuro_sync")
+logger: logging.Logger = logging.getLogger("neuro_sync")
 
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ class Stream(Closing, Iterator[bytes]):
 
     def __init__(self, response: requests.Response, what: str) -> None:
         self.headers: Mapping[str, str] = response.headers
-        self.content_type = response.headers.get("Content-Type", "").partition(";")[0]
+        self.content_type: str = response.headers.get("Content-Type", "").partition(";")[0]
         self.piece = PIECE
         """The most bytes of one read."""
         self._response = response

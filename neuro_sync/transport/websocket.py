@@ -54,7 +54,7 @@ from .rfc6455 import (
 )
 from .tokens import masked
 
-logger = logging.getLogger("neuro_sync")
+logger: logging.Logger = logging.getLogger("neuro_sync")
 
 HEARTBEAT = 10.0
 """Seconds of silence after which the peer is asked for a sign of life; after two it is gone."""
