@@ -107,9 +107,7 @@ class FileContent(Closing, Iterator[bytes]):
             headers["Range"] = f"bytes={self.position}-{'' if stop is None else stop - 1}"
         try:
             with missing(self._uri):
-                stream = self._transport.stream(
-                    self._url, query=[("op", "OPEN")], headers=headers, is_silent=False
-                )
+                stream = self._transport.stream(self._url, query=[("op", "OPEN")], headers=headers)
         except IllegalArgumentError as error:
             if error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -27,6 +26,7 @@ from neuro_sync.errors import (
     WaitTimeout,
 )
 from neuro_sync.models import frames
+from neuro_sync.models.base import Model, read_answer
 from neuro_sync.models.images import (
     LATEST,
     AbstractDockerImageProgress,
@@ -321,7 +321,8 @@ class Jobs:
         Endpoint: GET {monitoring}/capacity
         """
         url = self._config.cluster(cluster_name).monitoring_url
-        return _CAPACITY.validate_json(self._transport.request("GET", f"{url}/capacity").content)
+        answer = self._transport.request("GET", f"{url}/capacity")
+        return read_answer(_CAPACITY, answer.content, "number for each preset")
 
     @overload
     def wait(  # type: ignore[overload-overlap]  # a text is one job, not its letters
@@ -714,6 +715,7 @@ class Jobs:
             method="POST",
             body={"container": {"image": target.as_docker_url()}},
             accept=NDJSON,
+            is_silent=True,
         ) as stream:
             events = _save_events(stream)
             progress.save(ImageProgressSave(job=job_id, dst=target))
@@ -769,7 +771,8 @@ class Jobs:
         if cluster_name is None and isinstance(id, JobDescription):
             cluster_name = id.cluster_name
         monitoring = self._config.cluster(cluster_name).monitoring_url
-        return self._transport.stream(f"{monitoring}/{self._id_of(id)}/log", query=query)
+        url = f"{monitoring}/{self._id_of(id)}/log"
+        return self._transport.stream(url, query=query, is_silent=True)
 
     def _id_of(self, id: Job) -> str:
         """Return the id itself, which is all that the monitoring service knows jobs by."""
@@ -873,8 +876,11 @@ def _read_jobs(stream: Stream) -> Iterator[JobDescription]:
     if stream.content_type == NDJSON:
         return read_models(stream, JobDescription)
     # A platform of 2020 answers with one document.
-    jobs = json.loads(b"".join(stream))["jobs"]
-    return (JobDescription.from_answer(json.dumps(job)) for job in jobs)
+    return iter(_OldList.from_answer(b"".join(stream)).jobs)
+
+
+class _OldList(Model):
+    jobs: tuple[JobDescription, ...]
 
 
 def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tuple[str, str]]:

@@ -100,7 +100,7 @@ def _ask(
             float(content["expires_in"]),
             content.get("refresh_token") or None,
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         # Not chained either: it is full of tokens.
         raise ProtocolError(f"the answer of {token_url} is none about a token") from None
 

@@ -53,7 +53,7 @@ class Session(Closing):
         org_name: str | None = None,
         project_name: str | None = None,
         timeout: Timeout = (10.0, 60.0),
-        verify: bool | str = True,
+        verify: bool | str | None = None,
         cert: Certificate | None = None,
         proxies: Mapping[str, str] | None = None,
         trust_env: bool = True,
@@ -66,9 +66,11 @@ class Session(Closing):
         `url` is that of its API, such as ``https://HOST/api/v1``. `path` is the config folder with
         the saved login and ``user.toml``; `settings` stand for that file and the project's.
         `timeout` is seconds to connect and seconds of silence; `verify` is the path of a CA bundle,
-        or False to trust anybody; `cert` the path of a client's certificate, and of its key;
-        `proxies` are by scheme. Without `trust_env` the environment names neither proxies nor a
-        bundle. `application`, such as ``my-app/1.2``, is told to the platform.
+        True for the usual one whatever the environment names, or False to trust anybody; `cert`
+        the path of a client's certificate, and of its key; `proxies` are by scheme, and without
+        them this machine itself is reached directly. Without `trust_env` the environment names
+        neither proxies nor a bundle. `application`, such as ``my-app/1.2``, is told to the
+        platform.
 
         Raises:
             ConfigError: There is no address or no token; the text lists where it was looked for.

@@ -406,7 +406,7 @@ class Storage:
         self, url: str, query: Query, method: str = "GET", attempts: int | None = None
     ) -> Stream:
         return self._transport.stream(
-            url, method=method, query=query, accept=NDJSON, is_silent=False, attempts=attempts
+            url, method=method, query=query, accept=NDJSON, attempts=attempts
         )
 
     def _note_time(self, sent: float, date: str | None) -> None:

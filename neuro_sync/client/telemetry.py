@@ -23,7 +23,7 @@ class TelemetrySource:
         url = f"{monitoring_url}/{job_id}/top"
         if monitoring_url not in self._websocket_only:
             try:
-                stream = self._transport.stream(url, accept=NDJSON)
+                stream = self._transport.stream(url, accept=NDJSON, is_silent=True)
             except APIError as error:
                 if not lacks_json_lines(error):
                     raise

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TypeVar
 from urllib.parse import quote
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from yarl import URL
 
 from neuro_sync.errors import AuthError, IllegalArgumentError, ProtocolError
-from neuro_sync.models.base import ANSWER
+from neuro_sync.models.base import read_answer
 from neuro_sync.models.uris import TENANT_SCHEMES, complete, parse_resource
 from neuro_sync.models.users import NewAccount, Permission, Quota, Share, Subroles
 from neuro_sync.transport.http import HttpTransport, segment
 
 from .config import Config
-
-T = TypeVar("T")
 
 _PERMISSIONS = TypeAdapter(tuple[Permission, ...], config={"defer_build": True})
 _SHARES = TypeAdapter(tuple[Share, ...], config={"defer_build": True})
@@ -50,7 +47,7 @@ class Users:
         answer = self._transport.request(
             "GET", self._api(user, "permissions"), query=self._filter(scheme, uri)
         )
-        return _read(_PERMISSIONS, answer.content)
+        return read_answer(_PERMISSIONS, answer.content, "list of permissions")
 
     def get_shares(
         self, user: str, scheme: str | None = None, *, uri: URL | str | None = None
@@ -65,7 +62,7 @@ class Users:
         answer = self._transport.request(
             "GET", self._api(user, "permissions", "shared"), query=self._filter(scheme, uri)
         )
-        return _read(_SHARES, answer.content)
+        return read_answer(_SHARES, answer.content, "list of shares")
 
     def get_subroles(self, user: str) -> tuple[str, ...]:
         """Return the names of a user's own roles.
@@ -88,7 +85,7 @@ class Users:
         """
         asked = {"uri": self._complete(permission.uri), "action": permission.action.value}
         answer = self._transport.request("POST", self._api(user, "permissions"), body=[asked])
-        resulting = _read(_PERMISSIONS, answer.content)
+        resulting = read_answer(_PERMISSIONS, answer.content, "list of permissions")
         if not resulting:
             raise ProtocolError("the platform's answer to a share lists no permission")
         return resulting[0]
@@ -174,10 +171,3 @@ class Users:
             cluster, org, project = config.cluster_name, config.org_name, config.project_name
             address = complete(address, cluster=cluster, org=org, project=project)
         return str(address).rstrip("/")
-
-
-def _read(adapter: TypeAdapter[T], body: bytes) -> T:
-    try:
-        return adapter.validate_json(body, extra="ignore", context=ANSWER)
-    except ValidationError as error:
-        raise ProtocolError(f"the platform's answer is no list of permissions: {error}") from error

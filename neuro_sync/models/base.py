@@ -61,12 +61,7 @@ class Model(BaseModel):
     @classmethod
     def list_from_answer(cls, body: bytes | str) -> list[Self]:
         """Read a platform's answer that is a list of these; raises as `from_answer` does."""
-        try:
-            return _list_of(cls).validate_json(body, extra="ignore", context=ANSWER)
-        except ValidationError as error:
-            raise ProtocolError(
-                f"the platform's answer is no list of {cls.__name__}: {explain(error)}"
-            ) from error
+        return read_answer(_list_of(cls), body, f"list of {cls.__name__}")
 
     @classmethod
     def from_request(cls, body: bytes) -> Self:
@@ -76,6 +71,14 @@ class Model(BaseModel):
             ValidationError: As pydantic tells it.
         """
         return cls.model_validate_json(body, by_name=False, by_alias=True)
+
+
+def read_answer(adapter: TypeAdapter[T], body: bytes | str, what: str) -> T:
+    """Read a platform's answer that is `what`; raises as `Model.from_answer` does."""
+    try:
+        return adapter.validate_json(body, extra="ignore", context=ANSWER)
+    except ValidationError as error:
+        raise ProtocolError(f"the platform's answer is no {what}: {explain(error)}") from error
 
 
 @cache

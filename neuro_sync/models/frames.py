@@ -121,7 +121,7 @@ def end_of_input() -> bytes:
 def _fields(payload: bytes) -> dict[str, object]:
     try:
         fields = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadFrame(f"no JSON: {payload[:100]!r}") from error
     if not isinstance(fields, dict):
         raise BadFrame(f"no JSON object: {payload[:100]!r}")

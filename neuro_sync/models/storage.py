@@ -50,7 +50,10 @@ class _Named(Model):
         except ProtocolError:
             if not re.search(rb"(?i)\\ud[89a-f]", body.encode() if isinstance(body, str) else body):
                 raise
-            return cls.model_validate(json.loads(body), extra="ignore", context=ANSWER)
+            try:
+                return cls.model_validate(json.loads(body), extra="ignore", context=ANSWER)
+            except (ValueError, RecursionError) as error:
+                raise ProtocolError(f"the platform's answer is no {cls.__name__}") from error
 
 
 class FileStatus(Model):

@@ -170,7 +170,10 @@ def _read_head(source: io.BufferedReader) -> list[bytes]:
             # The standard library takes the end of the connection for that of the head, and half
             # a number for the length of the body.
             raise http.client.IncompleteRead(line)
-        if line in (b"\r\n", b"\n") and lines:
+        if not lines and not line.startswith(b"HTTP/"):
+            # At once: what speaks another protocol may now wait for us.
+            raise http.client.BadStatusLine(line.decode("latin-1"))
+        if line in (b"\r\n", b"\n"):
             return lines
         lines.append(line)
         if len(lines) > MOST_LINES:
@@ -251,6 +254,22 @@ class _JoinedRequests(HTTPConnection):
             super().send(data)
         else:
             self._held += data
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as above
+        """Read the head of the answer."""
+        # It is the answer's own once the connection is known to close after it.
+        connected = self.sock
+        answer: Any = super().getresponse()
+        answer.connected = connected
+        return answer  # type: ignore[no-any-return]
+
+
+def wait_for_ever(answer: Any) -> None:
+    """Lift the timeout of what is read of an answer's body."""
+    # A SOCKS proxy's pool makes its own connections.
+    connected = getattr(answer, "connected", None) or getattr(answer.connection, "sock", None)
+    if connected is not None:
+        connected.settimeout(None)
 
 
 class Connection(_JoinedRequests):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import ssl
@@ -16,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connectionpool import ConnectionPool
 
-from neuro_sync.errors import NeuroError
+from neuro_sync.errors import ConfigError, NeuroError
 
 from .answers import POOLS
 from .tokens import ForkSafeLock
@@ -32,11 +33,17 @@ class ConnectionOptions(TypedDict, total=False):
     """How a platform is reached; whatever opens connections takes these by name."""
 
     timeout: Timeout
-    verify: bool | str
-    """The path of a CA bundle; True is the usual one, False trusts anybody."""
+    verify: bool | str | None
+    """The path of a CA bundle; None is the one that the environment names, else the usual one.
+
+    True is the usual one whatever the environment names, False trusts anybody.
+    """
     cert: Certificate | None
     proxies: Mapping[str, str] | None
-    """By scheme, ``http``, ``https`` or ``all``; they win over those of the environment."""
+    """By scheme, ``http``, ``https`` or ``all``; they win over those of the environment.
+
+    This machine itself is reached directly unless they are given here.
+    """
     trust_env: bool
     """Whether the environment may name proxies and a CA bundle."""
     application: str | None
@@ -59,20 +66,7 @@ class ConnectionSettings:
 
     def tls(self) -> ssl.SSLContext:
         """Return what `requests` trusts, for connections that it does not make."""
-        bundle = DEFAULT_CA_BUNDLE_PATH if self.verify is True else self.verify
-        if not bundle:
-            context = ssl.create_default_context()
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        elif os.path.isdir(bundle):
-            context = ssl.create_default_context(capath=bundle)
-        else:
-            context = ssl.create_default_context(cafile=bundle)
-        if isinstance(self.cert, str):
-            context.load_cert_chain(self.cert)
-        elif self.cert:
-            context.load_cert_chain(*self.cert)
-        return context
+        return tls_context(self.verify, self.cert)
 
 
 class Connections:
@@ -80,7 +74,7 @@ class Connections:
 
     def __init__(
         self,
-        verify: bool | str,
+        verify: bool | str | None,
         cert: Certificate | None,
         proxies: Mapping[str, str] | None,
         *,
@@ -130,18 +124,68 @@ class Connections:
 
     def _look_up(self, host: str) -> Mapping[str, Any]:
         merged = self._session.merge_environment_settings(
-            host, self._proxies.copy(), True, self._verify, self._cert
+            host, self._proxies.copy(), True, None, self._cert
         )
-        verify = merged["verify"]
-        if verify is True and self._trust_env:
-            # What OpenSSL itself reads, and `requests` does not.
-            verify = os.environ.get("SSL_CERT_FILE") or True
+        # A proxy cannot reach what is on this machine, and would be told its token.
+        found = self._proxies if _is_this_machine(host) else merged["proxies"]
         proxies = {
             # Without a scheme, as many write it, it is an HTTP proxy.
             kind: proxy if "://" in proxy else f"http://{proxy}"
-            for kind, proxy in merged["proxies"].items()
+            for kind, proxy in found.items()
         }
-        return {"verify": verify, "cert": merged["cert"], "proxies": proxies}
+        verify = self._verify
+        if verify is None:
+            # The last one OpenSSL itself reads, and `requests` does not.
+            named = os.environ.get("SSL_CERT_FILE") if self._trust_env else None
+            verify = merged["verify"] or named or True
+        settings = {"verify": verify, "cert": self._cert, "proxies": proxies}
+        if host.startswith("https:"):
+            _check(verify, self._cert)
+        return settings
+
+
+def _is_this_machine(host: str) -> bool:
+    name = urlsplit(host).hostname or ""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+
+
+def _check(verify: bool | str, cert: Certificate | None) -> None:
+    """Raise a ConfigError for files that cannot be used; it would else look like a cut."""
+    if isinstance(verify, str):
+        try:
+            tls_context(verify, None)
+        except OSError as error:
+            text = f"{verify!r} is no usable bundle of certificates: {error}"
+            raise ConfigError(
+                f"{text}; it is what `verify`, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE "
+                "names"
+            ) from error
+    if cert is not None:
+        try:
+            tls_context(False, cert)
+        except OSError as error:
+            raise ConfigError(f"cert = {cert!r} cannot be used: {error}") from error
+
+
+def tls_context(verify: bool | str, cert: Certificate | None) -> ssl.SSLContext:
+    """Return what `requests` trusts and shows."""
+    bundle = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
+    if not bundle:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif os.path.isdir(bundle):
+        context = ssl.create_default_context(capath=bundle)
+    else:
+        context = ssl.create_default_context(cafile=bundle)
+    if isinstance(cert, str):
+        context.load_cert_chain(cert)
+    elif cert:
+        context.load_cert_chain(*cert)
+    return context
 
 
 class Adapter(HTTPAdapter):

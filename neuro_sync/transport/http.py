@@ -10,6 +10,7 @@ import random
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote, urlencode, urlsplit
@@ -31,7 +32,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.version import __version__
 
-from .answers import Connection, SecureConnection
+from .answers import Connection, SecureConnection, wait_for_ever
 from .clock import Clock
 from .connections import (
     Certificate,
@@ -81,7 +82,7 @@ class Content(Protocol):
 class HttpTransport:
     """Requests to one platform, from any number of threads.
 
-    `timeout` holds for every request but streams, which may be silent for as long as they like.
+    `timeout` holds for every request; only a stream that has begun may be silent for longer.
     GET, HEAD, PUT, PATCH and DELETE are tried up to four times when the connection fails or the
     platform is unavailable for the moment; anything else is sent once.
     """
@@ -91,7 +92,7 @@ class HttpTransport:
         token: TokenSource | str,
         *,
         timeout: Timeout = (10.0, 60.0),
-        verify: bool | str = True,
+        verify: bool | str | None = None,
         cert: Certificate | None = None,
         proxies: Mapping[str, str] | None = None,
         trust_env: bool = True,
@@ -150,7 +151,7 @@ class HttpTransport:
         request.headers.update(headers)
         if content is not None:
             _put_content(request, content)
-        response = self._send(request, login, timeout=self._timeout)
+        response = self._send(request, login)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
@@ -163,19 +164,20 @@ class HttpTransport:
         body: object = None,
         accept: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
-        is_silent: bool = True,
+        is_silent: bool = False,
         attempts: int | None = None,
     ) -> Stream:
         """Return an answer while it is still being sent; raises as `request` does.
 
-        What is not expected to be silent for long is cut by the session's timeout.
+        What is not `is_silent` is cut when nothing comes for the session's timeout.
         """
         request = self._prepare(method, url, query, body, None, accept)
         request.headers.update(headers)
-        connect, read = self._timeout
-        # Where silence is no sign of trouble, keepalive notices a dead peer.
-        timeout = (connect, None) if is_silent else (connect, read)
-        response = self._send(request, timeout=timeout, stream=True, attempts=attempts)
+        response = self._send(request, stream=True, attempts=attempts)
+        if is_silent:
+            # Its head has to come in time. Then silence is no sign of trouble, and keepalive
+            # notices a dead peer.
+            wait_for_ever(response.raw)
         return Stream(response, f"{method} {urlsplit(url).path}")
 
     def overlap(self, url: str) -> Overlap | None:
@@ -240,7 +242,6 @@ class HttpTransport:
         request: requests.PreparedRequest,
         login: str | None = None,
         *,
-        timeout: Timeout | tuple[float, None],
         stream: bool = False,
         attempts: int | None = None,
     ) -> requests.Response:
@@ -249,26 +250,25 @@ class HttpTransport:
         attempts = attempts or (ATTEMPTS if request.method in REPEATABLE else 1)
         _authorize(request, token, login)
         try:
-            return self._send_patiently(request, timeout, attempts, stream=stream)
+            return self._send_patiently(request, attempts, stream=stream)
         except AuthenticationError:
             # Whatever it was, it was not done, so that it may be repeated.
             fresh = self.tokens.renew(token)
             if fresh is None:
                 raise
         _authorize(request, fresh, login)
-        return self._send_patiently(request, timeout, attempts, stream=stream)
+        return self._send_patiently(request, attempts, stream=stream)
 
     def _send_patiently(
         self,
         request: requests.PreparedRequest,
-        timeout: Timeout | tuple[float, None],
         attempts: int,
         *,
         stream: bool,
     ) -> requests.Response:
         for attempt in range(1, attempts + 1):
             try:
-                return self._send_once(request, timeout, stream=stream)
+                return self._send_once(request, stream=stream)
             except ConnectionFailed as error:
                 if attempt == attempts or any(text in str(error) for text in LASTING):
                     raise
@@ -318,18 +318,12 @@ class HttpTransport:
             headers["Content-Length"] = "0"
         return request
 
-    def _send_once(
-        self,
-        request: requests.PreparedRequest,
-        timeout: Timeout | tuple[float, None],
-        *,
-        stream: bool,
-    ) -> requests.Response:
+    def _send_once(self, request: requests.PreparedRequest, *, stream: bool) -> requests.Response:
         method, url = str(request.method), str(request.url)
         session, settings = self._connections.to(url)
         try:
             response = session.get_adapter(url).send(
-                request, stream=True, timeout=timeout, **settings
+                request, stream=True, timeout=self._timeout, **settings
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it
@@ -382,7 +376,7 @@ def _refusal(response: requests.Response, method: str, url: str) -> Exception:
     said = masked(response.content.decode(errors="replace"), *secrets)
     error = error_from_answer(status, said, method=method, path=path)
     if status in PASSING:
-        return _Passing(error, response.headers.get("Retry-After"))
+        return _Passing(error, _retry_after(response.headers))
     return error
 
 
@@ -397,10 +391,24 @@ def _put_content(request: requests.PreparedRequest, content: bytes | Content) ->
 class _Passing(Exception):
     """A refusal that may be gone a moment later; it never leaves this module."""
 
-    def __init__(self, error: APIError, retry_after: str | None) -> None:
+    def __init__(self, error: APIError, retry_after: float) -> None:
         super().__init__(str(error))
         self.error = error
-        self.retry_after = float(retry_after) if retry_after and retry_after.isdigit() else None
+        self.retry_after = retry_after
+        """Seconds; 0 if it was not told."""
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds after which a platform wants to be asked again; 0 if it does not say."""
+    told = headers.get("Retry-After", "")
+    if told.isascii() and told.isdigit():
+        return float(told)
+    try:
+        # Both by the clock of whoever answered.
+        left = parsedate_to_datetime(told) - parsedate_to_datetime(headers.get("Date", ""))
+    except (ValueError, TypeError):
+        return 0
+    return max(left.total_seconds(), 0)
 
 
 def _announces_end(response: requests.Response) -> bool:
@@ -432,7 +440,9 @@ def _connection_error(error: Exception, method: str, url: str) -> ConnectionFail
         return proxy_error(getattr(reason, "original_error", reason), where)
     if isinstance(error, requests.ConnectTimeout):
         return RequestTimeout(f"no connection within the timeout: {where}")
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+    within = error.args[0] if error.args else None  # a body that stops coming
+    timeouts = requests.Timeout | urllib3.exceptions.TimeoutError
+    if isinstance(error, timeouts) or isinstance(within, urllib3.exceptions.ReadTimeoutError):
         return RequestTimeout(f"no answer within the timeout: {where}")
     never_sent = _reached_nobody(error)
     doubt = "" if never_sent or method in REPEATABLE else "; it may have been carried out"

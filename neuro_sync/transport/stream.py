@@ -163,7 +163,7 @@ def read_models(stream: Stream, model: type[M]) -> Iterator[M]:
 def _json(line: bytes) -> object:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
