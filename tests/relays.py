@@ -128,16 +128,22 @@ class FrontDoor(_Listener):
     """
 
     def __init__(
-        self, target: int, context: ssl.SSLContext | None = None, *, services: str | None = None
+        self,
+        target: int,
+        context: ssl.SSLContext | None = None,
+        *,
+        host: str = LOOPBACK,
+        services: str | None = None,
     ) -> None:
         """Stand before the platform on a port; with a `context`, speak TLS.
 
-        `services` is the address that ``/config`` tells for all services, if not this one.
+        `host` is by which name it is reached; `services` is the address that ``/config`` tells for
+        all services, if not this one.
         """
         super().__init__()
         self._target = target
         self._context = context
-        self.address = f"{'https' if context else 'http'}://{LOOPBACK}:{self.port}"
+        self.address = f"{'https' if context else 'http'}://{host}:{self.port}"
         self._services = services or self.address
         self._open: set[socket.socket] = set()
 
@@ -168,7 +174,8 @@ class FrontDoor(_Listener):
 
     def _hand_on_request(self, client: socket.socket) -> None:
         head, rest = _read_head(client)
-        head = head.replace(b":%d" % self.port, b":%d" % self._target)
+        here = rb"(?i)(\r\nhost: )[^\r]*"
+        head = re.sub(here, rb"\g<1>%s:%d" % (LOOPBACK.encode(), self._target), head)
         admitted = self._admitted(head)
         if admitted is None:
             client.sendall(self._refusal(head))

@@ -17,11 +17,13 @@ from . import exit_codes, output
 from .invocation import Invocation
 
 if TYPE_CHECKING:
+    from yarl import URL
+
     from neuro_sync.client.session import Session
 
 NOBODY = "job-00000000-0000-0000-0000-000000000000"
 """The id of a job that no platform has."""
-CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 ENGINE_PATIENCE = 5.0
 
 
@@ -66,7 +68,7 @@ def _check(invocation: Invocation) -> Iterator[Finding]:
 def _check_platform(session: Session) -> Iterator[Finding]:
     url = session.api_url
     yield Finding("address", str(url))
-    yield _proxy(str(url.host), url.scheme)
+    yield _proxy(url)
     yield _authorities()
     yield _attempt("login", lambda: f"{session.username} on {session.cluster_name}", _mend_login)
     yield _attempt("websocket", lambda: _open_websocket(session), _mend_websocket)
@@ -99,12 +101,14 @@ def _mend_websocket(_: NeuroError) -> str:
     return "let the proxy in between pass websockets on: exec, attach and port-forward need them"
 
 
-def _proxy(host: str, scheme: str) -> Finding:
+def _proxy(url: URL) -> Finding:
     from urllib.request import getproxies, proxy_bypass
 
+    from neuro_sync.transport.connections import is_this_machine
+
     proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(host):
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or is_this_machine(str(url)) or proxy_bypass(str(url.host)):
         return Finding("proxy", "none")
     # A proxy's address may hold a password.
     return Finding("proxy", proxy.rpartition("@")[2].rpartition("//")[2])

@@ -109,8 +109,8 @@ class Jobs:
         cluster_name: str | None = None,
         org_name: str | None = None,
         project_name: str | None = None,
-        entrypoint: str | None = None,
-        command: str | None = None,
+        entrypoint: str | Sequence[str] | None = None,
+        command: str | Sequence[str] | None = None,
         working_dir: str | None = None,
         http: HTTPPort | None = None,
         env: Mapping[str, str] | None = None,
@@ -134,10 +134,10 @@ class Jobs:
     ) -> JobDescription:
         """Start a job with a preset's resources and return at once; it is mostly pending then.
 
-        `command` and `entrypoint` are split by shell rules and run by no shell; write
-        ``sh -c '...'`` for pipes. Addresses such as ``storage:data`` and ``image:name:tag`` are
-        completed with the job's cluster, organisation and project. `life_span` is counted in whole
-        minutes, rounded up.
+        `command` and `entrypoint` are lists of words, or lines that are split by shell rules; no
+        shell runs them, so write ``sh -c '...'`` for pipes. Addresses such as ``storage:data`` and
+        ``image:name:tag`` are completed with the job's cluster, organisation and project.
+        `life_span` is counted in whole minutes, rounded up.
 
         Raises:
             IllegalArgumentError: A value was refused, there is no such preset, or a quota is used
@@ -161,8 +161,8 @@ class Jobs:
                 cluster_name=cluster_name,
                 org_name=org_name,
                 project_name=project_name,
-                entrypoint=entrypoint,
-                command=command,
+                entrypoint=_words(entrypoint),
+                command=_words(command),
                 working_dir=working_dir,
                 http=http,
                 env=env or {},
@@ -891,6 +891,11 @@ def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tup
         stdout = stderr = True
     flags = {"tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
     return [(name, str(int(flag))) for name, flag in flags.items()]
+
+
+def _words(command: str | Sequence[str] | None) -> Any:
+    """Return a command as its model takes it, which joins words to a line."""
+    return command if command is None or isinstance(command, str) else [*command]
 
 
 def _reached(job: JobDescription, until: Until) -> bool:

@@ -19,6 +19,7 @@ from pydantic import (
     AliasChoices,
     AliasPath,
     AwareDatetime,
+    BeforeValidator,
     Field,
     PlainSerializer,
     ValidationInfo,
@@ -145,6 +146,16 @@ def _command_line(text: str) -> str:
     return text
 
 
+def _joined(value: object, info: ValidationInfo) -> object:
+    """Join the words of a command to the line that the wire knows; it splits into them again."""
+    if info.mode != "python" or not isinstance(value, list | tuple):
+        return value
+    for word in value:
+        if not isinstance(word, str):
+            raise ValueError(f"each word has to be a string: {word!r}")
+    return shlex.join(value)
+
+
 def _mount_path(path: str) -> str:
     if not path.startswith("/"):
         raise ValueError(f"Mount path must be absolute: {path!r}")
@@ -167,7 +178,7 @@ def _port(port: int) -> int:
     return port
 
 
-CommandLine = Annotated[str, written(_command_line)]
+CommandLine = Annotated[str, BeforeValidator(_joined), written(_command_line)]
 MountPath = Annotated[str, written(_mount_path)]
 NonBlank = Annotated[str, written(_not_blank)]
 
@@ -274,9 +285,9 @@ class Workload(Model):
     image: ImageReference
     """A `RemoteImage`, or a Docker reference such as ``ubuntu:latest``."""
     entrypoint: CommandLine | None = None
-    """Replaces that of the image; split by shell rules, run by no shell."""
+    """Replaces that of the image; split by shell rules, run by no shell. Or a list of words."""
     command: CommandLine | None = None
-    """Replaces that of the image; split by shell rules, run by no shell."""
+    """Replaces that of the image; split by shell rules, run by no shell. Or a list of words."""
     working_dir: Annotated[str, written(_absolute)] | None = None
     http: HTTPPort | None = None
     env: Mapping[NonBlank, str] = Field(default_factory=dict)

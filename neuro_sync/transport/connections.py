@@ -127,24 +127,30 @@ class Connections:
             host, self._proxies.copy(), True, None, self._cert
         )
         # A proxy cannot reach what is on this machine, and would be told its token.
-        found = self._proxies if _is_this_machine(host) else merged["proxies"]
+        found = self._proxies if is_this_machine(host) else merged["proxies"]
         proxies = {
             # Without a scheme, as many write it, it is an HTTP proxy.
             kind: proxy if "://" in proxy else f"http://{proxy}"
             for kind, proxy in found.items()
         }
-        verify = self._verify
-        if verify is None:
-            # The last one OpenSSL itself reads, and `requests` does not.
-            named = os.environ.get("SSL_CERT_FILE") if self._trust_env else None
-            verify = merged["verify"] or named or True
+        verify = self._trusted(merged["verify"])
         settings = {"verify": verify, "cert": self._cert, "proxies": proxies}
         if host.startswith("https:"):
             _check(verify, self._cert)
         return settings
 
+    def _trusted(self, found: bool | str | None) -> bool | str:
+        """Return what was given, else what the environment names."""
+        if self._verify is not None:
+            return self._verify
+        if isinstance(found, str):
+            return found
+        # What OpenSSL itself reads, and `requests` does not.
+        return (self._trust_env and os.environ.get("SSL_CERT_FILE")) or True
 
-def _is_this_machine(host: str) -> bool:
+
+def is_this_machine(host: str) -> bool:
+    """Tell whether an address is one of the machine itself, which no proxy is asked for."""
     name = urlsplit(host).hostname or ""
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -69,10 +69,21 @@ def test_a_proxys_password_is_not_told(neuro: Neuro, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("http_proxy", "http://user:canary@127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NEURO_SYNC_URL", "http://platform.test/api/v1")
     ended = neuro("doctor")
     assert ended.exit_code == 69
     assert "+ proxy: 127.0.0.1:9\n" in ended.output
     assert "canary" not in ended.output
+
+
+def test_this_machine_is_reached_without_a_proxy(
+    neuro: Neuro, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    ended = neuro("doctor")
+    assert ended.exit_code == 0, ended.output
+    assert "+ proxy: none" in ended.output
 
 
 def test_a_bundle_that_is_not_there(neuro: Neuro, monkeypatch: pytest.MonkeyPatch) -> None:

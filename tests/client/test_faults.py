@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from neuro_sync import (
     ConnectionFailed,
     JobDescription,
+    RequestTimeout,
     ServerNotAvailable,
     Session,
     StreamInterrupted,
@@ -150,6 +151,22 @@ def test_an_upgrade_that_is_refused_says_why(
     proxy.plan("GET /api/v1/monitoring/jobs/", Fault(answer=head + reason + b"\r\n\r\n"))
     with pytest.raises(ServerNotAvailable, match="too many terminals are open"):
         far.jobs.exec(finished, "true")
+
+
+def test_a_list_that_hangs_raises(
+    proxy: FaultProxy, platform: LocalPlatform, finished: JobDescription
+) -> None:
+    with Session(proxy.url, platform.token, timeout=(5.0, 0.2), clock=Impatient()) as session:
+        session.presets  # noqa: B018  # so that the next request is the list
+        proxy.plan("GET /api/v1/jobs?", Fault(hang_after=500))
+        with pytest.raises(StreamInterrupted, match="timed out"):
+            list(session.jobs.list())
+        proxy.plan("GET /api/v1/jobs?", *[Fault(hang_after=0)] * 4)
+        with pytest.raises(RequestTimeout):
+            session.jobs.list()
+        proxy.plan(LOG, *[Fault(hang_after=0)] * 4)
+        with pytest.raises(RequestTimeout):
+            session.jobs.monitor(finished)
 
 
 def test_a_list_that_is_cut_raises_instead_of_ending(

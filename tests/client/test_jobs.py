@@ -102,6 +102,21 @@ def test_run_takes_resources_instead_of_a_preset(session: Session) -> None:
     assert list(session.jobs.logs(job)) == ["ran"]
 
 
+def test_a_command_may_be_a_list_of_words(session: Session) -> None:
+    words = ["it's", "two words", "$HOME", '"', "\\", "*", "", "ü"]
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command=["printf", r"%s\n", *words]
+    )
+    assert list(session.jobs.logs(job)) == words
+    container = Container(
+        image="any",
+        entrypoint=["printf", r"%s\n"],
+        command=words,
+        resources=Resources(memory_mb=100, cpu=0.5),
+    )
+    assert list(session.jobs.logs(session.jobs.run(container))) == words
+
+
 @pytest.mark.parametrize(("command", "code"), [("false", 1), ("sh -c 'exit 42'", 42)])
 def test_a_job_that_fails_tells_its_exit_code(
     session: Session, start: Start, command: str, code: int
@@ -176,6 +191,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"name": "Train"}, "name = 'Train'"),
     ({"name": "job-1"}, "job name cannot start with 'job-'"),
     ({"command": "it's"}, "No closing quotation"),
+    ({"command": []}, "blank value"),
+    ({"command": ["head", "-n", 5]}, "each word has to be a string: 5"),
     ({"command": None}, "needs a command"),
     ({"image": ""}, "image"),
     ({"tags": ["a b"]}, "tags.0 = 'a b'"),

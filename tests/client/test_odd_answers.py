@@ -46,7 +46,7 @@ ODD = {
     "deep": _with_body(b"[" * 20_000),
     "deep objects": _with_body(b'{"a":' * 20_000),
     "deep refusal": b"HTTP/1.1 400 x\r\nContent-Length: 20000\r\n\r\n" + b"[" * 20_000,
-    "lines": b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 5\r\n\r\n[[[[\n",
+    "lines": _with_body(b"[[[[\n").replace(b"/json", b"/x-ndjson"),
     "no chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
     "no content": b"HTTP/1.1 204 No Content\r\n\r\n",

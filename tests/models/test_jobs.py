@@ -262,6 +262,11 @@ def test_a_request_mentions_only_what_was_asked_for() -> None:
     }
 
 
+def test_on_the_wire_a_command_is_a_line() -> None:
+    with pytest.raises(ValidationError, match="command"):
+        JobStart.from_request(b'{"image": "ubuntu", "command": ["echo", "words"]}')
+
+
 def test_a_request_always_says_what_the_wire_has_another_default_for() -> None:
     body = JobStart(
         image="ubuntu",

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 import requests
@@ -23,6 +24,7 @@ from neuro_sync import (
     ResourceNotFound,
     ServerError,
     ServerNotAvailable,
+    StreamInterrupted,
 )
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
@@ -122,6 +124,85 @@ def test_a_silent_platform_is_a_timeout() -> None:
             transport.request("POST", url, body={})
         assert isinstance(failed.value, TimeoutError)
         transport.close()
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Yield the address of one who says this, and nothing after it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    kept.append(connection)
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        kept: list[socket.socket] = []
+        threading.Thread(target=talk, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/jobs"
+        listener.shutdown(socket.SHUT_RDWR)
+        for connection in kept:
+            connection.close()
+
+
+silent = pytest.mark.parametrize("is_silent", [False, True])
+
+
+@silent
+def test_a_stream_whose_head_does_not_come_is_a_timeout(clock: Skipping, is_silent: bool) -> None:
+    transport = HttpTransport(CANARY, timeout=(1.0, 0.05), clock=clock)
+    with answering(b"") as url, pytest.raises(RequestTimeout):
+        transport.stream(url, is_silent=is_silent)
+    transport.close()
+
+
+@silent
+@pytest.mark.parametrize("ends", ["", "Connection: close\r\n"])
+def test_only_a_stream_that_may_be_silent_outlasts_the_timeout(is_silent: bool, ends: str) -> None:
+    transport = HttpTransport(CANARY, timeout=(1.0, 0.05))
+    head = f"HTTP/1.1 200 OK\r\n{ends}Content-Length: 10\r\n\r\nhello"
+    with answering(head.encode()) as url:
+        stream = transport.stream(url, is_silent=is_silent)
+        assert next(stream) == b"hello"
+        if is_silent:
+            threading.Timer(0.2, stream.close).start()
+            assert list(stream) == []
+        else:
+            with pytest.raises(StreamInterrupted):
+                next(stream)
+    transport.close()
+
+
+def test_a_body_that_stops_coming_is_a_timeout() -> None:
+    transport = HttpTransport(CANARY, timeout=(1.0, 0.05))
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"
+    with answering(head) as url, pytest.raises(RequestTimeout):
+        transport.request("POST", url, body={})
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "date", "seconds"),
+    [
+        ("7", "", 7),
+        ("Wed, 21 Oct 2015 07:28:05 GMT", "Wed, 21 Oct 2015 07:28:00 GMT", 5),
+        ("Wed, 21 Oct 2015 07:27:00 GMT", "Wed, 21 Oct 2015 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:05 GMT", "", None),
+        ("soon", "", None),
+    ],
+)
+@responses.activate
+def test_it_is_asked_again_when_the_platform_wants_to_be(
+    transport: HttpTransport, clock: Skipping, told: str, date: str, seconds: float | None
+) -> None:
+    headers = {"Retry-After": told, **({"Date": date} if date else {})}
+    responses.get(URL, status=503, headers=headers)
+    responses.get(URL, json={})
+    assert transport.request("GET", URL).status_code == 200
+    (slept,) = clock.slept
+    assert slept == seconds if seconds else slept < 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +21,12 @@ from neuro_sync.local.server import LocalPlatform
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.overlap import Call as SmallCall
-from tests.relays import FrontDoor, HttpProxy
+from tests.relays import LOOPBACK, FrontDoor, HttpProxy
+
+HOST = "platform.test"
+"""Where the platform is told to be; this machine by its own names is asked without a proxy."""
+ADDRESS = "192.0.2.1"
+"""Another one, which is the address of no machine at all."""
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -71,12 +77,22 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
+@pytest.fixture(autouse=True)
+def known_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up = socket.getaddrinfo
+
+    def look_up_here(host: Any, *args: Any, **kwargs: Any) -> Any:
+        return look_up(LOOPBACK if host in (HOST, ADDRESS) else host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an authority that nobody else trusts, and of a server it vouches for."""
     folder = tmp_path_factory.mktemp("authority")
     (folder / "names").write_text(
-        "subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n"
+        f"subjectAltName=DNS:{HOST},IP:{ADDRESS}\nauthorityKeyIdentifier=keyid\n"
     )
     new_key = "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
     authority_itself = "-x509 -days 2 -subj /CN=authority -addext keyUsage=critical,keyCertSign"
@@ -105,22 +121,28 @@ def secure(platform: LocalPlatform, authority: Path) -> Iterator[FrontDoor]:
     """The platform as ``https://``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
-    with FrontDoor(port_of(platform.url), context) as door:
+    with FrontDoor(port_of(platform.url), context, host=HOST) as door:
+        yield door
+
+
+@pytest.fixture(scope="module")
+def plain(platform: LocalPlatform) -> Iterator[FrontDoor]:
+    """The platform as ``http://``."""
+    with FrontDoor(port_of(platform.url), host=HOST) as door:
         yield door
 
 
 @pytest.fixture(scope="module")
 def half_secure(platform: LocalPlatform, secure: FrontDoor) -> Iterator[FrontDoor]:
     """The platform as ``http://``, which says that its services are at ``https://``."""
-    with FrontDoor(port_of(platform.url), services=secure.address) as door:
+    with FrontDoor(port_of(platform.url), host=HOST, services=secure.address) as door:
         yield door
 
 
 @pytest.fixture(scope="module")
-def half_named(platform: LocalPlatform) -> Iterator[FrontDoor]:
-    """The platform as 127.0.0.1, which says that its services are at ``localhost``."""
-    port = port_of(platform.url)
-    with FrontDoor(port, services=f"http://localhost:{port}") as door:
+def half_named(platform: LocalPlatform, plain: FrontDoor) -> Iterator[FrontDoor]:
+    """The platform as 127.0.0.1, which says that its services are elsewhere."""
+    with FrontDoor(port_of(platform.url), services=plain.address) as door:
         yield door
 
 
@@ -161,8 +183,8 @@ def door_of(call: Call, secure: FrontDoor, half_secure: FrontDoor) -> str:
 @pytest.fixture(params=["secure", "plain"])
 def proxied(
     request: pytest.FixtureRequest,
-    platform: LocalPlatform,
     secure: FrontDoor,
+    plain: FrontDoor,
     half_secure: FrontDoor,
     half_named: FrontDoor,
     monkeypatch: pytest.MonkeyPatch,
@@ -174,9 +196,7 @@ def proxied(
             monkeypatch.setenv("HTTPS_PROXY", proxy)
             return door_of(call, secure, half_secure)
         monkeypatch.setenv("HTTP_PROXY", proxy)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        by_name = platform.url.replace("127.0.0.1", "localhost")
-        return by_name if call is ask else half_named.url
+        return plain.url if call is ask else half_named.url
 
     return use
 
@@ -217,6 +237,42 @@ def test_an_authority_is_found_in_the_environment(
     monkeypatch.setenv(variable, ca)
     with Session(secure.url, platform.token) as session:
         call(session, job_id)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_files_that_cannot_be_used_are_named(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    ca: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+) -> None:
+    file = tmp_path / "file.pem"
+    if content:
+        file.write_text(content)
+    with (
+        Session(secure.url, platform.token, verify=str(file)) as session,
+        pytest.raises(ConfigError, match=r"file\.pem' is no usable bundle"),
+    ):
+        assert session.presets
+    with (
+        Session(secure.url, platform.token, verify=ca, cert=str(file)) as session,
+        pytest.raises(ConfigError, match=r"cert = '.*file\.pem' cannot be used"),
+    ):
+        assert session.presets
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+    with (
+        Session(secure.url, platform.token) as session,
+        pytest.raises(ConfigError, match="REQUESTS_CA_BUNDLE"),
+    ):
+        assert session.presets
+    # What is given wins, the usual authorities too.
+    with (
+        Session(secure.url, platform.token, verify=True, clock=NoTime()) as session,
+        pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        assert session.presets
 
 
 @each_call
@@ -267,6 +323,7 @@ def test_what_is_given_wins_over_the_environment(
 @each_call
 def test_a_plain_platform_is_reached_through_the_proxy(
     platform: LocalPlatform,
+    plain: FrontDoor,
     proxy: HttpProxy,
     job_id: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -275,13 +332,13 @@ def test_a_plain_platform_is_reached_through_the_proxy(
     call: Call,
 ) -> None:
     monkeypatch.setenv(variable, proxy.address.replace("http://", scheme))
-    with Session(platform.url, platform.token) as session:
+    with Session(plain.url, platform.token) as session:
         call(session, job_id)
     expected: dict[Call, str] = {
-        ask: f"GET {platform.url}/jobs/{job_id}",
-        follow: f"GET {platform.url}/monitoring/jobs/{job_id}/log",
-        run: f"CONNECT 127.0.0.1:{port_of(platform.url)}",
-        copy: f"GET {platform.url}/storage/",
+        ask: f"GET {plain.url}/jobs/{job_id}",
+        follow: f"GET {plain.url}/monitoring/jobs/{job_id}/log",
+        run: f"CONNECT {HOST}:{plain.port}",
+        copy: f"GET {plain.url}/storage/",
     }
     assert proxy.requests[-1].startswith(expected[call])
 
@@ -303,14 +360,15 @@ def test_a_secure_platform_is_reached_through_the_proxy(
     address = door_of(call, secure, half_secure)
     with Session(address, platform.token, verify=ca) as session:
         call(session, job_id)
-    assert set(proxy.requests) == {f"CONNECT 127.0.0.1:{secure.port}"}
+    assert set(proxy.requests) == {f"CONNECT {HOST}:{secure.port}"}
     assert call is copy or len(proxy.requests) == 1
 
 
 @each_call
-@pytest.mark.parametrize("exception", ["127.0.0.1", "10.0.0.0/8, 127.0.0.0/8", "*"])
+@pytest.mark.parametrize("exception", ["platform.test", "localhost, .test", "*", "192.0.2.0/24"])
 def test_an_exception_is_reached_without_the_proxy(
     platform: LocalPlatform,
+    secure: FrontDoor,
     half_secure: FrontDoor,
     proxy: HttpProxy,
     ca: str,
@@ -322,9 +380,28 @@ def test_an_exception_is_reached_without_the_proxy(
     for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(variable, proxy.address)
     monkeypatch.setenv("NO_PROXY", exception)
-    with Session(half_secure.url, platform.token, verify=ca) as session:
+    url = half_secure.url
+    if exception.startswith(ADDRESS[:-1]):
+        url = secure.url.replace(HOST, ADDRESS)
+        call = ask  # the only one that goes where the session is told to
+    with Session(url, platform.token, verify=ca) as session:
         call(session, job_id)
     assert proxy.requests == []
+
+
+@each_call
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost"])
+def test_this_machine_itself_is_reached_without_the_proxy(
+    platform: LocalPlatform,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+    address: str,
+) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    with Session(platform.url.replace("127.0.0.1", address), platform.token) as session:
+        call(session, job_id)
 
 
 @each_call
@@ -333,6 +410,7 @@ def test_an_exception_is_reached_without_the_proxy(
 def test_the_proxy_is_told_the_login_in_its_address(
     platform: LocalPlatform,
     secure: FrontDoor,
+    plain: FrontDoor,
     strict_proxy: HttpProxy,
     ca: str,
     job_id: str,
@@ -343,7 +421,7 @@ def test_the_proxy_is_told_the_login_in_its_address(
 ) -> None:
     login = f"user:{QUOTED_PASSWORD}@127.0.0.1:{strict_proxy.port}"
     monkeypatch.setenv("ALL_PROXY", scheme + login)
-    address = secure.url if is_secure else platform.url
+    address = secure.url if is_secure else plain.url
     with Session(address, platform.token, verify=ca) as session:
         call(session, job_id)
     basic = b64encode(f"user:{PASSWORD}".encode()).decode()
@@ -394,6 +472,7 @@ def test_a_proxy_that_is_not_there_is_blamed(
 def test_a_silent_stream_through_a_proxy_notices_a_peer_that_is_gone(
     platform: LocalPlatform,
     secure: FrontDoor,
+    plain: FrontDoor,
     proxy: HttpProxy,
     ca: str,
     job_id: str,
@@ -410,7 +489,7 @@ def test_a_silent_stream_through_a_proxy_notices_a_peer_that_is_gone(
         connect(connection, address)
 
     monkeypatch.setattr(socket.socket, "connect", remember)
-    address = secure.url if is_secure else platform.url
+    address = secure.url if is_secure else plain.url
     with Session(address, platform.token, verify=ca) as session:
         follow(session, job_id)
     assert kept_alive
@@ -444,11 +523,11 @@ def test_closing_a_stream_frees_its_reader(
 
 
 def test_a_job_that_no_proxy_let_through_was_not_started(
-    platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch
+    platform: LocalPlatform, plain: FrontDoor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with HttpProxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
-        session = Session(platform.url, platform.token)
+        session = Session(plain.url, platform.token)
         assert session.presets
     with session, pytest.raises(ConnectionFailed, match="the proxy does not") as caught:
         session.jobs.start(image="any", preset_name="cpu-small", command="true")
@@ -479,13 +558,14 @@ def test_an_environment_that_is_not_trusted_names_no_authority(
 @each_call
 def test_an_environment_that_is_not_trusted_names_no_proxy(
     platform: LocalPlatform,
+    plain: FrontDoor,
     proxy: HttpProxy,
     job_id: str,
     monkeypatch: pytest.MonkeyPatch,
     call: Call,
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy.address)
-    with Session(platform.url, platform.token, trust_env=False) as session:
+    with Session(plain.url, platform.token, trust_env=False) as session:
         call(session, job_id)
     assert proxy.requests == []
 
@@ -496,6 +576,7 @@ def test_an_environment_that_is_not_trusted_names_no_proxy(
 def test_a_proxy_that_is_given_wins_over_the_environment(
     platform: LocalPlatform,
     secure: FrontDoor,
+    plain: FrontDoor,
     proxy: HttpProxy,
     ca: str,
     job_id: str,
@@ -504,7 +585,7 @@ def test_a_proxy_that_is_given_wins_over_the_environment(
     trust_env: bool,
     call: Call,
 ) -> None:
-    address = secure.url if kind == "https" else platform.url
+    address = secure.url if kind == "https" else plain.url
     monkeypatch.setenv(f"{'http' if kind == 'all' else kind}_proxy", "http://127.0.0.1:1")
     if kind == "all":  # the most exact one counts, wherever it stands
         monkeypatch.delenv("http_proxy")
@@ -522,7 +603,7 @@ def wary(platform: LocalPlatform, authority: Path) -> Iterator[FrontDoor]:
     context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
     context.load_verify_locations(authority / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
-    with FrontDoor(port_of(platform.url), context) as door:
+    with FrontDoor(port_of(platform.url), context, host=HOST) as door:
         yield door
 
 
@@ -574,4 +655,4 @@ def test_logging_in_goes_by_the_same_options(
         cert=(str(authority / "client.pem"), str(authority / "client-key.pem")),
         proxies={"https": proxy.address},
     )
-    assert proxy.requests == [f"CONNECT 127.0.0.1:{wary.port}"]
+    assert proxy.requests == [f"CONNECT {HOST}:{wary.port}"]

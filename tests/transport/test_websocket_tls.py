@@ -56,7 +56,7 @@ def test_one_setting_says_whom_to_trust(
 ) -> None:
     if trust == "environment":
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    verify = str(certificate) if trust == "argument" else trust == "environment"
+    verify = {"argument": str(certificate), "environment": None, "anybody": False}[trust]
     transport = HttpTransport("token", verify=verify)
     with (
         served(echo, ssl=server_context) as url,
