@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from neuro_sync.testing import FaultProxy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def neuro_local() -> Iterator[LocalPlatform]:
-    """A local platform for the whole run, at any free port, in a temporary folder.
+    """A local platform for this test alone, at any free port, in a temporary folder.
 
-    With pytest-xdist each worker has its own.
+    Its jobs end with the test, and nothing of it is kept.
     """
     from neuro_sync.local.server import LocalPlatform
 
@@ -31,13 +31,12 @@ def neuro_local() -> Iterator[LocalPlatform]:
 
 @pytest.fixture
 def neuro_session(neuro_local: LocalPlatform) -> Iterator[Session]:
-    """A session with `neuro_local`; jobs that the test leaves running are killed after it."""
-    from neuro_sync import JobStatus, Session
+    """A session with `neuro_local`, whatever the files of the user and the project settle."""
+    from neuro_sync import Session
+    from neuro_sync.client.settings import Settings
 
-    with Session(neuro_local.url, neuro_local.token) as session:
+    with Session(neuro_local.url, neuro_local.token, settings=Settings()) as session:
         yield session
-        for job in session.jobs.list(statuses=JobStatus.active_items()):
-            session.jobs.kill(job)
 
 
 @pytest.fixture

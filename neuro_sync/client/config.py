@@ -31,7 +31,8 @@ class Config:
 
     What the platform says of itself is fetched when it is first needed, once. Names that are
     current come from the session's arguments, else the project's file, else the passed config or
-    the saved login, else they are the platform's first.
+    the saved login, else they are the platform's first. The names in a project's file are those of
+    a hosted platform; on the local one they mean nothing.
     """
 
     def __init__(
@@ -49,13 +50,16 @@ class Config:
         self._platform = _Platform(transport, found.url)
         # What is chosen as such is taken as it is; what was current when the login was saved
         # holds as long as the platform has it.
-        self._chosen = _chosen(names, settings)
+        self._given = _given(names)
+        self._in_file = _all_by(
+            str(settings.project_file), {name: getattr(settings.job, name) for name in NAMES}
+        )
         self._saved = dict(found.names)
 
     def with_options(self, names: Mapping[str, str | None]) -> Self:
         """Return the same platform with other names being current."""
         other = copy.copy(self)
-        other._chosen = self._chosen | _given(names)  # noqa: SLF001  # a copy of ours
+        other._given = self._given | _given(names)  # noqa: SLF001  # a copy of ours
         return other
 
     @property
@@ -165,7 +169,7 @@ class Config:
 
     @property
     def org_name(self) -> str | None:
-        chosen = self._chosen.get("org_name")
+        chosen = self._settled("org_name")
         if chosen:
             return chosen.value
         orgs = self.cluster().orgs
@@ -179,7 +183,7 @@ class Config:
     @property
     def project_name(self) -> str:
         """The current project: the alphabetically first one, unless one was chosen."""
-        chosen = self._chosen.get("project_name")
+        chosen = self._settled("project_name")
         if chosen:
             return chosen.value
         names = self._project_names()
@@ -252,22 +256,30 @@ class Config:
         self._switch(cluster_name=self.cluster_name, org_name=self.org_name, project_name=name)
 
     def _choice(self, name: str) -> Chosen | None:
-        return self._chosen.get(name) or self._saved.get(name)
+        return self._settled(name) or self._saved.get(name)
+
+    def _settled(self, name: str) -> Chosen | None:
+        """Return what counts whether the platform has it or not."""
+        return self._given.get(name) or self._found_in_file(name)
+
+    def _found_in_file(self, name: str) -> Chosen | None:
+        choice = self._in_file.get(name)
+        return None if choice is None or self.is_local else choice
 
     def _check_free(self, name: str) -> None:
-        value = getattr(self.settings.job, name)
-        if value is not None:
+        choice = self._found_in_file(name)
+        if choice is not None:
             raise ConfigError(
-                f"{self.settings.project_file} makes {value!r} the {name.replace('_', '-')}; "
+                f"{choice.source} makes {choice.value!r} the {name.replace('_', '-')}; "
                 "change it there"
             )
 
     def _switch(self, **wanted: str | None) -> None:
         """Make names current; an organisation or project that is not there gives way."""
-        before = self._chosen, self._saved
+        before = self._given, self._saved
         login, store = self._found.login, self._found.store
         source = self._found.token_source if store else "a switch in this session"
-        self._chosen = _chosen({}, self.settings)
+        self._given = {}
         self._saved = _all_by(source, wanted)
         project = self.project_name
         names = {
@@ -280,7 +292,7 @@ class Config:
             try:
                 store.update(login.url, self.username, **names)
             except ConfigError:
-                self._chosen, self._saved = before
+                self._given, self._saved = before
                 raise
 
     def __repr__(self) -> str:
@@ -338,9 +350,3 @@ def _all_by(source: str, names: Mapping[str, str | None]) -> dict[str, Chosen]:
 
 def _given(names: Mapping[str, str | None]) -> dict[str, Chosen]:
     return {name: Chosen(value, f"the argument {name}") for name, value in names.items() if value}
-
-
-def _chosen(names: Mapping[str, str | None], settings: Settings) -> dict[str, Chosen]:
-    """Return what is settled for good: by the project's file, but arguments come first."""
-    in_file = {name: getattr(settings.job, name) for name in NAMES}
-    return _all_by(str(settings.project_file), in_file) | _given(names)

@@ -216,17 +216,11 @@ class Session(Closing):
             ConfigError: The extra ``local`` is not installed, the state folder is unusable, or
                 no platform runs there and none is to be started.
         """
-        from .saved_login import current_store
-        from .settings import read_settings
-
         try:
             from neuro_sync.local.state import folder_of, running_platform
         except ImportError as error:
             raise _lacks(error) from error
         address = None if ephemeral else running_platform(state)
-        store = current_store()
-        # The names in a project's file are those of a hosted platform.
-        settings = read_settings(store.folder if store else None).without_names()
         if address is not None:
             address.check_version()
             if runtime not in (None, address.runtime):
@@ -234,7 +228,7 @@ class Session(Closing):
                     f"the local platform at {address.url} runs jobs with {address.runtime!r}, "
                     f"not {runtime!r}; stop it, or name another state folder"
                 )
-            return cls(address.url, address.token, timeout=timeout, settings=settings)
+            return cls(address.url, address.token, timeout=timeout)
         if not start:
             raise ConfigError(
                 f"no local platform runs on {folder_of(state)}; start one with: neuro local up"
@@ -244,7 +238,7 @@ class Session(Closing):
         except ImportError as error:
             raise _lacks(error) from error
         platform = LocalPlatform(state, ephemeral=ephemeral, runtime=runtime or "process").start()
-        session = cls(platform.url, platform.token, timeout=timeout, settings=settings)
+        session = cls(platform.url, platform.token, timeout=timeout)
         session._end_with(platform)
         return session
 

@@ -30,7 +30,6 @@ LIFE_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
 SECONDS = (86400, 3600, 60, 1)
 NAMES = ("cluster-name", "org-name", "project-name")
 """What only a project may settle."""
-FIELDS = tuple(name.replace("-", "_") for name in NAMES)
 
 
 def parse_life_span(text: str) -> float:
@@ -110,10 +109,6 @@ class Settings(_Section):
     def project_file(self) -> Path | None:
         """Where the project's file is, if there is one."""
         return self._project_file
-
-    def without_names(self) -> Self:
-        """Return the same for a platform on which a project's names mean nothing."""
-        return self.model_copy(update={"job": self.job.model_copy(update=dict.fromkeys(FIELDS))})
 
     @field_validator("alias")
     @classmethod
