@@ -17,7 +17,6 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from typing_extensions import Self
 
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.base import Model

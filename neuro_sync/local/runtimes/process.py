@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 LOG_LIMIT = 10 * 2**30
 """Bytes of output after which a job is ended, so that it does not fill the disk."""
+LAST_SUPERVISORS = 2.0
+"""How many seconds supervisors may take to end after their jobs when a platform closes."""
 TAIL_BYTES = 2000
 """How much of a failed job's output becomes its description."""
 
@@ -265,6 +267,11 @@ class ProcessRuntime:
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
+        # One that has told its job's end is about to end itself. Left alone, it would be a zombie
+        # for as long as this process lives.
+        patience = loop.time() + LAST_SUPERVISORS
+        while any(job.has_exited for job in self._jobs.values()) and loop.time() < patience:
+            await asyncio.sleep(0.002)
         loop.remove_reader(self._wake)
         os.close(self._wake)
         for job in self._jobs.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,6 +108,26 @@ signal.pause()
 print(child.stdout.readline(), end="", flush=True)
 signal.pause()
 """
+
+
+PROGRAM = """
+import psutil
+from neuro_sync import Session
+from neuro_sync.local.server import LocalPlatform
+
+with LocalPlatform(ephemeral=True, cores=100) as platform:
+    with Session(platform.url, platform.token) as session:
+        for _ in range(8):
+            session.jobs.start(image="any", preset_name="cpu-small", command="sleep 600")
+        ended = session.jobs.start(image="any", preset_name="cpu-small", command="true")
+        session.jobs.wait(ended)
+print([child.status() for child in psutil.Process().children(recursive=True)])
+"""
+
+
+def test_a_platform_that_is_closed_leaves_no_process_behind() -> None:
+    told = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
+    assert told.stdout == b"[]\n"
 
 
 def test_a_grandchild_that_ignores_term_is_gone_after_a_kill(
