@@ -480,7 +480,7 @@ class JobDescription(Model):
     description: str | None = None
     preset_name: str | None = None
     org_name: str | None = None
-    project_name: Annotated[str, Field(default_factory=lambda data: data["owner"])]
+    project_name: Annotated[str, Field(default_factory=lambda data: data.get("owner", ""))]
     """The project; on platforms without projects, the owner."""
     namespace: str | None = None
     scheduler_enabled: Annotated[

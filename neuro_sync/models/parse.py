@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated
 
 from yarl import URL
 
 from .base import Model
 from .jobs import DiskVolume, SecretFile, Volume
+from .uris import AsGiven
 
 
 class VolumeParseResult(Model):
@@ -22,7 +24,7 @@ class EnvParseResult(Model):
     """Variables for a job: those with values of their own, and those from secrets."""
 
     env: Mapping[str, str]
-    secret_env: Mapping[str, URL]
+    secret_env: Mapping[str, Annotated[URL, AsGiven()]]
 
 
 def split_volume(text: str, scheme: str) -> tuple[str, str, bool]:

@@ -15,7 +15,7 @@ from yarl import URL
 from neuro_sync.errors import ProtocolError
 
 from .base import ANSWER, Model
-from .uris import build, path_of
+from .uris import AsGiven, build, path_of
 from .users import Action
 
 
@@ -121,7 +121,7 @@ class DiskUsageInfo(Model):
     cluster_name: str = ""
     org_name: str | None = None
     project_name: str | None = None
-    uri: Annotated[URL | None, SkipValidation] = None
+    uri: Annotated[URL | None, AsGiven()] = None
 
 
 class FileListing(_Named):

@@ -26,6 +26,17 @@ UNQUOTED = "/@:!$&'()*+,;=~"
 """What yarl does not quote in a path, besides letters, digits, ``-``, ``.`` and ``_``."""
 
 
+class AsGiven:
+    """Takes what we have made ourselves; writes it as text."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        # Addresses know pydantic only since yarl 1.23.
+        text = core_schema.to_string_ser_schema(when_used="json-unless-none")
+        return core_schema.any_schema(serialization=text)
+
+
 class _Address:
     """Reads an address of one scheme from text or a ``yarl.URL``; writes it as text."""
 
@@ -137,7 +148,11 @@ def parse_uri(text: str, allowed_schemes: Collection[str] = ()) -> URL:
     try:
         # Not URL(text): it takes the digits of "storage:5" for a port. What is unquoted here,
         # build() quotes again.
-        return build(scheme, host, _unquote(path))
+        uri = build(scheme, host, _unquote(path))
+        if not host.isascii():
+            # Written for the network, some letters become what no host has.
+            URL.build(scheme=scheme, host=uri.raw_host or "")
+        return uri
     except ValueError as error:
         raise ValueError(f"{text!r} is no address: {error}") from error
 

@@ -161,6 +161,9 @@ class WebSocket(Closing):
                 # It would send the token to wherever it is told to go.
                 redirect_limit=0,
             )
+            if handshake.getstatus() != http.HTTPStatus.SWITCHING_PROTOCOLS:
+                # Before 1.9.1 it takes a redirection for an agreement.
+                raise WebSocketException(f"it was redirected, with {handshake.getstatus()}")
             self._socket.setblocking(False)
             self._selector = selectors.DefaultSelector()
             self._selector.register(self._socket, selectors.EVENT_READ)
@@ -177,6 +180,9 @@ class WebSocket(Closing):
             raise RequestTimeout(f"no answer within the timeout: {self._what}") from error
         except (ConnectionRefusedError, socket.gaierror) as error:
             raise ConnectionFailed(f"nobody answers there: {self._what}") from error
+        except IndexError as error:  # before 1.9.1, for a status line that is none
+            self._discard()
+            raise ProtocolError(f"what answered is no websocket: {self._what}") from error
         except (OSError, WebSocketException, ValueError, http.client.HTTPException) as error:
             self._discard()
             if self._closed:

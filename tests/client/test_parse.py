@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -170,6 +170,7 @@ def test_the_short_form_of_any_name_means_the_same(session: Session, names: list
 
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=30))
+@example("\xa0")
 def test_any_text_is_an_address_or_refused(session: Session, text: str) -> None:
     for given_text in (text, f"storage:{text}", f"storage://{text}", f"image:{text}"):
         try:
@@ -469,6 +470,7 @@ def test_any_image_of_the_platform_is_read_back_from_both_its_forms(
 
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=30))
+@example("\xa0")
 def test_any_text_is_an_image_or_refused(session: Session, text: str) -> None:
     for given_text in (text, f"image:{text}", f"{DEFAULT_REGISTRY}/{text}"):
         try:
