@@ -24,6 +24,9 @@ from neuro_sync.errors import ProtocolError
 T = TypeVar("T")
 M = TypeVar("M", bound="Model")
 
+DISCREET: ConfigDict = ConfigDict(hide_input_in_errors=True)
+"""For models of which an error may not show the input: values of variables are often secrets."""
+
 ANSWER: dict[str, str] = {"written by": "the platform"}
 """The validation context of a platform's answer; `written` looks for it."""
 

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
     AliasPath,
     AwareDatetime,
     BeforeValidator,
+    ConfigDict,
     Field,
     PlainSerializer,
     ValidationInfo,
@@ -30,7 +31,7 @@ from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 from yarl import URL
 
-from .base import ANSWER, Flag, Model, Text, at_least, written
+from .base import ANSWER, DISCREET, Flag, Model, Text, at_least, written
 from .images import ImageReference
 from .uris import DiskURI, SecretURI, StorageURI
 
@@ -282,6 +283,8 @@ class DiskVolume(Model):
 class Workload(Model):
     """What runs: the parts of a container that do not depend on the machine."""
 
+    model_config: ClassVar[ConfigDict] = DISCREET
+
     image: ImageReference
     """A `RemoteImage`, or a Docker reference such as ``ubuntu:latest``."""
     entrypoint: CommandLine | None = None
@@ -401,6 +404,8 @@ class JobStart(JobOptions, Workload):
 class JobRun(JobOptions):
     """The body of ``POST /jobs``."""
 
+    model_config: ClassVar[ConfigDict] = DISCREET
+
     container: Container
 
 
@@ -468,6 +473,8 @@ class JobStatusHistory(Model):
 
 class JobDescription(Model):
     """All that a platform tells of a job, at one moment."""
+
+    model_config: ClassVar[ConfigDict] = DISCREET
 
     id: str
     owner: str

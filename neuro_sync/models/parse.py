@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+from pydantic import ConfigDict
 from yarl import URL
 
-from .base import Model
+from .base import DISCREET, Model
 from .jobs import DiskVolume, SecretFile, Volume
 from .uris import AsGiven
 
@@ -22,6 +23,8 @@ class VolumeParseResult(Model):
 
 class EnvParseResult(Model):
     """Variables for a job: those with values of their own, and those from secrets."""
+
+    model_config: ClassVar[ConfigDict] = DISCREET
 
     env: Mapping[str, str]
     secret_env: Mapping[str, Annotated[URL, AsGiven()]]

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo
 from yarl import URL
 
-from .base import Model, written
+from .base import DISCREET, Model, written
 from .jobs import TenantName
 from .uris import build
 
@@ -80,7 +80,7 @@ class Secret(Model):
 class NewSecret(Model):
     """The body of ``POST {secrets}``."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = DISCREET
 
     key: SecretKey
     value: SecretValue
@@ -91,6 +91,6 @@ class NewSecret(Model):
 class OpenedSecret(Secret):
     """A secret with its value."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = DISCREET
 
     value: SecretValue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from neuro_sync import (
     SecretFile,
     Volume,
 )
+from neuro_sync.models.base import explain
 from neuro_sync.models.jobs import JobOptions, JobRun, JobStart
+from neuro_sync.models.parse import EnvParseResult
 
 ANSWER: dict[str, Any] = {
     "id": "job-5f0c1a52-6d5b-4d9e-9a3e-2c1f3f3a9b10",
@@ -247,6 +250,43 @@ def test_bad_input_is_refused_at_once_and_named(
     with pytest.raises(ValidationError) as refused:
         model(**fields)
     assert named in str(refused.value)
+
+
+CANARY = "canary-4711"
+TWICE = [
+    {"storage_uri": "storage:a", "container_path": "/mnt"},
+    {"storage_uri": "storage:b", "container_path": "/mnt"},
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        (JobStart, {"image": "a b", "env": {"A": CANARY}}),
+        (JobStart, {"image": "u", "volumes": TWICE, "env": {"A": CANARY}}),
+        (Container, {"image": "u", "volumes": TWICE, "env": {"A": CANARY}}),
+        (Container, {"env": {"A": CANARY}}),
+        (Container, {"image": "u", "env": {"": CANARY}}),
+        (Container, {"image": "u", "env": {"A": [CANARY]}}),
+        (JobRun, {"container": {"image": "a b", "env": {"A": CANARY}}}),
+        (JobRun, {"container": [{"env": {"A": CANARY}}]}),
+        (EnvParseResult, {"env": {"A": [CANARY]}, "secret_env": {}}),
+    ],
+)
+def test_an_error_does_not_show_the_values_of_variables(
+    model: type, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        model(**fields)
+    assert CANARY not in str(refused.value)
+    assert CANARY not in explain(refused.value)
+
+
+def test_nor_does_one_of_an_answer() -> None:
+    answer = {"id": "job-1", "container": {"image": "u", "env": {"A": CANARY}, "tty": [CANARY]}}
+    with pytest.raises(ProtocolError) as refused:
+        JobDescription.from_answer(json.dumps(answer))
+    assert CANARY not in "".join(traceback.format_exception(refused.value))
 
 
 def test_models_cannot_be_changed() -> None:
