@@ -10,6 +10,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import re
+import shlex
 import signal
 import sys
 import unicodedata
@@ -52,6 +53,11 @@ class Column(Generic[Item]):
     text: Callable[[Item], object]
     color: Callable[[Item], str | None] = lambda _: None
 
+
+ENDING = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+]
+"""Signals that end a program, besides that of Ctrl-C."""
 
 Field = tuple[str, object]
 """A name, and a value or a tuple of lines; one without a value is left out."""
@@ -124,7 +130,7 @@ def cursor_restored() -> Iterator[None]:
     def end(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in ENDING}
     try:
         yield
     finally:
@@ -306,14 +312,18 @@ def banner(url: str, folder: str, *, kept: bool, runtime: str, engine: str | Non
     runner = RUNNERS[runtime].format(engine=engine)
     found = f"  Docker   found at {engine}; --runtime docker runs images\n"
     kept_or_not = "kept; delete the folder to forget it" if kept else "deleted at the end"
+    is_usual = folder == os.path.abspath(".neuro-local")
+    here = "neuro --local ps, or Session.local(), in the same folder"
+    there = f"Session.local(state={folder!r})"
+    state = "" if is_usual else f" --state {shlex.quote(folder)}"
     click.echo(
         f"Neuro local platform {__version__}\n"
         f"  API      {url}\n"
         f"  Runner   {runner}\n"
         f"{found if engine and runtime == 'process' else ''}"
         f"  State    {folder} ({kept_or_not})\n"
-        "  Use it   neuro --local ps, or Session.local(), in the same folder\n"
-        '           eval "$(neuro local env)" for all programs of a shell\n'
+        f"  Use it   {here if is_usual else there}\n"
+        f'           eval "$(neuro local env{state})" for all programs of a shell\n'
         "Ctrl-C stops the platform and its jobs."
     )
 

@@ -224,8 +224,11 @@ class LoginStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from the same; where nothing can be written, nobody needs it."""
-        import fcntl
-
+        try:
+            import fcntl
+        except ImportError:  # not on Windows, where the database's own locks have to do
+            yield
+            return
         descriptor = None
         with suppress(OSError):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -211,7 +211,7 @@ def _raw(terminal: int, *, enabled: bool) -> Iterator[None]:
     handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
                 handlers[number] = signal.signal(number, restore_and_die)
         # Not its default, which throws away what was typed before.
         tty.setraw(terminal, termios.TCSADRAIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from neuro_sync import ConfigError, Session
 from neuro_sync.local.state import stop_platform
 from tests.processes import is_alive, outside
 
+ROOT = Path(__file__).parents[2]
 NEURO = [sys.executable, "-m", "neuro_sync"]
 
 
@@ -63,6 +66,34 @@ def test_up_with_docker_runs_images_and_the_banner_tells_of_the_engine(
             banner = "".join(process.stdout.readline() for _ in range(4))
             process.send_signal(signal.SIGINT)
         assert expected in banner
+
+
+@pytest.mark.parametrize("options", [(), ("--state", "a b"), ("--ephemeral",)])
+def test_what_the_banner_tells_to_type_works(tmp_path: Path, options: tuple[str, ...]) -> None:
+    variables = {name: value for name, value in os.environ.items() if "NEURO" not in name}
+    where: dict[str, Any] = {"cwd": tmp_path, "env": {**variables, "PYTHONPATH": str(ROOT)}}
+    caught = {"stdout": subprocess.PIPE, "text": True, **where}
+    with subprocess.Popen(
+        [*NEURO, "local", "up", "--port=0", *options], stdout=subprocess.PIPE, text=True, **where
+    ) as process:
+        assert process.stdout
+        banner = ""
+        while "Ctrl-C" not in banner:
+            banner += process.stdout.readline()
+        url = re.findall(r"API +(.*)", banner)[0]
+        if not options:
+            assert "Session.local(), in the same folder" in banner
+            session = "Session.local(start=False)"
+        else:
+            session = re.findall(r"Use it +(Session.*)", banner)[0][:-1] + ", start=False)"
+        code = f"from neuro_sync import Session\nprint({session}.api_url)"
+        told = subprocess.run([sys.executable, "-c", code], check=True, **caught)
+        assert told.stdout.strip() == url
+        line = re.findall(r"(eval .*\))\" for all", banner)[0] + '"; echo $NEURO_SYNC_URL'
+        line = line.replace("neuro local", " ".join([*NEURO, "local"]))
+        told = subprocess.run(["sh", "-c", line], check=True, **caught)
+        assert told.stdout.strip() == url
+        process.send_signal(signal.SIGINT)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -118,7 +118,7 @@ def test_a_new_size_is_passed_on_to_the_command(
 
 
 @pytest.mark.parametrize("line", ["attach {}", "exec -t {} sh", "top {}"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_command_that_is_killed_restores_the_terminal(
     neuro_terminal: Open, shell: JobDescription, line: str, number: signal.Signals
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_what_is_written_is_read(store: LoginStore) -> None:
     assert store.read().org_name == "acme"
     assert len(rows(store)) == 1
     assert "canary" not in repr(LOGIN) + repr(store)
+
+
+def test_a_system_without_locks_of_files_has_logins_too(
+    store: LoginStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    store.write(LOGIN, now=5.0)
+    store.update(LOGIN.url, "alice", org_name="acme")
+    assert store.read().url == LOGIN.url
+    store.delete()
+    with pytest.raises(ConfigError):
+        store.read()
 
 
 def test_the_table_is_that_of_the_official_clients_to_the_letter(store: LoginStore) -> None:

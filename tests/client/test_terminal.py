@@ -106,7 +106,7 @@ def test_ctrl_p_ctrl_q_leaves_and_ctrl_c_is_for_the_command(open_terminal: Open)
     assert terminal.is_restored
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_program_that_is_killed_restores_the_terminal(
     open_terminal: Open, number: signal.Signals
 ) -> None:
