@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.local.lifecycle import Event
 from neuro_sync.local.logs import JobLog
 from neuro_sync.models.frames import Exited
@@ -25,6 +26,20 @@ class Mount:
     target: str
     """Where the job sees it: an absolute path."""
     read_only: bool = False
+
+
+def mount_points(container: Container) -> list[str]:
+    """Return where a job sees what is mounted."""
+    mounts = (container.volumes, container.disk_volumes, container.secret_files)
+    return [mount.container_path for part in mounts for mount in part]
+
+
+def check_target(path: str) -> None:
+    """Refuse what nothing can be mounted at."""
+    if path in ("/", "/proc") or path.startswith("/proc/"):
+        raise IllegalArgumentError(
+            f"nothing can be mounted at {path!r}; choose a path of its own, such as '/data'"
+        )
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ from neuro_sync.local.logs import JobLog, LogWriter
 from neuro_sync.models import frames
 from neuro_sync.models.jobs import MIB, Container, Message
 
-from .base import Launch, Report
+from .base import Launch, Report, check_target, mount_points
 from .containers import PIECE, ContainerMeter, EngineChannel, Resize, connection_through
 from .engine import (
     Answer,
@@ -130,7 +130,9 @@ class DockerRuntime:
         self._spawn(self._remove_leftovers())
 
     def check(self, container: Container) -> None:
-        """Take everything: what a container cannot be, the engine tells."""
+        """Take almost everything: what a container cannot be, the engine tells."""
+        for target in mount_points(container):
+            check_target(target)
 
     def launch(self, launch: Launch) -> None:
         run = _Run(launch.run, launch.log.size)

@@ -325,6 +325,15 @@ def why_not_run(text: str) -> tuple[int | None, str]:
     Without a code it was not the program that was in the way.
     """
     words = plain_words(text)
+    mount = re.search(r'error mounting ".*?" to rootfs at "(.*?)":', words)
+    if mount is not None:
+        # The engine's own words are about folders of this machine.
+        clash = "not a directory: " in words
+        of = "one of the two is a file and the other a folder; " if clash else ""
+        return None, (
+            f"nothing can be mounted at {mount[1]!r} of this image: {of}"
+            "choose a path of its own, such as '/data'"
+        )
     program = re.search(r'exec: "(.*?)":', words)
     if program is None:
         return None, words

@@ -34,10 +34,10 @@ from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
 
 from . import supervisor
-from .base import Launch, Report
+from .base import Launch, Report, check_target, mount_points
 from .channels import CommandChannel, Input, JobChannel, until_readable
 from .ports import addresses
-from .sandbox import check_target, find_bubblewrap, view_arguments
+from .sandbox import find_bubblewrap, view_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ class ProcessRuntime:
         self._clean_up_after_crashes(folder / "jobs")
 
     def check(self, container: Container) -> None:
-        mounts = (container.volumes, container.disk_volumes, container.secret_files)
-        targets = [mount.container_path for part in mounts for mount in part]
+        targets = mount_points(container)
         if targets and not self._bubblewrap:
             raise NotSupported(
                 "volumes, disks and files of secrets need bubblewrap where jobs run as processes, "

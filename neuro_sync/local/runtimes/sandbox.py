@@ -20,7 +20,7 @@ from pathlib import Path
 
 from neuro_sync.errors import IllegalArgumentError
 
-from .base import Mount
+from .base import Mount, check_target
 
 # A user namespace also where it is not needed: a root's job could undo its mounts otherwise.
 BASE = ("--unshare-user", "--unshare-pid", "--die-with-parent")
@@ -58,15 +58,6 @@ def find_bubblewrap(supervisor: Path) -> tuple[str, str]:
     if trouble:
         return "", f"it does not work here ({trouble}); let users make user namespaces"
     return program, ""
-
-
-def check_target(path: str) -> None:
-    """Refuse what nothing can be mounted at."""
-    if path in ("/", "/proc") or path.startswith("/proc/"):
-        raise IllegalArgumentError(
-            f"nothing can be mounted at {path!r} in a job that runs as a process; "
-            "choose a path of its own, such as '/data'"
-        )
 
 
 def view_arguments(mounts: Iterable[Mount], *, hidden: Path, shown: Path) -> tuple[list[str], str]:

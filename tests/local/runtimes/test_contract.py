@@ -14,7 +14,14 @@ from uuid import uuid4
 import pytest
 from websocket import WebSocketTimeoutException
 
-from neuro_sync import JobDescription, JobStatus, ResourceNotFound, Session
+from neuro_sync import (
+    IllegalArgumentError,
+    JobDescription,
+    JobStatus,
+    ResourceNotFound,
+    Session,
+    Volume,
+)
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.models import frames
 from tests.docker_engine import IMAGE
@@ -381,6 +388,18 @@ def test_a_read_only_volume_is_read_and_not_written(session: Session, folder: st
     with session.storage.open(f"{folder}/file") as pieces:
         assert b"".join(pieces) == b"kept\n"
     session.storage.rm(folder, recursive=True)
+
+
+@pytest.mark.parametrize("target", ["/", "/proc", "/proc/self/x"])
+@pytest.mark.usefixtures("bubblewrap")
+def test_where_nothing_can_be_mounted_is_refused(session: Session, target: str) -> None:
+    with pytest.raises(IllegalArgumentError, match=rf"{target!r}.*such as '/data'"):
+        session.jobs.start(
+            image=IMAGE,
+            preset_name="cpu-small",
+            command="true",
+            volumes=[Volume(storage_uri="storage:any", container_path=target)],
+        )
 
 
 @pytest.fixture

@@ -426,6 +426,16 @@ def test_a_refused_start_is_told_in_words(engine_says: str, code: int | None, wh
     assert why_not_run(engine_says) == (code, why)
 
 
+def test_a_file_over_a_folder_of_the_image_is_told_in_words(session: Session) -> None:
+    session.storage.create("storage:file-for-etc", b"content")
+    volume = session.parse.volume("storage:file-for-etc:/etc:ro")
+    ended = session.jobs.wait(start(session, "true", volumes=[volume]))
+    assert ended.reason == (
+        "nothing can be mounted at '/etc' of this image: one of the two is a file and the other a "
+        "folder; choose a path of its own, such as '/data'"
+    )
+
+
 def test_an_engine_that_is_not_there_is_told_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

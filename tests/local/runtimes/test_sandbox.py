@@ -206,17 +206,6 @@ def test_a_circle_of_links_fails_the_job_with_words(session: Session, folder: Pa
     assert list(session.jobs.logs(job)) == []
 
 
-@pytest.mark.parametrize("target", ["/", "/proc", "/proc/self/x"])
-def test_where_nothing_can_be_mounted_is_refused(session: Session, target: str) -> None:
-    with pytest.raises(IllegalArgumentError, match=rf"{target!r}.*such as '/data'"):
-        session.jobs.start(
-            image="any",
-            preset_name="cpu-small",
-            command="true",
-            volumes=[Volume(storage_uri="storage:any", container_path=target)],
-        )
-
-
 def test_a_job_sees_nothing_of_the_platform(
     platform: LocalPlatform, run: Run, session: Session
 ) -> None:
