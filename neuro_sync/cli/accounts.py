@@ -10,6 +10,7 @@ import click
 from neuro_sync.errors import IllegalArgumentError
 
 from . import output
+from .parameters import as_json
 
 if TYPE_CHECKING:
     from neuro_sync.local.accounts import Accounts
@@ -61,16 +62,19 @@ def renew_token(name: str, state: str | None) -> None:
 
 @user.command("ls")
 @state_option
-def list_users(state: str | None) -> None:
+@as_json
+def list_users(state: str | None, as_json: bool) -> None:
     """List users and roles, each with its projects and the role there.
 
     Example: neuro local user ls
     """
     with _accounts(state) as accounts:
         members = accounts.members()
-        for name in accounts.names():
-            roles = [f"{member.project}:{member.role}" for member in members if member.user == name]
-            output.result("\t".join([name, *roles]))
+        roles = {
+            name: {member.project: member.role for member in members if member.user == name}
+            for name in accounts.names()
+        }
+    _print_roles(roles, "projects", as_json=as_json)
 
 
 @user.command("rm")
@@ -128,16 +132,27 @@ def set_role(name: str, user_name: str, role: str, state: str | None) -> None:
 
 @project.command("ls")
 @state_option
-def list_projects(state: str | None) -> None:
+@as_json
+def list_projects(state: str | None, as_json: bool) -> None:
     """List projects, each with its users and the role of each.
 
     Example: neuro local project ls
     """
     with _accounts(state) as accounts:
         members = accounts.members()
-        for name in accounts.projects():
-            roles = [f"{member.user}:{member.role}" for member in members if member.project == name]
-            output.result("\t".join([name, *roles]))
+        roles = {
+            name: {member.user: member.role for member in members if member.project == name}
+            for name in accounts.projects()
+        }
+    _print_roles(roles, "users", as_json=as_json)
+
+
+def _print_roles(found: dict[str, dict[str, str]], where: str, *, as_json: bool) -> None:
+    if as_json and not output.is_quiet():
+        output.array({"name": name, where: roles} for name, roles in found.items())
+        return
+    for name, roles in found.items():
+        output.result("\t".join([name, *(f"{other}:{role}" for other, role in roles.items())]))
 
 
 def _accounts(state: str | None) -> AbstractContextManager[Accounts]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +15,7 @@ from neuro_sync.errors import APIError, NeuroError
 
 from . import exit_codes, output
 from .invocation import Invocation
+from .parameters import as_json
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -37,8 +38,9 @@ class Finding:
 
 
 @click.command()
+@as_json
 @click.pass_context
-def doctor(context: click.Context) -> None:
+def doctor(context: click.Context, as_json: bool) -> None:
     """Find out what does not work, and what to do about it.
 
     Looks at address, proxy, certificates, login, websockets and Docker. The exit code is 69 if
@@ -47,10 +49,18 @@ def doctor(context: click.Context) -> None:
     Example: neuro doctor
     """
     ills: list[Finding] = []
-    for finding in _check(Invocation.of(context)):
-        output.finding(finding.what, finding.found, finding.remedy)
-        if finding.remedy:
-            ills.append(finding)
+
+    def findings() -> Iterator[Finding]:
+        for finding in _check(Invocation.of(context)):
+            yield finding
+            if finding.remedy:
+                ills.append(finding)
+
+    if as_json:
+        output.array(map(asdict, findings()))
+    else:
+        for finding in findings():
+            output.finding(finding.what, finding.found, finding.remedy)
     context.exit(exit_codes.UNWELL if ills else 0)
 
 

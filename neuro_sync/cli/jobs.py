@@ -443,6 +443,7 @@ def attach(session: Session, job: str, ports: tuple[tuple[int, int], ...]) -> No
 @click.option("--timeout", type=DURATION, metavar="3m4s", help="Give up after so long, with 124.")
 @click.option("--all/--any", "for_all", default=True, help="For all, or for one.  [default: all]")
 @click.argument("jobs", nargs=-1, required=True, type=JOB)
+@as_json
 @click.pass_context
 @pass_session
 def wait(
@@ -451,11 +452,13 @@ def wait(
     jobs: tuple[str, ...],
     timeout: float | None,
     for_all: bool,
+    as_json: bool,
 ) -> None:
     """Wait until jobs are over.
 
     The exit code is 0 if all succeeded, else that of the first that did not. With --any, it ends
-    with the first job that is over, and prints its id.
+    with the first job that is over, and prints its id. With --json it prints the jobs that are
+    over.
 
     \b
     Examples:
@@ -466,6 +469,9 @@ def wait(
         ended = session.jobs.wait(jobs, timeout=timeout)
     else:
         ended = (watching.first_to_end(session, jobs, timeout),)
+    if as_json:
+        output.listing(ended, (), id=lambda job: job.id, as_json=True)
+    elif not for_all:
         output.result(ended[0].id)
     for found in ended:
         watching.tell_end(found)

@@ -20,6 +20,7 @@ from neuro_sync.errors import ConfigError
 
 from . import output
 from .accounts import project, user
+from .parameters import as_json
 
 if TYPE_CHECKING:
     from neuro_sync.local.server import LocalPlatform
@@ -139,7 +140,8 @@ def down(state: str | None) -> None:
 
 @local.command()
 @state_option
-def status(state: str | None) -> None:
+@as_json
+def status(state: str | None, as_json: bool) -> None:
     """Tell whether a local platform runs, and where.
 
     The exit code is 1 if none does.
@@ -147,10 +149,24 @@ def status(state: str | None) -> None:
     Example: neuro local status
     """
     folder, address = _server().folder_of(state), _server().running_platform(state)
-    if address is None:
+    told: dict[str, object] = {"folder": str(folder), "running": address is not None}
+    if address is not None:
+        told |= {
+            "url": address.url,
+            "version": address.version,
+            "pid": address.pid,
+            "runtime": address.runtime,
+        }
+    if as_json:
+        output.json(told)
+    elif address is None:
         output.note(f"No local platform runs on {folder}.")
+    else:
+        output.result(
+            f"{address.url}  version {address.version}, process {address.pid}, on {folder}"
+        )
+    if address is None:
         raise click.exceptions.Exit(1)
-    output.result(f"{address.url}  version {address.version}, process {address.pid}, on {folder}")
 
 
 @local.command()

@@ -161,6 +161,20 @@ def listing(
         table(items, columns, wide=wide)
 
 
+def array(values: Iterable[object]) -> None:
+    """Print values as an array of JSON."""
+    _array(map(json_module.dumps, values))
+
+
+def lines(texts: Iterable[str], *, as_json: bool = False) -> None:
+    """Print texts, a line each, or an array of JSON."""
+    if as_json and not is_quiet():
+        array(texts)
+    else:
+        for text in texts:
+            result(text)
+
+
 def _array(documents: Iterable[str]) -> None:
     """Print an array as it comes, an element a line, so that thousands need no memory."""
     lead = "["

@@ -232,16 +232,20 @@ def _preserve_root(session: Session, path: str) -> None:
 
 @storage.command("glob")
 @click.argument("patterns", nargs=-1, required=True)
+@as_json
 @pass_session
-def glob_(session: Session, patterns: tuple[str, ...]) -> None:
+def glob_(session: Session, patterns: tuple[str, ...], as_json: bool) -> None:
     """List what matches patterns; `**` is any depth.
 
     Example: neuro storage glob 'storage:**/*.ckpt'
     """
-    for pattern in patterns:
-        with session.storage.glob(pattern) as found:
-            for uri in found:
-                output.result(str(uri))
+
+    def found() -> Iterator[str]:
+        for pattern in patterns:
+            with session.storage.glob(pattern) as matching:
+                yield from map(str, matching)
+
+    output.lines(found(), as_json=as_json)
 
 
 @storage.command()

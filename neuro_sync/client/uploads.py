@@ -111,7 +111,8 @@ def _upload(
     """Send what is missing, and return how long the file is; None if there was nothing to do."""
     status = os.fstat(file.fileno())
     size = status.st_size
-    if not stat.S_ISREG(status.st_mode):
+    # A file of /proc has content, and says that it is empty.
+    if not stat.S_ISREG(status.st_mode) or (not size and os.pread(file.fileno(), 1, 0)):
         return _upload_pipe(storage, file, src, dst, report)
     offset = _offset(storage, status, found, mode)
     if offset is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,13 @@ def test_users_are_kept_while_no_platform_runs(tmp_path: Path) -> None:
     says("project", "add", "vision", state=state)
     says("project", "set-role", "vision", "bob", "reader", state=state)
     assert says("project", "ls", state=state) == "bob\tbob:admin\nvision\tbob:reader\n"
+    assert json.loads(says("project", "ls", "--json", state=state)) == [
+        {"name": "bob", "users": {"bob": "admin"}},
+        {"name": "vision", "users": {"bob": "reader"}},
+    ]
+    assert {"name": "bob", "projects": {"bob": "admin", "vision": "reader"}} in json.loads(
+        says("user", "ls", "--json", state=state)
+    )
     assert token not in (state / "platform.db").read_bytes().decode("latin-1")
     with LocalPlatform(state) as platform, Session(platform.url, token) as bob:
         assert bob.username == "bob"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +29,18 @@ def test_where_all_is_well_each_check_is_a_line(neuro: Neuro, platform: LocalPla
     for found in ("+ proxy: none", "+ certificates: ", "+ login: ", "+ websocket: the platform"):
         assert any(line.startswith(found) for line in others), ended.output
     assert others[-1].startswith("+ docker: not installed")
+
+
+def test_findings_are_told_as_json(neuro: Neuro, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = neuro("doctor --json")
+    assert ended.exit_code == 0
+    found = json.loads(ended.stdout)
+    assert [finding["what"] for finding in found][:3] == ["address", "proxy", "certificates"]
+    assert not any(finding["remedy"] for finding in found)
+    monkeypatch.setenv("NEURO_SYNC_URL", "http://127.0.0.1:9/api/v1")
+    ended = neuro("doctor --json")
+    assert ended.exit_code == 69
+    assert any(finding["remedy"] for finding in json.loads(ended.stdout))
 
 
 def test_without_a_login_it_says_where_it_looked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import shlex
 import signal
@@ -215,6 +216,8 @@ def test_wait_for_any_ends_with_the_first_and_names_it(
     long, short = start("sleep 60"), start("sh -c 'exit 4'")
     ended = neuro(f"wait --any {long.id} {short.id}")
     assert (ended.exit_code, ended.stdout) == (4, f"{short.id}\n")
+    ended = neuro(f"wait --any --json {long.id} {short.id}")
+    assert [job["id"] for job in json.loads(ended.stdout)] == [short.id]
     assert neuro(f"wait --any --timeout 0s {long.id}").exit_code == 124
     assert neuro(f"wait --all --timeout 0s {long.id} {short.id}").exit_code == 124
     session.jobs.kill(long)

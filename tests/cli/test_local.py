@@ -140,13 +140,20 @@ def up(state: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_down_ends_it_with_its_jobs_and_status_tells(tmp_path: Path) -> None:
     state = ("--state", str(tmp_path))
-    assert run("local", "status", *state).returncode == 1
+    told = run("local", "status", *state)
+    assert (told.returncode, told.stdout) == (1, "")
+    told = run("local", "status", "--json", *state)
+    assert told.returncode == 1
+    assert json.loads(told.stdout) == {"folder": str(tmp_path), "running": False}
     with up(tmp_path) as process:
         with Session.local(state=tmp_path) as session:
             job = session.jobs.start(image="any", preset_name="cpu-small", command="sleep 60")
             told = run("local", "status", *state)
             assert told.returncode == 0
             assert str(session.api_url) in told.stdout
+            parts = json.loads(run("local", "status", "--json", *state).stdout)
+            assert (parts["running"], parts["url"]) == (True, str(session.api_url))
+            assert parts["pid"] == process.pid
         ended = run("local", "down", *state)
         assert (ended.returncode, ended.stdout) == (0, "")
         assert process.wait(20) == 0

@@ -128,6 +128,7 @@ def test_files_are_listed_moved_and_removed(
         f"{there}\n└── deep\n    ├── b.txt\n    ├── c.txt\n    └── er\n"
     )
     found = neuro(f"storage glob '{there}/**/*.txt'").output.splitlines()
+    assert json.loads(neuro(f"storage glob --json '{there}/**/*.txt'").output) == found
     assert [line.rpartition("/")[2] for line in found] == ["b.txt", "c.txt"]
 
     assert neuro(f"rm '{there}/deep/*.txt'").output == ""

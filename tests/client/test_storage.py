@@ -489,6 +489,19 @@ def test_what_is_no_regular_file_can_be_copied_by_itself(
     assert read == [content]
 
 
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="there are no such files here")
+def test_a_file_that_says_it_is_empty_and_is_not_is_copied_whole(
+    session: Session, root: str, folder: Path, tmp_path: Path
+) -> None:
+    version = Path("/proc/version")
+    assert version.stat().st_size == 0
+    session.storage.upload_file(version, f"{root}/file")
+    (tmp_path / "link").symlink_to(version)
+    session.storage.upload_dir(tmp_path, f"{root}/tree")
+    for copied in ("file", "tree/link"):
+        assert (folder / copied).read_bytes() == version.read_bytes()
+
+
 def test_ignore_files_and_a_filter_leave_things_out(
     session: Session, root: str, folder: Path, tmp_path: Path
 ) -> None:
