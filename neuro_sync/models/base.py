@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -51,15 +53,16 @@ class Model(BaseModel):
     def from_answer(cls, body: bytes | str) -> Self:
         """Read a platform's answer, passing over what a newer platform added to it.
 
+        What is null counts as left out, unless the field knows what a null means.
+
         Raises:
             ProtocolError: The answer lacks what every platform sends, or is no JSON.
         """
-        try:
-            return cls.model_validate_json(body, extra="ignore", context=ANSWER)
-        except ValidationError as error:
-            raise ProtocolError(
-                f"the platform's answer is no {cls.__name__}: {explain(error)}"
-            ) from error
+        return _read(
+            lambda text: cls.model_validate_json(text, extra="ignore", context=ANSWER),
+            body,
+            cls.__name__,
+        )
 
     @classmethod
     def list_from_answer(cls, body: bytes | str) -> list[Self]:
@@ -78,10 +81,27 @@ class Model(BaseModel):
 
 def read_answer(adapter: TypeAdapter[T], body: bytes | str, what: str) -> T:
     """Read a platform's answer that is `what`; raises as `Model.from_answer` does."""
+    return _read(
+        lambda text: adapter.validate_json(text, extra="ignore", context=ANSWER), body, what
+    )
+
+
+def _read(validate: Callable[[bytes | str], T], body: bytes | str, what: str) -> T:
     try:
-        return adapter.validate_json(body, extra="ignore", context=ANSWER)
+        return validate(body)
     except ValidationError as error:
+        with suppress(ValueError, RecursionError):
+            # One field that is null must not cost a whole listing.
+            return validate(json.dumps(_without_nulls(json.loads(body))))
         raise ProtocolError(f"the platform's answer is no {what}: {explain(error)}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
 
 
 @cache

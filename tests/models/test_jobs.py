@@ -143,6 +143,19 @@ def test_an_answer_with_something_new_or_odd_is_still_read(changes: dict[str, An
     assert read(**changes).id == ANSWER["id"]
 
 
+def test_a_field_that_is_null_counts_as_left_out() -> None:
+    required = {"id", "owner", "cluster_name", "status", "history", "container"}
+    nulls = dict.fromkeys(ANSWER.keys() - required)
+    container = {**ANSWER["container"], "env": None, "volumes": None, "tty": None}
+    job = read(**nulls, container=container)
+    assert job.tags == ()
+    assert job.project_name == job.owner
+    assert job.container.env == {}
+    assert not job.privileged
+    with pytest.raises(ProtocolError, match="id: Input should be a valid string"):
+        read(id=None)
+
+
 def test_a_status_that_nobody_knows_counts_as_unfinished() -> None:
     status = read(status="hibernating").status
     assert status is JobStatus.UNKNOWN
