@@ -59,6 +59,7 @@ from .engine import (
     EngineUnavailable,
     Frames,
     Login,
+    WholeLines,
     plain_words,
     why_not_pulled,
     why_not_run,
@@ -591,11 +592,23 @@ class DockerRuntime:
 
     async def _copy_streams(self, job: _Job, writer: LogWriter, output: Answer) -> None:
         """Copy what comes, at once."""
-        demultiplexer = Frames()
+        demultiplexer, lines = Frames(), WholeLines()
+        is_over = False
         with output:
-            while data := await output.reader.read(PIECE):
+            while not is_over:
+                try:
+                    data = await asyncio.wait_for(output.reader.read(PIECE), lines.patience)
+                except asyncio.TimeoutError:
+                    found = lines.rest()
+                else:
+                    is_over = not data
+                    if is_over:
+                        found = lines.rest()
+                    elif job.tty:
+                        found = iter([(1, data)])
+                    else:
+                        found = lines.feed(demultiplexer.feed(data))
                 now = time.time_ns()
-                found = [(1, data)] if job.tty else demultiplexer.feed(data)
                 writer.append((stream, now, part) for stream, part in found)
                 job.log.pulse.beat()
 

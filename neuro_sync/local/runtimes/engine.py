@@ -12,7 +12,8 @@ import json
 import re
 import ssl
 import struct
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ CALL_TIMEOUT = 60
 """Seconds that the engine may take for a short call."""
 THREADS = 8
 PIECE = 2**16
+LINE_TIME = 0.05
+"""Seconds that a stream may take to end a line before the other one breaks into it."""
 FRAME = struct.Struct(">BxxxL")
 """What stands before each piece of a container's output: its stream, and how long it is."""
 
@@ -295,6 +298,49 @@ class Frames:
             yield stream, data[at + FRAME.size : end]
             at = end
         self._pending = data[at:]
+
+
+class WholeLines:
+    """Puts pieces of two streams into an order in which neither breaks into a line of the other.
+
+    What has to wait for the end of a line is held back, at most for a moment.
+    """
+
+    def __init__(self) -> None:
+        self._in_line: int | None = None
+        """The stream that has begun a line and not ended it."""
+        self._held: list[bytes] = []
+        """What came of the other one meanwhile."""
+        self._held_stream = 0
+        self._until = 0.0
+
+    @property
+    def patience(self) -> float | None:
+        """The seconds after which `rest` is to be asked for; None if nothing is held back."""
+        return max(self._until - time.monotonic(), 0) if self._held else None
+
+    def feed(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+        """Take pieces, each with its stream, and yield what need not wait."""
+        for stream, data in pieces:
+            if self._in_line not in (None, stream):
+                if not self._held:
+                    self._until = time.monotonic() + LINE_TIME
+                self._held_stream = stream
+                self._held.append(data)
+                continue
+            yield self._pass(stream, data)
+            if self._in_line is None:
+                yield from self.rest()
+
+    def rest(self) -> Iterator[tuple[int, bytes]]:
+        """Yield what was held back."""
+        held, self._held = b"".join(self._held), []
+        if held:
+            yield self._pass(self._held_stream, held)
+
+    def _pass(self, stream: int, data: bytes) -> tuple[int, bytes]:
+        self._in_line = None if data.endswith(b"\n") else stream
+        return stream, data
 
 
 def _message(body: str) -> str:

@@ -46,6 +46,8 @@ BOX_PAUSES = (0.01, 0.05, 0.2)
 """Seconds between two tries to make a box."""
 BOX_END = 0.1
 """Seconds that the kernel gets to end what is in a box, before it is looked for one by one."""
+LINE_TIME = 0.05
+"""Seconds that an output may take to end a line before the other one breaks into it."""
 SILENT_AFTER_DEATH = 2.0
 """Seconds to wait for output that is still held open when all processes are gone."""
 
@@ -128,6 +130,11 @@ class Supervisor:
         """Why the platform ended the job: its output was too much."""
         self.sources: dict[int, int] = {}
         """Which stream of the job an output is."""
+        self.in_line: int | None = None
+        """The output that has begun a line and not ended it."""
+        self.waiting: int | None = None
+        """The other one, which has something too, and is not read before the line is whole."""
+        self.wait_until = 0.0
         self.input: int | None = None
         """Where what is written becomes the job's input."""
         self.poll = select.poll()
@@ -209,9 +216,11 @@ class Supervisor:
                     self.hear(self.requests[fd])
                 elif fd not in open_outputs:
                     self.accept()
-                elif not self.copy(fd):
-                    self.poll.unregister(fd)
-                    open_outputs.discard(fd)
+                elif self.in_line in (None, fd):
+                    self.copy_or_close(fd, open_outputs)
+                else:
+                    self.hold_back(fd)
+            self.let_go(open_outputs)
             self.reap()
             if self.exit_status is not None and not self.over:
                 self.over = True
@@ -243,9 +252,35 @@ class Supervisor:
         if self.owes_wake or self.childless:
             return 20
         times = [request.kill_at for request in self.abandoned]
+        if self.waiting is not None:
+            times.append(self.wait_until)
         if self.kill_at is not None:
             times.append(self.kill_at)
         return max(min(times) - time.monotonic(), 0) * 1000 + 1 if times else None
+
+    def hold_back(self, fd: int) -> None:
+        """Leave an output alone for a moment, so that it does not break into a line of the other.
+
+        What the job writes meanwhile stays in the pipe.
+        """
+        self.poll.unregister(fd)
+        self.waiting = fd
+        self.wait_until = time.monotonic() + LINE_TIME
+
+    def let_go(self, open_outputs: set[int]) -> None:
+        """Go on with an output that was held back, if the line is whole or takes too long."""
+        fd = self.waiting
+        if fd is None or (self.in_line is not None and time.monotonic() < self.wait_until):
+            return
+        self.waiting = None
+        self.poll.register(fd, select.POLLIN)
+        # Now, or else the other one may be in the middle of a line again.
+        self.copy_or_close(fd, open_outputs)
+
+    def copy_or_close(self, fd: int, open_outputs: set[int]) -> None:
+        if not self.copy(fd):
+            self.poll.unregister(fd)
+            open_outputs.discard(fd)
 
     def copy(self, fd: int) -> bool:
         """Append one piece of output to the log; False at its end."""
@@ -258,7 +293,9 @@ class Supervisor:
                 return False
             raise
         if not data:
+            self.in_line = None
             return False
+        self.in_line = None if data.endswith(b"\n") else fd
         if self.stopped:
             return True  # read all the same, so that nobody waits
         limit = self.spec.limit

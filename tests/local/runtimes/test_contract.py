@@ -117,6 +117,26 @@ def test_a_log_has_each_byte_of_both_streams(session: Session) -> None:
     assert sorted(written) == sorted(b"a\xffb\r\nc\x00d")
 
 
+def test_no_stream_breaks_into_a_line_of_the_other(session: Session) -> None:
+    pairs = "printf err >&2; echo out; echo or >&2"
+    job = start(session, f"sh -c 'for i in $(seq 2000); do {pairs}; done'")
+    lines = [*session.jobs.logs(job)]
+    # On a busy machine one of them may take longer than the other stream waits.
+    assert lines.count("error") > 1980
+    assert sorted("".join(lines)) == sorted("error" * 2000 + "out" * 2000)
+
+
+def test_a_line_that_takes_long_does_not_hold_the_other_stream_up(
+    session: Session, run: Run
+) -> None:
+    job = run("sh -c 'printf prompt; echo error >&2; exec sleep 600'")
+    written = b""
+    with session.jobs.monitor(job) as pieces:
+        while len(written) < 12:
+            written += next(pieces)
+    assert written in (b"prompterror\n", b"error\nprompt")
+
+
 def test_a_line_that_is_not_whole_is_in_the_log_at_once(session: Session, run: Run) -> None:
     job = run("sh -c 'printf prompt; sleep 600'")
     with session.jobs.monitor(job) as pieces:

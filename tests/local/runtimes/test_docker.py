@@ -20,6 +20,8 @@ from pathlib import Path
 import docker
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 from yarl import URL
 
 from neuro_sync import (
@@ -45,7 +47,7 @@ from neuro_sync import (
 from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError
 from neuro_sync.local.registry import Registry
-from neuro_sync.local.runtimes.engine import why_not_pulled, why_not_run
+from neuro_sync.local.runtimes.engine import WholeLines, why_not_pulled, why_not_run
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE, IMAGE_USER
 from tests.relays import EngineRelay
@@ -424,6 +426,32 @@ def test_a_refused_image_is_told_in_words(engine_says: str, why: str) -> None:
 )
 def test_a_refused_start_is_told_in_words(engine_says: str, code: int | None, why: str) -> None:
     assert why_not_run(engine_says) == (code, why)
+
+
+STREAMS = st.tuples(
+    st.lists(st.binary(max_size=4).filter(lambda line: b"\n" not in line), max_size=6),
+    st.lists(st.binary(max_size=4).filter(lambda line: b"\n" not in line), max_size=6),
+)
+
+
+@given(lines=STREAMS, data=st.data())
+def test_no_byte_is_lost_and_no_line_broken_however_two_streams_are_cut(
+    lines: tuple[list[bytes], list[bytes]], data: st.DataObject
+) -> None:
+    left = {stream: b"".join(line + b"\n" for line in lines[stream - 1]) for stream in (1, 2)}
+    order = WholeLines()
+    passed: list[tuple[int, bytes]] = []
+    while streams := [stream for stream in (1, 2) if left[stream]]:
+        stream = data.draw(st.sampled_from(streams))
+        size = data.draw(st.integers(1, len(left[stream])))
+        passed += order.feed([(stream, left[stream][:size])])
+        left[stream] = left[stream][size:]
+    assert order.patience is None
+    for stream in (1, 2):
+        whole = b"".join(line + b"\n" for line in lines[stream - 1])
+        assert b"".join(piece for source, piece in passed if source == stream) == whole
+    told = b"".join(piece for _, piece in passed).split(b"\n")
+    assert sorted(told[:-1]) == sorted([*lines[0], *lines[1]])
 
 
 def test_a_file_over_a_folder_of_the_image_is_told_in_words(session: Session) -> None:
