@@ -299,6 +299,15 @@ class Config:
         return f"<Config of {self._found.url}, by {self._found.url_source}>"
 
 
+class Section:
+    """A part of a session: its calls go to the same platform, as the same user."""
+
+    _config: Config
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self._config.api_url}>"
+
+
 class _Platform:
     """What a platform says of itself, asked once by all threads, in each process."""
 

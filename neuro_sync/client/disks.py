@@ -11,10 +11,10 @@ from neuro_sync.models.disks import Disk, NewDisk
 from neuro_sync.transport.http import HttpTransport, segment
 
 from .arguments import BadValuesRefused
-from .config import Config
+from .config import Config, Section
 
 
-class Disks:
+class Disks(Section):
     """The disks section of a session, ``session.disks``.
 
     A disk is found by its id, or by its name in the session's current organisation and project,

@@ -26,7 +26,7 @@ from neuro_sync.models.images import (
 )
 from neuro_sync.transport.http import HttpTransport
 
-from .config import Config
+from .config import Config, Section
 from .parse import Parser
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ PAGE = 1000
 """Repositories or tags asked for at once."""
 
 
-class Images:
+class Images(Section):
     """The images section of a session, ``session.images``.
 
     Where an image of the platform is asked for, its address is enough: ``image:name:tag``.

@@ -64,7 +64,7 @@ from neuro_sync.transport.websocket import WebSocket
 
 from .arguments import BadValuesRefused
 from .channels import CommandResult, PreparedCommands, StdStream
-from .config import Config
+from .config import Config, Section
 from .forward import PortForward
 from .logs import LogLines, LogRequest
 from .parse import Parser
@@ -90,7 +90,7 @@ OnUpdate = Callable[[JobDescription], object]
 _CAPACITY = TypeAdapter(dict[str, int], config={"defer_build": True})
 
 
-class Jobs:
+class Jobs(Section):
     """The jobs section of a session, ``session.jobs``."""
 
     def __init__(self, transport: HttpTransport, config: Config, clock: Clock) -> None:

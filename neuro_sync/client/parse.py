@@ -35,13 +35,13 @@ from neuro_sync.models.parse import (
 from neuro_sync.models.uris import SCHEME, complete, parse_uri, shorten
 
 from .arguments import BadValuesRefused
-from .config import Config
+from .config import Config, Section
 
 PLAIN_IN_PATHS = "/:@!$&'()*,;=~"
 """What a path of a URL holds unquoted, beside letters, digits and ``-._``."""
 
 
-class Parser:
+class Parser(Section):
     """Reads what people write, ``session.parse``; the session completes what they leave out.
 
     Only what is left out is asked of the platform, once: a full address takes no connection.

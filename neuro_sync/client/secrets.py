@@ -8,10 +8,10 @@ from neuro_sync.models.secrets import NewSecret, OpenedSecret, Secret
 from neuro_sync.transport.http import HttpTransport, segment
 
 from .arguments import BadValuesRefused
-from .config import Config
+from .config import Config, Section
 
 
-class Secrets:
+class Secrets(Section):
     """The secrets section of a session, ``session.secrets``.
 
     A key means a secret of the session's current organisation and project, unless others are

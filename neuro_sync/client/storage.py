@@ -37,7 +37,7 @@ from neuro_sync.transport.overlap import Overlap
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from . import downloads, uploads
-from .config import Config
+from .config import Config, Section
 from .content import ATTEMPTS, DELAY, FileContent, missing
 from .globbing import has_magic, matches
 from .transfers import (
@@ -60,7 +60,7 @@ Place = str | Path | URL
 """A local file: a path, or a ``file:`` address."""
 
 
-class Storage:
+class Storage(Section):
     """The storage section of a session, ``session.storage``.
 
     Addresses are text or ``yarl.URL``, short (``storage:data/a``), of another project

@@ -14,13 +14,13 @@ from neuro_sync.models.uris import TENANT_SCHEMES, complete, parse_resource
 from neuro_sync.models.users import NewAccount, Permission, Quota, Share, Subroles
 from neuro_sync.transport.http import HttpTransport, segment
 
-from .config import Config
+from .config import Config, Section
 
 _PERMISSIONS = TypeAdapter(tuple[Permission, ...], config={"defer_build": True})
 _SHARES = TypeAdapter(tuple[Share, ...], config={"defer_build": True})
 
 
-class Users:
+class Users(Section):
     """The users section of a session, ``session.users``.
 
     A user is given by name, a role of theirs as ``alice/roles/editors``. Addresses such as

@@ -24,6 +24,8 @@ def test_a_session_knows_who_and_where_it_is(session: Session, platform: LocalPl
     assert session.presets["cpu-small"].memory_mb > 0
     assert session.presets["cpu-small"].gpu is None
     assert repr(session) == f"<Session {session.username!r} at {platform.url}>"
+    assert repr(session.jobs) == f"<Jobs at {platform.url}>"
+    assert repr(session.storage) == f"<Storage at {platform.url}>"
 
 
 def test_making_a_session_contacts_nobody_and_starts_no_thread() -> None:
