@@ -22,7 +22,8 @@ same places which one is meant. Results go to standard output, what is told besi
 error. `--json` prints what a program can read, `-q` before the command prints ids only; there are
 no colours and no progress bars unless a terminal shows them.
 
-Where a JOB is wanted, its id, its name and its address `job:NAME` will do.
+Where a JOB is wanted, its id, its name and its address `job:NAME` will do. `apolo-cli` installs a
+`neuro` too; where both are installed, `python -m neuro_sync` is always this one.
 
 | exit code | meaning |
 |---|---|

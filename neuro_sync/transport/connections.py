@@ -155,6 +155,7 @@ def is_this_machine(host: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
+        name = name.removesuffix(".")
         return name == "localhost" or name.endswith(".localhost")
 
 
