@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .client.channels import CommandResult, StdStream
-from .client.forward import PortForward
 from .client.session import Client, Session, get
 from .errors import (
     APIError,
@@ -72,6 +70,8 @@ from .models.jobs import (
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .client.channels import CommandResult, StdStream
+    from .client.forward import PortForward
     from .client.login import (
         login,
         login_headless,
@@ -196,6 +196,8 @@ __all__ = [
 ]
 
 _LATER = {
+    ".client.channels": ("CommandResult", "StdStream"),
+    ".client.forward": ("PortForward",),
     ".client.login": (
         "login",
         "login_headless",

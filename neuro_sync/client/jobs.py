@@ -7,7 +7,8 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Literal, NoReturn, get_args, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
 
 from pydantic import TypeAdapter
 from yarl import URL
@@ -60,15 +61,19 @@ from neuro_sync.models.uris import complete
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport, segment
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
-from neuro_sync.transport.websocket import WebSocket
 
 from .arguments import BadValuesRefused
-from .channels import CommandResult, PreparedCommands, StdStream
 from .config import Config, Section
-from .forward import PortForward
 from .logs import LogLines, LogRequest
 from .parse import Parser
-from .telemetry import TelemetrySource
+
+if TYPE_CHECKING:
+    # What a program needs that looks into its jobs; one that only starts them begins sooner.
+    from neuro_sync.transport.websocket import WebSocket
+
+    from .channels import CommandResult, PreparedCommands, StdStream
+    from .forward import PortForward
+    from .telemetry import TelemetrySource
 
 JOB_ID = re.compile(r"job-[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}")
 
@@ -98,8 +103,18 @@ class Jobs(Section):
         self._config = config
         self._clock = clock
         self._parse = Parser(config)
-        self._commands = PreparedCommands()
-        self._telemetry = TelemetrySource(transport)
+
+    @cached_property
+    def _commands(self) -> PreparedCommands:
+        from .channels import PreparedCommands
+
+        return PreparedCommands()
+
+    @cached_property
+    def _telemetry(self) -> TelemetrySource:
+        from .telemetry import TelemetrySource
+
+        return TelemetrySource(self._transport)
 
     def start(
         self,
@@ -489,6 +504,8 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/attach, a websocket
         """
+        from .channels import StdStream
+
         job = id if isinstance(id, JobDescription) else self.status(id)
         tty = job.container.tty
         query = _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
@@ -519,6 +536,8 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/exec, a websocket
         """
+        from .channels import StdStream
+
         command = cmd if isinstance(cmd, str) else shlex.join(cmd)
         query = [("cmd", command)]
         query += _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
@@ -532,6 +551,8 @@ class Jobs(Section):
         query: Sequence[tuple[str, str]] = (),
         cluster_name: str | None = None,
     ) -> WebSocket:
+        from neuro_sync.transport.websocket import WebSocket
+
         url = f"{self._monitoring_url(id, cluster_name)}/{channel}"
         offered = (frames.CHANNELS_WITH_EOF, frames.CHANNELS)
         return WebSocket(self._transport, url, query=query, subprotocols=offered).open()
@@ -748,6 +769,10 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/port_forward/{port}, a websocket for each connection
         """
+        from neuro_sync.transport.websocket import WebSocket
+
+        from .forward import PortForward
+
         url = f"{self._monitoring_url(id, cluster_name)}/port_forward/{job_port}"
         return PortForward(
             lambda: WebSocket(self._transport, url),
