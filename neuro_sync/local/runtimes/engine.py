@@ -36,6 +36,8 @@ THREADS = 8
 PIECE = 2**16
 LINE_TIME = 0.05
 """Seconds that a stream may take to end a line before the other one breaks into it."""
+IMPATIENCE = 2.0
+"""Seconds for which nothing waits for a line any more, once one has taken too long."""
 FRAME = struct.Struct(">BxxxL")
 """What stands before each piece of a container's output: its stream, and how long it is."""
 
@@ -313,6 +315,7 @@ class WholeLines:
         """What came of the other one meanwhile."""
         self._held_stream = 0
         self._until = 0.0
+        self._impatient_until = 0.0
 
     @property
     def patience(self) -> float | None:
@@ -322,7 +325,7 @@ class WholeLines:
     def feed(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         """Take pieces, each with its stream, and yield what need not wait."""
         for stream, data in pieces:
-            if self._in_line not in (None, stream):
+            if self._in_line not in (None, stream) and self._is_patient():
                 if not self._held:
                     self._until = time.monotonic() + LINE_TIME
                 self._held_stream = stream
@@ -336,7 +339,13 @@ class WholeLines:
         """Yield what was held back."""
         held, self._held = b"".join(self._held), []
         if held:
+            if self._in_line is not None:
+                # Who writes no lines is not to be slowed down piece by piece.
+                self._impatient_until = time.monotonic() + IMPATIENCE
             yield self._pass(self._held_stream, held)
+
+    def _is_patient(self) -> bool:
+        return bool(self._held) or time.monotonic() >= self._impatient_until
 
     def _pass(self, stream: int, data: bytes) -> tuple[int, bytes]:
         self._in_line = None if data.endswith(b"\n") else stream

@@ -48,6 +48,8 @@ BOX_END = 0.1
 """Seconds that the kernel gets to end what is in a box, before it is looked for one by one."""
 LINE_TIME = 0.05
 """Seconds that an output may take to end a line before the other one breaks into it."""
+IMPATIENCE = 2.0
+"""Seconds for which nothing waits for a line any more, once one has taken too long."""
 SILENT_AFTER_DEATH = 2.0
 """Seconds to wait for output that is still held open when all processes are gone."""
 
@@ -135,6 +137,8 @@ class Supervisor:
         self.waiting: int | None = None
         """The other one, which has something too, and is not read before the line is whole."""
         self.wait_until = 0.0
+        self.impatient_until = 0.0
+        """Until when no output waits for the other one, of which a line has just taken too long."""
         self.input: int | None = None
         """Where what is written becomes the job's input."""
         self.poll = select.poll()
@@ -216,7 +220,7 @@ class Supervisor:
                     self.hear(self.requests[fd])
                 elif fd not in open_outputs:
                     self.accept()
-                elif self.in_line in (None, fd):
+                elif self.in_line in (None, fd) or time.monotonic() < self.impatient_until:
                     self.copy_or_close(fd, open_outputs)
                 else:
                     self.hold_back(fd)
@@ -270,8 +274,14 @@ class Supervisor:
     def let_go(self, open_outputs: set[int]) -> None:
         """Go on with an output that was held back, if the line is whole or takes too long."""
         fd = self.waiting
-        if fd is None or (self.in_line is not None and time.monotonic() < self.wait_until):
+        if fd is None:
             return
+        if self.in_line is not None:
+            now = time.monotonic()
+            if now < self.wait_until:
+                return
+            # Who writes no lines is not to be slowed down piece by piece.
+            self.impatient_until = now + IMPATIENCE
         self.waiting = None
         self.poll.register(fd, select.POLLIN)
         # Now, or else the other one may be in the middle of a line again.

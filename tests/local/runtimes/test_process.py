@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,6 +109,18 @@ signal.pause()
 print(child.stdout.readline(), end="", flush=True)
 signal.pause()
 """
+
+
+def test_two_streams_without_lines_do_not_slow_each_other_down(session: Session) -> None:
+    program = "import os\nfor _ in range(5000): os.write(1, b'x' * 8000); os.write(2, b'y' * 8000)"
+    begun = time.monotonic()
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command=["python", "-c", program]
+    )
+    written = b"".join(session.jobs.monitor(job))
+    assert (written.count(b"x"), written.count(b"y")) == (40_000_000, 40_000_000)
+    # It took 20 seconds while each piece waited for the end of a line.
+    assert time.monotonic() - begun < 8
 
 
 PROGRAM = """
