@@ -499,6 +499,28 @@ def test_a_silent_stream_through_a_proxy_notices_a_peer_that_is_gone(
 
 
 @pytest.mark.parametrize("through_proxy", [False, True])
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_a_stream_may_be_silent_for_longer_than_the_timeout(
+    platform: LocalPlatform,
+    secure: FrontDoor,
+    plain: FrontDoor,
+    proxy: HttpProxy,
+    ca: str,
+    through_proxy: bool,
+    is_secure: bool,
+) -> None:
+    with Session(platform.url, platform.token) as session:
+        job = session.jobs.start(
+            image="any", preset_name="cpu-small", command="sh -c 'echo ready; sleep 1; echo late'"
+        )
+    proxies = {"all": proxy.address} if through_proxy else None
+    url = secure.url if is_secure else plain.url
+    with Session(url, platform.token, verify=ca, proxies=proxies, timeout=(5.0, 0.5)) as session:
+        assert b"".join(session.jobs.monitor(job)) == b"ready\nlate\n"
+    assert bool(proxy.requests) == through_proxy
+
+
+@pytest.mark.parametrize("through_proxy", [False, True])
 def test_closing_a_stream_frees_its_reader(
     platform: LocalPlatform,
     secure: FrontDoor,
