@@ -26,7 +26,7 @@ WHERE_IT_IS = (
 
 # A shell starts what runs in its background deaf to Ctrl-C, and nohup to the end of the terminal;
 # all that tests start would be, too. What is handled here is neither handled nor passed over there.
-for number in (signal.SIGINT, signal.SIGHUP):
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 

@@ -212,7 +212,8 @@ def _raw(terminal: int, *, enabled: bool) -> Iterator[None]:
     try:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-                handlers[number] = signal.signal(number, restore_and_die)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    handlers[number] = signal.signal(number, restore_and_die)
         # Not its default, which throws away what was typed before.
         tty.setraw(terminal, termios.TCSADRAIN)
         yield

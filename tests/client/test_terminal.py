@@ -117,6 +117,22 @@ def test_a_program_that_is_killed_restores_the_terminal(
     assert terminal.is_restored
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_that_the_program_passes_over_changes_nothing(
+    open_terminal: Open, number: signal.Signals
+) -> None:
+    # As nohup and a shell's background have it.
+    terminal = open_terminal("sh", f"signal.signal({number:d}, signal.SIG_IGN)")
+    terminal.wait_for(b"# ")
+    terminal.program.send_signal(number)
+    terminal.type(b"echo st''ill\r")
+    terminal.wait_for(b"still")
+    assert not terminal.is_restored
+    terminal.type(b"exit 7\r")
+    terminal.wait_for(b"ENDED 7")
+    assert terminal.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("extra", "raised"),
     [
