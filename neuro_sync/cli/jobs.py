@@ -352,8 +352,9 @@ def logs(session: Session, /, job: str, follow: bool, **wanted: Any) -> None:
     with session.jobs.logs(job, follow=follow, **wanted) as log:
         for piece in log.pieces():
             output.raw(piece)
+        ended = log.job
     if follow:
-        watching.tell_end(session.jobs.wait(job))
+        watching.tell_end(ended or session.jobs.wait(job))
 
 
 @job.command()

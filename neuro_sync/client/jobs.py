@@ -64,7 +64,7 @@ from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from .arguments import BadValuesRefused
 from .config import Config, Section
-from .logs import LogLines, LogRequest
+from .logs import LogLines, LogRequest, LogSource
 from .parse import Parser
 
 if TYPE_CHECKING:
@@ -461,28 +461,33 @@ class Jobs(Section):
     ) -> LogLines:
         """Return a job's log as lines, from its beginning until the job is over.
 
-        Each line comes once and in order, even when connections break in between. With
+        Each line is whole and comes once, also when connections break in between. With
         `timestamps` a line begins with its time in UTC and a space. With `tail` it begins with
-        the last so many lines of what is there. Without `follow` it ends with what is there:
-        after a second of silence, or at the first line that is newer than the call.
+        the last so many lines of what is there. Without `follow` it ends with what is there: with
+        the log of a job that is over; else at the first line that is newer than the call, or once
+        the platform has sent its archive and is silent for a second.
 
         Raises:
             IllegalArgumentError: There is no such job.
-            StreamInterrupted: While it is read: the platform is not to be reached any more.
+            StreamInterrupted: While it is read: the platform cannot be reached any more. Or it has
+                sent neither the rest of the log nor its end for the session's read timeout,
+                although the job is over or only what is there was asked for.
 
         Endpoint: GET {monitoring}/{id}/log
         """
         if tail is not None and tail < 0:
             raise IllegalArgumentError(f"tail = {tail}: should be 0 or more lines")
-        job_id = self._id_of(id)
+        job_id, job = self._look_up(id)
         cluster_name = id.cluster_name if isinstance(id, JobDescription) else None
-        wanted = LogRequest(_instant(since), timestamps, tail, follow)
-        return LogLines(
-            lambda stamp: self._open_log(job_id, cluster_name, stamp, True, ""),
-            lambda: self.status(job_id).status.is_finished,
-            wanted,
-            self._clock,
+        source = LogSource(
+            lambda moment, separator, notes: self._open_log(
+                job_id, cluster_name, _instant(moment), True, separator, notes=notes
+            ),
+            lambda: self.status(job_id),
+            self._transport.read_timeout,
         )
+        wanted = LogRequest(_aware(since), timestamps, tail, follow)
+        return LogLines(source, wanted, self._clock, job)
 
     def attach(
         self,
@@ -787,8 +792,11 @@ class Jobs(Section):
         since: str | None,
         timestamps: bool,
         separator: str | None,
+        *,
+        notes: bool = False,
     ) -> Stream:
         query = [("timestamps", "true")] if timestamps else []
+        query += [("debug", "true")] if notes else []
         if since is not None:
             query.append(("since", since))
         if separator is not None:
@@ -801,8 +809,17 @@ class Jobs(Section):
 
     def _id_of(self, id: Job) -> str:
         """Return the id itself, which is all that the monitoring service knows jobs by."""
+        return self._look_up(id)[0]
+
+    def _look_up(self, id: Job) -> tuple[str, JobDescription | None]:
+        """Return the id, with what is known of the job if it had to be asked for."""
+        if isinstance(id, JobDescription):
+            return id.id, id
         key = self._key(id)
-        return key if JOB_ID.fullmatch(key) else self.status(key).id
+        if JOB_ID.fullmatch(key):
+            return key, None
+        job = self.status(key)
+        return job.id, job
 
     def _key(self, id: Job) -> str:
         """Return the part of a path that names the job."""
@@ -940,6 +957,12 @@ def _minutes(duration: Duration | None) -> int | None:
     return None if duration is None else math.ceil(_in_seconds(duration) / 60)
 
 
+def _aware(moment: datetime | None) -> datetime | None:
+    """Return a time in UTC; a naive one is local time."""
+    return None if moment is None else moment.astimezone(timezone.utc)
+
+
 def _instant(moment: datetime | None) -> str | None:
     """Write a time as the wire wants it: UTC, with its offset; a naive one is local time."""
-    return None if moment is None else moment.astimezone(timezone.utc).isoformat()
+    aware = _aware(moment)
+    return None if aware is None else aware.isoformat()

@@ -2,325 +2,466 @@
 
 from __future__ import annotations
 
+import math
 import re
+import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import NoReturn
 
 from typing_extensions import Self
 
 from neuro_sync.closing import Closing
-from neuro_sync.errors import APIError, ConnectionFailed, NeuroError, ServerError, StreamInterrupted
+from neuro_sync.errors import (
+    APIError,
+    ConnectionFailed,
+    NeuroError,
+    ServerError,
+    StreamInterrupted,
+)
+from neuro_sync.models.jobs import JobDescription
 from neuro_sync.transport.clock import Clock
-from neuro_sync.transport.stream import LineSplitter, Stream
+from neuro_sync.transport.stream import Stream
 
-MOST_FAILURES = 6
-"""How often in a row a stream may break without a new line in between."""
-LASTING = 5.0
-"""Seconds after which a connection that breaks did not fail, but end."""
-LONGEST_PAUSE = 5.0
-"""Seconds between two tries to open a log again."""
-UNFINISHED_LINE_DELAY = 0.25
-"""Seconds of silence after which a line is handed out before its newline came."""
-PRESENT_ENDS = 1.0
-"""Seconds of silence after which what was there counts as read."""
-SILENCE_CHECK = 2.0
-"""Seconds of silence after which the job is asked for: is it over, or has it nothing to say?"""
+from .log_position import LineBlocks, LogPosition, PositionLostError, line_time, nanoseconds
+
+MAX_FAILURES = 6
+"""How often in a row a connection may fail without a new line in between."""
+LASTING_CONNECTION_S = 5.0
+"""A connection that breaks after so long did not fail, but end."""
+MAX_RETRY_DELAY_S = 5.0
+PART_DELAY_S = 0.25
+"""Silence after which `LogLines.pieces` returns a line that has no newline yet."""
+LIVE_SILENCE_S = 1.0
+"""Silence of a live log after which all that was there has come."""
+UNKNOWN_SILENCE_S = 5.0
+"""The same where the platform does not say that its archive is through."""
+FIRST_POLL_S = 2.0
+"""Silence after which the job is asked for: is it over, or has it nothing to say?"""
+MAX_POLL_INTERVAL_S = 30.0
+REOPEN_SILENCE_S = 5.0
+"""Silence after the end of the job after which an old connection is given up for a new one."""
+ARCHIVE_DELAY_S = 10.0
+"""Until then after a job's end its last lines may be on their way to the archive."""
 PIECES_AHEAD = 256
 """How many pieces are read before somebody asks for them."""
+
+_NOTES = re.compile(
+    rb"^(?:(=== Live logs from since=)|~~~ |rpc error: code =|failed to try resolving"
+    rb"|Unable to retrieve).*\n",
+    re.MULTILINE,
+)
+"""Lines of the platform itself, which have no time; the first says that the live log begins."""
 
 
 @dataclass(frozen=True)
 class LogRequest:
     """What is wanted of a log."""
 
-    since: str | None = None
+    since: datetime | None = None
     timestamps: bool = False
     tail: int | None = None
     follow: bool = True
 
 
+@dataclass(frozen=True)
+class LogSource:
+    """Where a log comes from."""
+
+    open: Callable[[datetime | None, str, bool], Stream]
+    """Open it at a time, with a separator between archive and live log, and with notes or not."""
+    job: Callable[[], JobDescription]
+    """Ask what the job is like now."""
+    silence_timeout: float
+    """Seconds for which the log of a job that is over may be silent."""
+
+
 class LogLines(Closing, Iterator[str]):
     """The lines of a log, each once and in order, until the job is over.
 
-    A connection that ends while the job goes on is opened again where it ended. A line that stays
-    unfinished for a moment, such as a progress bar, is handed out as far as it came, and its rest
-    later.
-
-    A thread reads ahead until the end, `close`, or the last reference to this object is gone.
+    A connection that ends while the job goes on is opened again where it ended. A thread reads
+    ahead until the end, `close`, or the last reference to this object is gone.
     """
 
     def __init__(
-        self,
-        open_stream: Callable[[str | None], Stream],
-        is_finished: Callable[[], bool],
-        wanted: LogRequest,
-        clock: Clock,
+        self, source: LogSource, wanted: LogRequest, clock: Clock, job: JobDescription | None = None
     ) -> None:
-        follower = _Follower(open_stream, is_finished, wanted, clock)
-        self._pieces = follower.pieces()
-        self._is_amid_line = False
+        """Open the log; a job that is known to be over is not asked for."""
+        self._follower = _Follower(source, wanted, clock, job)
+        self._batch: Iterator[str] = iter(())
         # Called by close(), and at once when a loop that was left drops this object: the follower
         # does not know it, so that nothing but its users keeps it alive.
-        self._stop = weakref.finalize(self, follower.close)
+        self._stop = weakref.finalize(self, self._follower.close)
+
+    @property
+    def job(self) -> JobDescription | None:
+        """The job at its end, once the platform has told it; None before that."""
+        return self._follower.ended_job
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str:
-        while True:
-            piece = self._next_piece()
-            completes, self._is_amid_line = self._is_amid_line, not piece.endswith("\n")
-            # A newline alone may be all that was lacking of a line that was handed out before.
-            if piece != "\n" or not completes:
-                return piece.removesuffix("\n")
+        return self._next(parts=False).removesuffix("\n")
 
     def pieces(self) -> Iterator[str]:
-        """Return the same with its newlines: put together it is what the job wrote."""
-        return iter(self._next_piece, None)
+        """Yield the lines with their newlines, and a line under way as far as it has come.
 
-    def _next_piece(self) -> str:
-        try:
-            return next(self._pieces)
-        except BaseException:
-            self.close()
-            raise
+        Put together the pieces are what the job wrote. This is for terminals, where a progress bar
+        is seen before its line is whole; the iteration itself yields whole lines only.
+        """
+        while True:
+            try:
+                yield self._next(parts=True)
+            except StopIteration:
+                return
+
+    def _next(self, *, parts: bool) -> str:
+        while True:
+            for piece in self._batch:
+                return piece
+            try:
+                self._batch = iter(self._follower.next_batch(parts=parts))
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """End the iteration and give the connection back; any thread may call it."""
         self._stop()
 
 
+class _Phase(Enum):
+    """How far a follower has come."""
+
+    CATCHING_UP = "reading what was written before the call"
+    FOLLOWING = "reading what is written"
+    CONFIRMING = "the job is over: asking once more for lines that came late"
+    ENDED = "there is no more"
+
+
+class _Connection:
+    """One opened log, and what came of it."""
+
+    def __init__(self, stream: Stream, now: float, *, has_notes: bool) -> None:
+        self.date = stream.date
+        self.has_notes = has_notes
+        """Whether the platform was asked to send lines of its own."""
+        self.opened_at = now
+        self.reader = _Reader(stream)
+        self.blocks = LineBlocks()
+        self.silent = 0.0
+        """Seconds since something came."""
+        self.next_poll = FIRST_POLL_S
+        """Seconds of silence after which the job is asked for next."""
+        self.has_lines = False
+        self.has_new_lines = False
+        self.has_separator = False
+        """Whether the line between archive and live log has come."""
+        self.is_live = False
+        """Whether the platform has said that the archive is through."""
+
+    def was_opened_after(self, end: datetime | None, by: float = 0.0) -> bool:
+        """Return whether it was opened so many seconds after a time or later."""
+        return end is not None and self.date is not None and self.date - end > timedelta(seconds=by)
+
+
 class _Follower:
-    """Reads one connection after the other, and knows what was handed out."""
+    """Reads one connection after the other.
+
+    Only an end that the platform sent is an end. When it comes, the job is asked for; if it is
+    over, the log is opened once more at its last lines, unless it was opened long after the end.
+    """
 
     def __init__(
-        self,
-        open_stream: Callable[[str | None], Stream],
-        is_finished: Callable[[], bool],
-        wanted: LogRequest,
-        clock: Clock,
+        self, source: LogSource, wanted: LogRequest, clock: Clock, job: JobDescription | None
     ) -> None:
-        self._open_stream = open_stream
-        self._is_finished = is_finished
-        self._wanted = wanted
+        self.ended_job = job if job is not None and job.status.is_finished else None
+        self._source = source
         self._clock = clock
+        self._wanted = wanted
         self._closed = False
-        self._present_read = False
-        self._position = _Position(wanted.since or "", with_stamp=wanted.timestamps)
-        stream = open_stream(wanted.since)  # before anything is returned: a missing job raises
-        self._opened_before = stream.opened_before
-        self._pump = _Pump(stream)
+        needs_present = wanted.tail is not None or not wanted.follow
+        # Of a job that is over all is there, and the platform ends it.
+        self._phase = (
+            _Phase.CATCHING_UP if needs_present and self.ended_job is None else _Phase.FOLLOWING
+        )
+        self._held: deque[str] | None = None if wanted.tail is None else deque(maxlen=wanted.tail)
+        """The last lines, until it is known that no more were there."""
+        self._position = LogPosition(wanted.since, keep_times=wanted.timestamps)
+        # Any text of a job may look like a fixed one.
+        self._separator = f"=== {secrets.token_hex(16)} ==="
+        self._failures = 0
+        self._retries = 0
+        self._is_pending = False
+        # Before anything is returned: a missing job raises.
+        self._connection = self._open(wanted.since)
+        opened = self._connection.date
+        self._opened_before = (
+            math.inf if opened is None else nanoseconds(opened + timedelta(seconds=1))
+        )
+        """Nanoseconds since 1970: a moment after the call, by the platform's clock."""
 
     def close(self) -> None:
         self._closed = True
-        self._pump.close()
+        self._connection.reader.close()
 
-    def pieces(self) -> Iterator[str]:
-        """Yield what was asked for: lines with their newlines, and parts of lines."""
-        pieces = self._follow()
-        if self._wanted.tail is not None:
-            held: deque[str] = deque(maxlen=self._wanted.tail)
-            for piece in pieces:
-                if piece is None:
-                    break
-                held.append(piece)
-            yield from held
-        for piece in pieces:
-            if piece is not None:
-                yield piece
+    def next_batch(self, *, parts: bool) -> list[str]:
+        """Return what comes next: lines with their newlines, and parts of lines if wanted.
 
-    def _follow(self) -> Iterator[str | None]:
-        """Yield pieces; and None, once, when all that was there at the beginning was read."""
-        rounds = 0
-        while True:
-            before, opened = self._position.last, self._clock.now()
-            splitter = LineSplitter()
-            cut: NeuroError | None = None
-            try:
-                hung = yield from self._read(splitter)
-                if hung and self._position.last != before:
-                    finished = False  # the rest may come by another connection
-                else:
-                    finished = hung or self._closed or self._at_end() or self._is_finished()
-            except (ConnectionFailed, ServerError) as error:
-                finished, cut = self._closed, error
-            if finished:
-                if splitter.rest and not self._closed:
-                    yield from self._unseen([splitter.rest], newline="")
-                return
-            # A connection that brought something, or lasted, is no sign of trouble; one that only
-            # ended early is none either: some platforms do so while a job is pending.
-            fruitful = self._position.last != before or self._clock.now() - opened > LASTING
-            rounds = 0 if fruitful else rounds + 1
-            if cut is not None and rounds > MOST_FAILURES:
-                self._give_up(rounds, cut)
-            self._clock.sleep(min(0.05 * 2**rounds, LONGEST_PAUSE))
-            self._reopen()
-
-    def _read(self, splitter: LineSplitter) -> Generator[str | None, None, bool]:
-        """Yield the pieces of one connection until it ends, or no more are wanted.
-
-        Returns whether it is still open, although the job is over and nothing comes.
+        Raises:
+            StopIteration: There is no more.
         """
-        silent = 0.0
-        over = False
-        while True:
-            patience = UNFINISHED_LINE_DELAY if silent < PRESENT_ENDS else SILENCE_CHECK
+        batch: list[str] = []
+        while not batch:
+            if self._closed or self._phase is _Phase.ENDED:
+                raise StopIteration
             try:
-                piece = self._pump.get(patience)
+                piece = self._connection.reader.get(wait := self._patience(parts=parts))
             except Empty:
-                silent += patience
-                yield from self._unfinished(splitter)
-                if over:
-                    return True
-                if silent > SILENCE_CHECK:
-                    over = self._is_finished()
+                batch = self._on_silence(wait, parts=parts)
+            except (ConnectionFailed, ServerError) as cut:
+                batch = self._on_cut(cut)
             else:
-                if not piece:
-                    return False
-                silent = 0.0
-                yield from self._unseen(splitter.feed(piece))
-            if not self._present_read and (
-                silent >= PRESENT_ENDS or self._position.last[0] >= self._opened_before
-            ):
-                self._present_read = True
-                yield None
-            if self._at_end():
-                return False
+                batch = self._on_data(piece) if piece else self._on_end()
+        return batch
 
-    def _at_end(self) -> bool:
-        """Tell whether no more is wanted, although more may come."""
-        return self._present_read and not self._wanted.follow
+    def _patience(self, *, parts: bool) -> float:
+        """Return for how many seconds to wait before something has to be decided."""
+        if parts and self._connection.silent < PART_DELAY_S and self._connection.blocks.rest:
+            return PART_DELAY_S
+        if self._phase is _Phase.CATCHING_UP or self.ended_job is not None:
+            return min(LIVE_SILENCE_S, self._source.silence_timeout)
+        return self._connection.next_poll - self._connection.silent
 
-    def _reopen(self) -> None:
-        """Open the log again at the last line, with patience for a platform that restarts."""
-        self._pump.close()
-        failures = 0
-        while not self._closed:
+    def _on_data(self, piece: bytes) -> list[str]:
+        self._connection.silent, self._connection.next_poll = 0.0, FIRST_POLL_S
+        block = self._connection.blocks.feed(piece)
+        if not block:
+            return []
+        self._connection.has_lines = True
+        if not self._connection.has_separator:
+            separator = self._separator.encode() + b"\n"
+            before, found, after = block.partition(separator)
+            if found:
+                self._connection.has_separator = self._connection.is_live = True
+                batch = self._on_lines(before)
+                # One line may be on both sides.
+                self._position.expect_overlap()
+                return batch + self._on_lines(after)
+        return self._on_lines(block)
+
+    def _on_lines(self, block: bytes) -> list[str]:
+        if not block:
+            return []
+        if self._phase is not _Phase.CATCHING_UP:
+            notes = self._connection.has_notes
+            return self._release(_NOTES.sub(b"", block) if notes else block)
+        present, later = self._split_at_present(block)
+        batch = self._release(present)
+        if later is None:
+            return batch
+        batch += self._end_catching_up()
+        return batch + self._release(later) if self._wanted.follow else batch
+
+    def _split_at_present(self, block: bytes) -> tuple[bytes, bytes | None]:
+        """Return what was written before the call, and if there is more the lines after that."""
+        present: list[bytes] = []
+        lines = [line + b"\n" for line in block[:-1].split(b"\n")]
+        for number, line in enumerate(lines):
+            time = line_time(line)
+            if time is None and (note := _NOTES.match(line)):
+                self._connection.is_live |= note[1] is not None
+                continue
+            present.append(line)
+            if time is not None and time >= self._opened_before:
+                return b"".join(present), b"".join(lines[number + 1 :])
+        return b"".join(present), None
+
+    def _release(self, block: bytes) -> list[str]:
+        """Return the new lines of a block, or hold them."""
+        new = self._position.read(block) if block else b""
+        if not new:
+            return []
+        self._connection.has_new_lines = True
+        self._failures = 0
+        batch = _split(new)
+        if self._held is None:
+            return batch
+        self._held.extend(batch)
+        return []
+
+    def _end_catching_up(self) -> list[str]:
+        """Return the lines that were held; all that was written before the call has come."""
+        held, self._held = self._held or (), None
+        if self._wanted.follow:
+            self._phase = _Phase.FOLLOWING
+            return [*held]
+        self._phase = _Phase.ENDED
+        return [*held, *self._last_line()]
+
+    def _last_line(self) -> list[str]:
+        return _split(self._position.finish(self._connection.blocks.rest))
+
+    def _on_silence(self, waited: float, *, parts: bool) -> list[str]:
+        self._connection.silent += waited
+        if self._phase is _Phase.CATCHING_UP:
+            if self._is_all_there():
+                return self._end_catching_up()
+        elif (
+            parts
+            and self._held is None
+            and (part := self._position.part(self._connection.blocks.rest))
+        ):
+            return [part.decode(errors="replace")]
+        if self.ended_job is None and self._connection.silent >= self._connection.next_poll:
+            self._connection.next_poll += min(self._connection.next_poll, MAX_POLL_INTERVAL_S)
+            self._poll()
+        limit = self._source.silence_timeout
+        if (
+            self.ended_job is not None
+            and self._phase is not _Phase.CONFIRMING
+            and self._connection.silent >= min(REOPEN_SILENCE_S, limit)
+            and not self._connection.was_opened_after(self.ended_job.history.finished_at)
+        ):
+            # A connection that saw the job run may hang; a new one comes to an end by itself.
+            self._phase = _Phase.CONFIRMING
+            return self._reopen()
+        if self._connection.silent >= limit and (
+            self.ended_job is not None or self._phase is _Phase.CATCHING_UP
+        ):
+            state = "is over" if self.ended_job else "goes on"
+            raise StreamInterrupted(
+                f"the job {state}, but for {limit:g} s the platform has sent neither the rest of "
+                "its log nor its end; read the log again later, or with a longer timeout"
+            )
+        return []
+
+    def _is_all_there(self) -> bool:
+        """Return whether silence means that all has come that was written before the call."""
+        if self.ended_job is not None:
+            return False  # the platform will end it
+        if self._connection.is_live:
+            return self._connection.silent >= LIVE_SILENCE_S
+        if self._connection.has_lines:
+            return self._connection.silent >= UNKNOWN_SILENCE_S
+        return self._is_pending
+
+    def _poll(self) -> None:
+        try:
+            job = self._source.job()
+        except (ConnectionFailed, ServerError):
+            return  # its log may be well
+        self._note(job)
+
+    def _note(self, job: JobDescription) -> None:
+        self._is_pending = job.status.is_pending
+        if job.status.is_finished:
+            self.ended_job = job
+
+    def _on_end(self) -> list[str]:
+        """Decide what the end of a connection means, which the platform sent."""
+        job = self.ended_job
+        if job is None:
             try:
-                stream = self._open_stream(self._position.resume())
+                job = self._source.job()
             except (ConnectionFailed, ServerError) as error:
-                failures += 1
-                if failures > MOST_FAILURES:
-                    self._give_up(failures, error)
-                self._clock.sleep(min(0.05 * 2**failures, LONGEST_PAUSE))
+                return self._on_cut(error)
+            self._note(job)
+        if not job.status.is_finished:
+            if self._phase is _Phase.CATCHING_UP:
+                batch = self._end_catching_up()
+                return batch + self._reopen() if self._wanted.follow else batch
+            return self._reopen()
+        if self._connection.was_opened_after(job.history.finished_at, ARCHIVE_DELAY_S) or (
+            self._phase is _Phase.CONFIRMING and not self._connection.has_new_lines
+        ):
+            self._phase = _Phase.ENDED
+            batch, held = self._last_line(), self._held
+            if held is None:
+                return batch
+            held.extend(batch)
+            return [*held]
+        self._phase = _Phase.CONFIRMING
+        return self._reopen()
+
+    def _on_cut(self, cut: NeuroError) -> list[str]:
+        if self._closed:
+            return []
+        if (
+            not self._connection.has_new_lines
+            and self._clock.now() - self._connection.opened_at < LASTING_CONNECTION_S
+        ):
+            self._failures += 1
+            if self._failures > MAX_FAILURES:
+                self._give_up(cut)
+        return self._reopen()
+
+    def _reopen(self) -> list[str]:
+        """Open the log again at its last lines, with patience for a platform that restarts."""
+        self._connection.reader.close()
+        batch = _split(self._position.disconnect(self._connection.blocks.rest))
+        fruitful = (
+            self._connection.has_new_lines
+            or self._clock.now() - self._connection.opened_at > LASTING_CONNECTION_S
+        )
+        self._retries = 0 if fruitful else self._retries + 1
+        try:
+            since = self._position.resume()
+        except PositionLostError:
+            raise StreamInterrupted(
+                "the log broke off, and it cannot be told which lines were read already: the clock "
+                "of the job's machine has gone back; read the log again from its beginning"
+            ) from None
+        while not self._closed:
+            if self._retries or self._phase is not _Phase.CONFIRMING:
+                self._clock.sleep(min(0.05 * 2**self._retries, MAX_RETRY_DELAY_S))
+            try:
+                self._connection = self._open(since)
+            except (ConnectionFailed, ServerError) as error:
+                self._retries += 1
+                self._failures += 1
+                if self._failures > MAX_FAILURES:
+                    self._give_up(error)
             except APIError as error:
                 raise StreamInterrupted(f"the log broke off, and then: {error}") from error
             else:
-                self._pump = _Pump(stream)
                 if self._closed:  # by another thread, while it was being opened
-                    self._pump.close()
-                return
+                    self._connection.reader.close()
+                break
+        return batch
 
-    def _give_up(self, times: int, cut: NeuroError) -> NoReturn:
+    def _open(self, since: datetime | None) -> _Connection:
+        with_notes = self._phase is _Phase.CATCHING_UP
+        stream = self._source.open(since, self._separator, with_notes)
+        return _Connection(stream, self._clock.now(), has_notes=with_notes)
+
+    def _give_up(self, cut: NeuroError) -> NoReturn:
         raise StreamInterrupted(
-            f"the log broke off {times} times in a row without a new line, and the job is not over"
+            f"the log broke off {self._failures} times in a row without a new line, and the job is "
+            "not over"
         ) from cut
 
-    def _unseen(self, lines: Iterable[bytes], newline: str = "\n") -> Iterator[str]:
-        for line in lines:
-            text = self._position.take(line)
-            if text is not None and (text or newline):
-                yield text.decode(errors="replace") + newline
 
-    def _unfinished(self, splitter: LineSplitter) -> Iterator[str]:
-        text = self._position.take_part(splitter.rest)
-        if text:
-            yield text.decode(errors="replace")
+def _split(text: bytes) -> list[str]:
+    """Split at newlines alone, and keep them."""
+    *lines, rest = text.decode(errors="replace").split("\n")
+    batch = [line + "\n" for line in lines]
+    return [*batch, rest] if rest else batch
 
 
-class _Position:
-    """What of a log was handed out already.
-
-    The time of each line is the only mark of position that a platform knows, so every line is
-    asked for with it; lines of the same microsecond are told apart by counting them. An archive
-    writes the same times with fewer digits than the live log.
-    """
-
-    STAMPED = re.compile(
-        rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(?:Z|[+-]\d\d:\d\d)? ", re.ASCII
-    )
-
-    def __init__(self, since: str, *, with_stamp: bool) -> None:
-        self.last = (since, 0)
-        """The time of the last whole line, and how many of that time there were."""
-        self._with_stamp = with_stamp
-        self._repeats = 0
-        self._part = 0
-        """Bytes of the line after the last one that were handed out before it was whole."""
-
-    def resume(self) -> str | None:
-        """Return the time to ask for; the lines that are sent again will be passed over."""
-        stamp, self._repeats = self.last
-        return stamp or None
-
-    def take(self, line: bytes) -> bytes | None:
-        """Return what of a whole line is new; None if it was handed out with its newline before."""
-        text = self._new_text(line)
-        if text is None:
-            return None
-        match = self.STAMPED.match(line)
-        if match is not None:
-            stamp = self._stamp(match)
-            last, count = self.last
-            self.last = (stamp, count + 1 if stamp == last else 1)
-        rest, self._part = text[self._part :], 0
-        return rest
-
-    def take_part(self, line: bytes) -> bytes:
-        """Return what is new of a line that is not whole yet, in whole characters."""
-        if self.STAMPED.match(line) is None:
-            return b""
-        repeats = self._repeats
-        text = self._new_text(line)
-        self._repeats = repeats  # it is not passed yet
-        if text is None:
-            return b""
-        text = _whole_characters(text)
-        part, self._part = text[self._part :], max(len(text), self._part)
-        return part
-
-    def _new_text(self, line: bytes) -> bytes | None:
-        match = self.STAMPED.match(line)
-        if match is None:
-            return line
-        stamp = self._stamp(match)
-        last, _ = self.last
-        if stamp < last:
-            return None
-        if stamp == last and self._repeats:
-            self._repeats -= 1
-            return None
-        return line if self._with_stamp else line[match.end() :]
-
-    @staticmethod
-    def _stamp(match: re.Match[bytes]) -> str:
-        return f"{match[1].decode()}.{(match[2] or b'').decode()[:6]:0<6}+00:00"
-
-
-def _whole_characters(text: bytes) -> bytes:
-    """Leave out the beginning of a character whose other bytes have not come yet."""
-    for back in range(1, min(3, len(text)) + 1):
-        byte = text[-back]
-        if byte >= 0xC0:  # the first byte of a character tells how many there are
-            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return text[:-back] if length > back else text
-        if byte < 0x80:
-            break
-    return text
-
-
-class _Pump:
+class _Reader:
     """Reads a stream in a thread, so that whoever waits for a piece can stop waiting."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._pieces: SimpleQueue[bytes | ConnectionFailed] = SimpleQueue()
+        self._pieces: SimpleQueue[bytes | BaseException] = SimpleQueue()
         # Reading on without end would keep in memory what nobody may ever ask for.
         self._room = threading.Semaphore(PIECES_AHEAD)
         self._thread = threading.Thread(target=self._run, name="neuro-log", daemon=True)
@@ -331,12 +472,13 @@ class _Pump:
             for piece in self._stream:
                 self._pieces.put(piece)
                 self._room.acquire()
-        except ConnectionFailed as error:
+        except BaseException as error:  # noqa: BLE001  # the caller's thread raises it
             self._pieces.put(error)
-        self._pieces.put(b"")
+        else:
+            self._pieces.put(b"")
 
     def get(self, timeout: float) -> bytes:
-        """Return the next piece; an empty one is the end.
+        """Return the next piece; an empty one is the end that the platform sent.
 
         Raises:
             Empty: Nothing came in time.
@@ -344,7 +486,7 @@ class _Pump:
         """
         piece = self._pieces.get(timeout=timeout)
         self._room.release()
-        if isinstance(piece, ConnectionFailed):
+        if isinstance(piece, BaseException):
             raise piece
         return piece
 

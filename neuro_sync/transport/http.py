@@ -125,6 +125,11 @@ class HttpTransport:
             other.tokens = tokens
         return other
 
+    @property
+    def read_timeout(self) -> float:
+        """Seconds of silence after which an answer that is being read counts as lost."""
+        return self._timeout[1]
+
     def request(
         self,
         method: str,

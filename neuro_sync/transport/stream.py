@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar
 
@@ -49,9 +49,13 @@ class Stream(Closing, Iterator[bytes]):
         self._reading = threading.Lock()
 
     @property
-    def opened_before(self) -> str:
-        """A moment after it was opened, by the platform's clock, as a log writes times."""
-        return _end_of_second(self.headers.get("Date", ""))
+    def date(self) -> datetime | None:
+        """When the answer began, in whole seconds of the platform's clock, if it says so."""
+        try:
+            date = parsedate_to_datetime(self.headers.get("Date", ""))
+        except ValueError:
+            return None
+        return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
     def __iter__(self) -> Self:
         return self
@@ -95,14 +99,6 @@ class Stream(Closing, Iterator[bytes]):
 def _reason(error: Exception) -> object:
     """Return what happened; the library's own text tells it twice."""
     return error.args[0] if isinstance(error, urllib3.exceptions.ProtocolError) else error
-
-
-def _end_of_second(date: str) -> str:
-    """Return when the second of an HTTP date is over; without a date, a time that never comes."""
-    try:
-        return (parsedate_to_datetime(date) + timedelta(seconds=1)).isoformat()
-    except ValueError:
-        return "9"
 
 
 class LineSplitter:

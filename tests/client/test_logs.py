@@ -5,18 +5,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from neuro_sync import IllegalArgumentError, JobDescription, Session, StreamInterrupted
-from neuro_sync.client.logs import LogLines, LogRequest
-from neuro_sync.transport.clock import Clock
-from neuro_sync.transport.stream import Stream
+from neuro_sync import IllegalArgumentError, JobDescription, Session
 
 Start = Callable[[str], JobDescription]
 LINES = "sh -c 'for i in 1 2 3 4; do echo line $i; sleep 0.05; done'"
@@ -106,71 +101,6 @@ def test_another_thread_may_close_a_log(session: Session, start: Start) -> None:
     session.jobs.kill(job)
 
 
-class FakeStream:
-    """Pieces of a log, then its end, or a cut."""
-
-    opened_before = "9"
-
-    def __init__(self, data: bytes, *, cut: bool) -> None:
-        self._pieces = iter([data] if data else [])
-        self._cut = cut
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._pieces
-        if self._cut:
-            raise StreamInterrupted("cut")
-
-    def close(self) -> None:
-        pass
-
-
-class NoTime(Clock):
-    def sleep(self, seconds: float) -> None:
-        pass
-
-
-def stamped(second: int, text: str) -> str:
-    return f"2026-01-01T00:00:{second:02}.000000000Z {text}\n"
-
-
-# Many lines of one moment, and some of others: time alone does not tell a position.
-SOURCE = [stamped(number // 5, f"line {number}") for number in range(20)]
-LENGTH = len("".join(SOURCE))
-
-
-@settings(deadline=None)
-@given(
-    cuts=st.lists(st.tuples(st.integers(0, LENGTH), st.booleans()), max_size=3),
-    digits=st.sampled_from([6, 9]),
-)
-def test_a_log_that_breaks_anywhere_is_taken_up_again_without_loss(
-    cuts: list[tuple[int, bool]], digits: int
-) -> None:
-    ends = iter(cuts)
-    unfinished = iter([False] * len(cuts))
-
-    def open_stream(since: str | None) -> Stream:
-        # An archive tells the same times with six digits where the live log has nine.
-        later = "".join(line for line in SOURCE if line[:19] >= (since or "")[:19])
-        if digits == 6:
-            later = later.replace("000000000Z", "000000Z")
-        length, cut = next(ends, (LENGTH, False))
-        return FakeStream(later.encode()[:length], cut=cut)  # type: ignore[return-value]
-
-    lines = LogLines(open_stream, lambda: next(unfinished, True), LogRequest(), NoTime())
-    assert list(lines) == [f"line {number}" for number in range(20)]
-
-
-def test_a_log_that_never_resumes_is_not_taken_for_its_end() -> None:
-    def open_stream(since: str | None) -> Stream:
-        return FakeStream(stamped(1, "only").encode(), cut=True)  # type: ignore[return-value]
-
-    lines = LogLines(open_stream, lambda: False, LogRequest(), NoTime())
-    assert next(lines) == "only"
-    with pytest.raises(StreamInterrupted, match="the job is not over"):
-        next(lines)
-
-
 def test_the_end_of_a_log_can_be_asked_for(session: Session, start: Start) -> None:
     job = session.jobs.wait(start("seq 100"))
     assert list(session.jobs.logs(job, tail=3)) == ["98", "99", "100"]
@@ -180,28 +110,11 @@ def test_the_end_of_a_log_can_be_asked_for(session: Session, start: Start) -> No
         session.jobs.logs(job, tail=-1)
 
 
-def test_lines_of_the_second_of_the_call_are_there_already() -> None:
-    class Slowly(FakeStream):
-        opened_before = "2026-01-01T00:00:04+00:00"
-
-        def __iter__(self) -> Iterator[bytes]:
-            for number in range(50):
-                yield stamped(3, f"line {number}").encode()
-            for number in range(50, 60):
-                yield stamped(4, f"line {number}").encode()
-
-    def last(tail: int, *, follow: bool) -> list[str]:
-        stream = Slowly(b"", cut=False)
-        wanted = LogRequest(tail=tail, follow=follow)
-        return list(LogLines(lambda _: stream, lambda: True, wanted, NoTime()))  # type: ignore[arg-type,return-value]
-
-    assert last(2, follow=False) == ["line 49", "line 50"]
-    assert last(2, follow=True) == [f"line {number}" for number in range(49, 60)]
-
-
 def test_a_tail_goes_on_with_what_comes(session: Session, start: Start, tmp_path: Path) -> None:
     go = tmp_path / "go"
     job = start(f"sh -c 'seq 50; while [ ! -e {go} ]; do sleep 0.02; done; echo last'")
+    with session.jobs.logs(job) as lines:
+        assert [next(lines) for _ in range(50)][-1] == "50"
     with session.jobs.logs(job, tail=2) as lines:
         assert next(lines) == "49"
         assert next(lines) == "50"
@@ -235,10 +148,11 @@ def test_a_progress_bar_is_seen_before_its_line_is_whole(
     go = tmp_path / "go"
     wait = f"while [ ! -e {go} ]; do sleep 0.02; done"
     job = start(f"""sh -c 'printf "10%%\\r20%%\\303"; {wait}; printf "\\244 done\\nlast"'""")
-    with session.jobs.logs(job) as lines:
-        assert next(lines) == "10%\r20%"
+    with session.jobs.logs(job) as log:
+        pieces = log.pieces()
+        assert next(pieces) == "10%\r20%"
         go.touch()
-        assert list(lines) == ["ä done", "last"]
+        assert "".join(pieces) == "ä done\nlast"
 
 
 def test_pieces_put_together_are_what_the_job_wrote(
@@ -256,15 +170,14 @@ def test_pieces_put_together_are_what_the_job_wrote(
     assert list(session.jobs.logs(job)) == ["one", "", "10%", "20%\r", "no newline"]
 
 
-def test_a_line_is_whole_without_an_empty_one_when_only_its_newline_was_late(
+def test_lines_are_whole_however_long_they_take(
     session: Session, start: Start, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    job = start(f"sh -c 'printf late; while [ ! -e {go} ]; do sleep 0.02; done; echo; echo end'")
+    job = start(f"sh -c 'printf late; while [ ! -e {go} ]; do sleep 0.02; done; echo r; echo end'")
     with session.jobs.logs(job) as lines:
-        assert next(lines) == "late"
-        go.touch()
-        assert list(lines) == ["end"]
+        threading.Timer(0.6, go.touch).start()
+        assert list(lines) == ["later", "end"]
 
 
 def test_a_loop_that_is_left_gives_its_connection_and_its_thread_back(
@@ -279,23 +192,3 @@ def test_a_loop_that_is_left_gives_its_connection_and_its_thread_back(
     assert threading.active_count() <= before + 1
     assert session.jobs.status(job).id == job.id
     session.jobs.kill(job)
-
-
-def test_a_connection_that_hangs_after_the_job_is_over_is_no_reason_to_wait() -> None:
-    released = threading.Event()
-
-    class Hanging(FakeStream):
-        def __iter__(self) -> Iterator[bytes]:
-            yield stamped(1, "only").encode()
-            released.wait(20)
-
-        def close(self) -> None:
-            released.set()
-
-    def open_stream(since: str | None) -> Stream:
-        return Hanging(b"", cut=False)  # type: ignore[return-value]
-
-    begin = time.monotonic()
-    with LogLines(open_stream, lambda: True, LogRequest(), NoTime()) as lines:
-        assert list(lines) == ["only"]
-    assert time.monotonic() - begin < 10

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
@@ -40,9 +41,10 @@ async def log(
     since: str | None = None,
     timestamps: str | None = None,
     separator: str | None = None,
+    debug: str | None = None,
 ) -> StreamingResponse:
     """Send a job's log from its beginning, and what is written from then on until its end."""
-    pieces = _pieces(jobs, id, caller, since, timestamps)
+    pieces = _pieces(jobs, id, caller, since, timestamps, debug)
     # Nothing is archived here, so the line between archive and live part is never sent.
     line = f"=== Live logs ==={secrets.token_hex(30)}" if separator is None else separator
     headers = {"content-type": "text/plain; charset=utf-8", "x-separator": line}
@@ -57,9 +59,10 @@ async def log_ws(
     caller: Asking,
     since: str | None = None,
     timestamps: str | None = None,
+    debug: str | None = None,
 ) -> None:
     """Send the same bytes as binary messages, and close with 1000 at the end."""
-    pieces = _pieces(jobs, id, caller, since, timestamps)
+    pieces = _pieces(jobs, id, caller, since, timestamps, debug)
     offered = websocket.scope["subprotocols"]
     await websocket.accept(subprotocol=LOG_PROTOCOL if LOG_PROTOCOL in offered else None)
 
@@ -103,7 +106,18 @@ def _pieces(
     caller: Caller,
     since: str | None,
     timestamps: str | None,
+    debug: str | None,
 ) -> AsyncIterator[bytes]:
     stamped = stream_flag("timestamps", timestamps, default=False)
+    noted = stream_flag("debug", debug, default=False)
     job = jobs.find(id, caller, Action.READ)
-    return jobs.log(job).follow(since=instant(since), timestamps=stamped)
+    start = instant(since)
+    pieces = jobs.log(job).follow(since=start, timestamps=stamped)
+    return _with_note(pieces, start) if noted else pieces
+
+
+async def _with_note(pieces: AsyncIterator[bytes], since: datetime | None) -> AsyncIterator[bytes]:
+    """Begin with the line that says that the archive is through; there is none here."""
+    yield f"=== Live logs from since={since!r} ===\n".encode()
+    async for piece in pieces:
+        yield piece
