@@ -19,7 +19,7 @@ from urllib3.connectionpool import ConnectionPool
 
 from neuro_sync.errors import ConfigError, NeuroError
 
-from .answers import POOLS
+from .answers import POOLS, socks_pools
 from .tokens import ForkSafeLock
 
 Timeout = tuple[float, float]
@@ -209,8 +209,8 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, socket_options=socket_options(), **kwargs)
-        if not proxy.lower().startswith("socks"):  # whose pools make their own connections
-            manager.pool_classes_by_scheme = POOLS
+        is_socks = proxy.lower().startswith("socks")
+        manager.pool_classes_by_scheme = socks_pools() if is_socks else POOLS
         return manager
 
     # What follows does once for each host what `requests` does for each request.

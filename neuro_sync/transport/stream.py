@@ -53,6 +53,11 @@ class Stream(Closing, Iterator[bytes]):
         """A moment after it was opened, by the platform's clock, as a log writes times."""
         return _end_of_second(self.headers.get("Date", ""))
 
+    @property
+    def is_delimited(self) -> bool:
+        """Whether the answer tells its own end; else it ends with its connection."""
+        return self._raw.chunked or "Content-Length" in self.headers
+
     def __iter__(self) -> Self:
         return self
 
