@@ -858,7 +858,7 @@ class Jobs(Section):
         Filters of one kind are alternatives, but a job must carry all of `tags`. `since` and
         `until` compare the time of creation, themselves included; without a zone they are local
         time. With `reverse` the newest come first, so that ``reverse=True, limit=10`` are the
-        ten newest.
+        ten newest. Jobs that the platform is removing are left out.
 
         Raises:
             NDJSONError: While it is read: the platform failed in the middle of the list.
@@ -878,6 +878,8 @@ class Jobs(Section):
         query += [("project_name", project) for project in project_names]
         query += [("reverse", "1")] if reverse else []
         query += [("limit", str(limit))] if limit is not None else []
+        # A platform lists jobs under removal too, unless it is asked not to.
+        query += [("being_dropped", "False"), ("logs_removed", "False")]
         stream = self._transport.stream(self._api("jobs"), query=query, accept=NDJSON)
         return Records(stream, map(self._parse.recognize, _read_jobs(stream)))
 
