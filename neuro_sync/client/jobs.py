@@ -907,6 +907,9 @@ def _read_jobs(stream: Stream) -> Iterator[JobDescription]:
 
 
 class _OldList(Model):
+    stand_ins = JobDescription.stand_ins
+    lossy_lists = JobDescription.lossy_lists
+
     jobs: tuple[JobDescription, ...]
 
 
