@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from yarl import URL
 
 from neuro_sync.errors import (
+    APIError,
     CommandFailed,
     ConnectionFailed,
     IllegalArgumentError,
@@ -82,6 +83,8 @@ SLOWEST_POLL = 2.0
 PATIENCE = 300.0
 """Seconds for which a wait puts up with a platform that is not to be reached."""
 TAIL_LINES = 20
+SHOWN_COMMAND = 200
+"""Characters of a command that an error shows."""
 LIFE_SPAN = "max_run_time_minutes"
 
 Job = str | URL | JobDescription
@@ -530,7 +533,8 @@ class Jobs(Section):
 
         Raises:
             ResourceNotFound: The job is not running.
-            IllegalArgumentError: There is no such job, or no command.
+            IllegalArgumentError: There is no such job or no command, or the command has a quote
+                that is not closed.
             ConnectionFailed: The platform was not reached, or did not answer. The command is not
                 sent again, but it may have been carried out.
 
@@ -541,7 +545,11 @@ class Jobs(Section):
         command = cmd if isinstance(cmd, str) else shlex.join(cmd)
         query = [("cmd", command)]
         query += _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
-        websocket = self._open_channel(id, "exec", query, cluster_name)
+        try:
+            websocket = self._open_channel(id, "exec", query, cluster_name)
+        except (ResourceNotFound, ServerError) as error:
+            _check_words(command, error)
+            raise
         return StdStream(websocket, f"{command!r}", tty=tty, stdin=stdin)
 
     def _open_channel(
@@ -611,6 +619,8 @@ class Jobs(Section):
             NotSupported: There is `input`, and the platform cannot tell a command where it ends.
                 The command was started without any.
             ResourceNotFound: The job is not running.
+            IllegalArgumentError: There is no such job or no command, or the command has a quote
+                that is not closed.
 
         Endpoint: GET {monitoring}/{id}/exec, a websocket
         """
@@ -921,6 +931,30 @@ def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tup
         stdout = stderr = True
     flags = {"tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
     return [(name, str(int(flag))) for name, flag in flags.items()]
+
+
+def _check_words(command: str, refusal: APIError) -> None:
+    """Check that a command can be split into words, after a platform has refused it.
+
+    For one that cannot, a container's engine is at fault as the platform sees it, so that the
+    answer is the same as for a job that is not running.
+
+    Raises:
+        IllegalArgumentError: It cannot.
+    """
+    shown = repr(command if len(command) <= SHOWN_COMMAND else f"{command[:SHOWN_COMMAND]}...")
+    try:
+        if shlex.split(command):
+            return
+        text = f"the command {shown} is blank; name a program"
+    except ValueError as error:
+        text = (
+            f"the command {shown} cannot be split into words: {error}; "
+            "close the quote, escape it by a backslash, or give the words as a list"
+        )
+    raise IllegalArgumentError(
+        text, status=refusal.status, method=refusal.method, path=refusal.path
+    ) from refusal
 
 
 def _words(command: str | Sequence[str] | None) -> Any:
