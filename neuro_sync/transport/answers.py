@@ -134,7 +134,8 @@ class Response(http.client.HTTPResponse):
         coding = fields.get("transfer-encoding", "")
         self.chunked = coding != "" and _list_items(coding)[-1] == "chunked"
         self.chunk_left = None
-        options = _list_items(fields.get("connection", ""))
+        connection = fields.get("connection", "")
+        options = _list_items(connection) if connection else []
         self.will_close = "close" in options or (version == 10 and "keep-alive" not in options)
         self.length = None if self.chunked else _read_length(fields.get("content-length", ""))
         if code in (http.client.NO_CONTENT, http.client.NOT_MODIFIED) or self._method == "HEAD":
