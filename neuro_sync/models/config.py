@@ -165,10 +165,11 @@ class ClusterConfig(Model):
     location: str | None = None
     timezone: str | None = None
     """By its name, such as ``Europe/Berlin``."""
-    monitoring_url: str
-    storage_url: str
-    registry_url: str
-    secrets_url: str
+    monitoring_url: str = ""
+    """Empty, as the next three, where the cluster lacks the service."""
+    storage_url: str = ""
+    registry_url: str = ""
+    secrets_url: str = ""
     users_url: str | None = None
     disks_url: str | None = None
     buckets_url: str | None = None

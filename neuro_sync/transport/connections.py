@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connectionpool import ConnectionPool
 
-from neuro_sync.errors import ConfigError, NeuroError
+from neuro_sync.errors import ConfigError, NeuroError, NotSupported
 
 from .answers import POOLS, socks_pools
 from .tokens import ForkSafeLock
@@ -123,6 +123,12 @@ class Connections:
         return self._session, settings
 
     def _look_up(self, host: str) -> Mapping[str, Any]:
+        scheme, _, name = host.partition("://")
+        if not scheme or not name:
+            raise NotSupported(
+                "the platform has no address for this: the cluster lacks the service; "
+                "session.config.cluster() lists those that it has"
+            )
         merged = self._session.merge_environment_settings(
             host, self._proxies.copy(), True, None, self._cert
         )

@@ -191,11 +191,7 @@ READERS: dict[str, tuple[Reader, Any, set[Path]]] = {
     "config": (
         PlatformConfig.from_answer,
         CONFIG,
-        {("clusters",), ("clusters", 0)}
-        | {
-            ("clusters", 0, name)
-            for name in ("name", "registry_url", "storage_url", "monitoring_url", "secrets_url")
-        },
+        {("clusters",), ("clusters", 0), ("clusters", 0, "name")},
     ),
     "file": (
         ListedFile.from_answer,
