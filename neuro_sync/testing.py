@@ -15,7 +15,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-METHODS = (b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ")
+METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ")
 
 
 @dataclass

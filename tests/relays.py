@@ -255,6 +255,28 @@ class HttpProxy(_Listener):
             _pump(client, server)
 
 
+class SocksProxy(_Listener):
+    """A SOCKS proxy of version 5 that wants no login; it counts whom it has connected."""
+
+    connected = 0
+
+    @property
+    def address(self) -> str:
+        return f"socks5://{LOOPBACK}:{self.port}"
+
+    def _talk(self, client: socket.socket) -> None:
+        with client.makefile("rb") as asked:
+            _, methods = asked.read(2)
+            asked.read(methods)
+            client.sendall(b"\5\0")
+            asked.read(4)  # an IPv4 address follows
+            host, port = socket.inet_ntoa(asked.read(4)), int.from_bytes(asked.read(2), "big")
+        client.sendall(b"\5\0\0\1" + bytes(6))
+        self.connected += 1
+        with socket.create_connection((host, port)) as server:
+            _pump(client, server)
+
+
 def _read_head(connection: socket.socket) -> tuple[bytes, bytes]:
     """Return a request up to its empty line, and what came with it."""
     data = b""

@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import NamedTuple
 
 from yarl import URL
 
 from neuro_sync.closing import Closing
 from neuro_sync.errors import (
+    APIError,
     ConnectionFailed,
     IllegalArgumentError,
     ProtocolError,
@@ -20,6 +22,7 @@ from neuro_sync.errors import (
     StorageNotFound,
     StreamInterrupted,
 )
+from neuro_sync.models.storage import ListedFile
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.stream import Stream
@@ -37,8 +40,10 @@ PIECE = 2**20
 class FileContent(Closing, Iterator[bytes]):
     """The bytes of a file, or of a part of it, as they come.
 
-    An end is an end. A connection that breaks is opened again where it ended; when that fails, or
-    the file has changed meanwhile, it raises. It may be closed from any thread.
+    A connection that breaks is opened again where it ended; when that fails, or the file has
+    changed meanwhile, it raises. Where only the end of the connection ends an answer, the platform
+    is asked for the size of the file before that counts as the end. It may be closed from any
+    thread.
     """
 
     def __init__(
@@ -60,9 +65,9 @@ class FileContent(Closing, Iterator[bytes]):
         self._closed = False
         self.position: int = offset
         """Where in the file the next piece begins."""
-        self.stop: int = offset
-        """Where it ends."""
-        self._version: tuple[int, str | None] | None = None
+        self.stop: int | None = offset
+        """Where in the file it ends; ``None`` while that is unknown."""
+        self._version: _Version | None = None
         self._stream: Stream | None = None
         if size != 0:
             self._stream = self._connect(None if size is None else offset + size)
@@ -76,9 +81,8 @@ class FileContent(Closing, Iterator[bytes]):
             try:
                 piece = next(self._stream, None)
                 if piece is not None:
-                    self.position += len(piece)
-                    return piece
-                if self._closed or self.position == self.stop:
+                    return self._count(piece)
+                if self._closed or self._is_whole(self._stream):
                     break
                 error = StreamInterrupted(
                     f"{self._uri} was cut at {self.position} of {self.stop} bytes"
@@ -88,6 +92,30 @@ class FileContent(Closing, Iterator[bytes]):
             self._stream = self._reconnect(error, attempt)
             attempt += 1
         raise StopIteration
+
+    def _count(self, piece: bytes) -> bytes:
+        self.position += len(piece)
+        if self.stop is not None and self.position > self.stop:
+            self.close()
+            raise ProtocolError(f"{self._uri} should end at byte {self.stop}, and goes on after it")
+        return piece
+
+    def _is_whole(self, ended: Stream) -> bool:
+        """Return whether the end of an answer is the end of what was asked for."""
+        if self.stop is None:
+            self.stop = self.position if ended.is_delimited else self._ask_size()
+        return self.position == self.stop
+
+    def _ask_size(self) -> int:
+        """Return the size of the file; if the platform does not tell it, what was read of it."""
+        try:
+            answer = self._transport.request("GET", self._url, query=[("op", "GETFILESTATUS")])
+            size = ListedFile.from_answer(answer.content).status.size
+        except (APIError, ProtocolError):
+            return self.position
+        if size < self.position:
+            raise StreamInterrupted(f"{self._uri} has changed while it was read")
+        return size
 
     def _reconnect(self, error: StreamInterrupted, attempt: int) -> Stream | None:
         if self.position == self.stop:
@@ -122,7 +150,7 @@ class FileContent(Closing, Iterator[bytes]):
         return stream
 
     def _check(self, stream: Stream) -> None:
-        """Look whether it is what was asked for, and of the same file as before."""
+        """Check that it is what was asked for, and of the same file as before."""
         headers = stream.headers
         if not is_file(headers):
             kind = headers["X-File-Type"]
@@ -130,22 +158,25 @@ class FileContent(Closing, Iterator[bytes]):
                 raise StorageIsDirectory(f"{self._uri} is a folder", payload={"errno": "EISDIR"})
             text = f"{self._uri} is no file, but {kind}"
             raise StorageError(text, payload={"errno": "EINVAL"})
+        coding = headers.get("Content-Encoding")
+        size = headers.get("X-File-Length")
         if self._is_range:
-            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
-            if not found or int(found[1]) != self.position:
+            told = headers.get("Content-Range", "all of it")
+            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", told, re.ASCII)
+            if not found or int(found[1]) != self.position or coding:
                 raise ProtocolError(
-                    f"asked for {self._uri} from {self.position} on, the platform sent "
-                    f"{headers.get('Content-Range', 'all of it')}"
+                    f"asked for {self._uri} from {self.position} on, the platform sent {told}"
+                    + (f", encoded as {coding}" if coding else "")
                 )
             self.stop = int(found[2]) + 1
-            total = int(found[3]) if found[3] != "*" else -1
+            if found[3] != "*":
+                size = found[3]
+            total = _number(size)
         else:
-            length = headers.get("Content-Length")
-            if length is None:
-                raise ProtocolError(f"the platform does not tell how long {self._uri} is")
-            self.stop = total = int(length)
-        version = (total, headers.get("Last-Modified"))
-        if self._version not in (None, version):
+            # The length of an encoded answer is not that of the file.
+            self.stop = total = _number(size if coding else headers.get("Content-Length", size))
+        version = _Version(total, headers.get("Last-Modified"))
+        if self._version is not None and not self._version.may_be(version):
             raise StreamInterrupted(f"{self._uri} has changed while it was read")
         self._version = version
 
@@ -157,6 +188,22 @@ class FileContent(Closing, Iterator[bytes]):
 
     def __repr__(self) -> str:
         return f"<FileContent of {self._uri} at {self.position} of {self.stop}>"
+
+
+class _Version(NamedTuple):
+    """By what a file is told from the one that it was before."""
+
+    size: int | None
+    """``None`` if the platform did not tell it."""
+    modified: str | None
+
+    def may_be(self, other: _Version) -> bool:
+        sizes = {self.size, other.size} - {None}
+        return len(sizes) < 2 and self.modified == other.modified
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
 
 
 @contextmanager

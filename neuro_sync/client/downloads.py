@@ -141,24 +141,31 @@ def _fetch(
         return
     told = offset
     with storage.open(src.uri, offset) as content:
-        if content.stop != size:
+        if content.stop not in (None, size):
             raise other_size(src.uri, content.stop, size)
         for piece in content:
+            if content.position > size:
+                raise other_size(src.uri, content.position, size)
             _write(file, piece, dst)
             # Pieces are of any size: whenever a multiple was passed.
             if content.position // STEP > told // STEP or content.position == size:
                 told = content.position
                 step(told)
+        if content.position != size:
+            raise other_size(src.uri, content.position, size)
 
 
 def _whole(storage: Storage, src: Location, status: FileStatus) -> bytes:
     """Return a file that is not worth being continued by another download."""
     if not status.size:
         return b""
-    with storage.open(src.uri) as content:
-        if content.stop != status.size:
-            raise other_size(src.uri, content.stop, status.size)
-        return b"".join(content)
+    with storage.open(src.uri) as opened:
+        if opened.stop not in (None, status.size):
+            raise other_size(src.uri, opened.stop, status.size)
+        content = b"".join(opened)
+    if len(content) != status.size:
+        raise other_size(src.uri, len(content), status.size)
+    return content
 
 
 def _place(

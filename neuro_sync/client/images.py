@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.utils import parse_header_links
 
 from neuro_sync.errors import ProtocolError, ResourceNotFound
-from neuro_sync.models.base import Model
 from neuro_sync.models.images import (
     LATEST,
     MANIFEST_TYPES,
@@ -32,10 +31,12 @@ from .parse import Parser
 if TYPE_CHECKING:
     from .engine import Engine
 
-M = TypeVar("M", bound=Model)
-
 PAGE = 1000
 """Repositories or tags asked for at once."""
+MAX_PAGES = 1000
+"""Pages of a list that are read at most."""
+MAX_BARREN_PAGES = 100
+"""Pages in a row with no new name; a registry may filter what it lists after it has cut pages."""
 
 
 class Images(Section):
@@ -59,10 +60,9 @@ class Images(Section):
         """
         remote = self._parse.platform_image(image)
         path = f"{_repository(remote)}/tags/list"
-        pages = self._pages(
-            remote.cluster_name, path, TagList, remote.model_copy(update={"tag": None})
-        )
-        return [remote.model_copy(update={"tag": tag}) for page in pages for tag in page.tags or ()]
+        image = remote.model_copy(update={"tag": None})
+        tags = self._names(remote.cluster_name, path, TagList, image)
+        return [remote.model_copy(update={"tag": tag}) for tag in tags]
 
     def tag_info(self, remote: RemoteImage | str) -> Tag:
         """Return a tag with the size of its image; raises as `size` does."""
@@ -186,26 +186,46 @@ class Images(Section):
         registry = urlsplit(self._config.cluster(cluster_name).registry_url)
         return f"{registry.scheme}://{registry.netloc}/v2/{path}"
 
-    def _pages(
-        self, cluster_name: str | None, path: str, kind: type[M], image: RemoteImage | None = None
-    ) -> Iterator[M]:
-        """Read a list page by page, as the registry links them."""
+    def _names(
+        self,
+        cluster_name: str | None,
+        path: str,
+        kind: type[Catalog | TagList],
+        image: RemoteImage | None = None,
+    ) -> Iterable[str]:
+        """Return the names of a list, each once, page by page as the registry links them.
+
+        Raises:
+            ProtocolError: The list leads to another host, or has no end.
+        """
         url = first = f"{self._url(cluster_name, path)}?n={PAGE}"
+        names: dict[str, None] = {}
         seen = {first}
+        barren = 0
         while True:
             answer = self._ask("GET", url, image)
-            yield kind.from_answer(answer.content)
+            before = len(names)
+            names.update(dict.fromkeys(kind.from_answer(answer.content).names))
+            barren = 0 if len(names) > before else barren + 1
             links = parse_header_links(answer.headers.get("Link", ""))
             following = next((link["url"] for link in links if link.get("rel") == "next"), None)
             if not following:
-                return
-            url = urljoin(url, following)
-            if urlsplit(url)[:2] != urlsplit(first)[:2]:
+                return names
+            try:
+                url = urljoin(url, following)
+                is_here = urlsplit(url)[:2] == urlsplit(first)[:2]
+            except ValueError as error:
+                text = f"the registry continues a list at no address: {following!r}"
+                raise ProtocolError(text) from error
+            if not is_here:
                 # The token would go there.
                 raise ProtocolError(f"the registry continues a list on another host: {url}")
             if url in seen:
                 raise ProtocolError(f"the registry continues a list with what was read: {url}")
             seen.add(url)
+            if barren == MAX_BARREN_PAGES or len(seen) > MAX_PAGES:
+                what = f"{barren} pages without a new name" if barren else f"{MAX_PAGES} pages"
+                raise ProtocolError(f"the registry continues a list after {what}: {url}")
 
     def _ask(self, method: str, url: str, image: RemoteImage | None) -> requests.Response:
         """Ask the registry; what it says of an image that it has not does not name it."""
@@ -229,8 +249,7 @@ class Images(Section):
         Endpoint: GET {registry}/v2/_catalog
         """
         cluster = self._config.cluster(cluster_name)
-        pages = self._pages(cluster.name, "_catalog", Catalog)
-        names = (name for page in pages for name in page.repositories or ())
+        names = self._names(cluster.name, "_catalog", Catalog)
         found = (self._parse.own_image(f"{cluster.registry}/{name}") for name in names)
         return [image for image in found if image is not None]
 

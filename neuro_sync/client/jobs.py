@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from yarl import URL
 
 from neuro_sync.errors import (
+    APIError,
     CommandFailed,
     ConnectionFailed,
     IllegalArgumentError,
@@ -82,6 +83,8 @@ SLOWEST_POLL = 2.0
 PATIENCE = 300.0
 """Seconds for which a wait puts up with a platform that is not to be reached."""
 TAIL_LINES = 20
+SHOWN_COMMAND = 200
+"""Characters of a command that an error shows."""
 LIFE_SPAN = "max_run_time_minutes"
 
 Job = str | URL | JobDescription
@@ -535,7 +538,8 @@ class Jobs(Section):
 
         Raises:
             ResourceNotFound: The job is not running.
-            IllegalArgumentError: There is no such job, or no command.
+            IllegalArgumentError: There is no such job or no command, or the command has a quote
+                that is not closed.
             ConnectionFailed: The platform was not reached, or did not answer. The command is not
                 sent again, but it may have been carried out.
 
@@ -546,7 +550,11 @@ class Jobs(Section):
         command = cmd if isinstance(cmd, str) else shlex.join(cmd)
         query = [("cmd", command)]
         query += _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
-        websocket = self._open_channel(id, "exec", query, cluster_name)
+        try:
+            websocket = self._open_channel(id, "exec", query, cluster_name)
+        except (ResourceNotFound, ServerError) as error:
+            _check_words(command, error)
+            raise
         return StdStream(websocket, f"{command!r}", tty=tty, stdin=stdin)
 
     def _open_channel(
@@ -616,6 +624,8 @@ class Jobs(Section):
             NotSupported: There is `input`, and the platform cannot tell a command where it ends.
                 The command was started without any.
             ResourceNotFound: The job is not running.
+            IllegalArgumentError: There is no such job or no command, or the command has a quote
+                that is not closed.
 
         Endpoint: GET {monitoring}/{id}/exec, a websocket
         """
@@ -875,7 +885,7 @@ class Jobs(Section):
         Filters of one kind are alternatives, but a job must carry all of `tags`. `since` and
         `until` compare the time of creation, themselves included; without a zone they are local
         time. With `reverse` the newest come first, so that ``reverse=True, limit=10`` are the
-        ten newest.
+        ten newest. Jobs that the platform is removing are left out.
 
         Raises:
             NDJSONError: While it is read: the platform failed in the middle of the list.
@@ -895,6 +905,8 @@ class Jobs(Section):
         query += [("project_name", project) for project in project_names]
         query += [("reverse", "1")] if reverse else []
         query += [("limit", str(limit))] if limit is not None else []
+        # A platform lists jobs under removal too, unless it is asked not to.
+        query += [("being_dropped", "False"), ("logs_removed", "False")]
         stream = self._transport.stream(self._api("jobs"), query=query, accept=NDJSON)
         return Records(stream, map(self._parse.recognize, _read_jobs(stream)))
 
@@ -922,6 +934,9 @@ def _read_jobs(stream: Stream) -> Iterator[JobDescription]:
 
 
 class _OldList(Model):
+    stand_ins = JobDescription.stand_ins
+    lossy_lists = JobDescription.lossy_lists
+
     jobs: tuple[JobDescription, ...]
 
 
@@ -933,6 +948,30 @@ def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tup
         stdout = stderr = True
     flags = {"tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
     return [(name, str(int(flag))) for name, flag in flags.items()]
+
+
+def _check_words(command: str, refusal: APIError) -> None:
+    """Check that a command can be split into words, after a platform has refused it.
+
+    For one that cannot, a container's engine is at fault as the platform sees it, so that the
+    answer is the same as for a job that is not running.
+
+    Raises:
+        IllegalArgumentError: It cannot.
+    """
+    shown = repr(command if len(command) <= SHOWN_COMMAND else f"{command[:SHOWN_COMMAND]}...")
+    try:
+        if shlex.split(command):
+            return
+        text = f"the command {shown} is blank; name a program"
+    except ValueError as error:
+        text = (
+            f"the command {shown} cannot be split into words: {error}; "
+            "close the quote, escape it by a backslash, or give the words as a list"
+        )
+    raise IllegalArgumentError(
+        text, status=refusal.status, method=refusal.method, path=refusal.path
+    ) from refusal
 
 
 def _words(command: str | Sequence[str] | None) -> Any:

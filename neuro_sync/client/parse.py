@@ -12,7 +12,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from yarl import URL
 
-from neuro_sync.errors import IllegalArgumentError, NeuroError
+from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported
 from neuro_sync.models.config import ClusterConfig
 from neuro_sync.models.images import (
     LATEST,
@@ -399,6 +399,8 @@ def _external(image: str) -> LocalImage:
 def _image(
     cluster: ClusterConfig, org: str | None, project: str, name: str, tag: str | None
 ) -> RemoteImage:
+    if not cluster.registry:
+        raise NotSupported(f"the cluster {cluster.name} has no registry for images of its own")
     return RemoteImage.new_platform_image(
         name,
         cluster.registry,

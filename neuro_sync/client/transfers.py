@@ -316,7 +316,7 @@ def is_file(headers: Mapping[str, str]) -> bool:
     return headers.get("X-File-Type", "FILE") == "FILE"
 
 
-def other_size(uri: URL, size: int, expected: int) -> StorageError:
+def other_size(uri: URL, size: int | None, expected: int) -> StorageError:
     """Return the error that tells of a file which somebody else has written to."""
     text = f"{uri} has {size} bytes now instead of {expected}; somebody else writes to it"
     return StorageError(text, payload={"errno": "EIO"})

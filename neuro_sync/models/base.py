@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -49,20 +50,30 @@ class Model(BaseModel):
         cache_strings="keys",
     )
 
+    stand_ins: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    """For an answer: the values of required fields that are missing, by their wire names."""
+    lossy_lists: ClassVar[frozenset[str]] = frozenset()
+    """For an answer: the wire names of lists from which an unreadable item is left out."""
+
     @classmethod
     def from_answer(cls, body: bytes | str) -> Self:
         """Read a platform's answer, passing over what a newer platform added to it.
 
-        What is null counts as left out, unless the field knows what a null means.
+        What is null counts as left out, unless the field knows what a null means. So does a value
+        that cannot be read, where the field has a default; see `_repair`.
 
         Raises:
             ProtocolError: The answer lacks what every platform sends, or is no JSON.
         """
-        return _read(
-            lambda text: cls.model_validate_json(text, extra="ignore", context=ANSWER),
-            body,
-            cls.__name__,
-        )
+        try:
+            return cls.model_validate_json(body, extra="ignore", context=ANSWER)
+        except ValidationError as error:
+            return _repair(cls._from_value, body, error, cls.__name__, cls)
+
+    @classmethod
+    def _from_value(cls, value: object) -> Self:
+        """Read an answer that was JSON."""
+        return cls.model_validate_json(json.dumps(value), extra="ignore", context=ANSWER)
 
     @classmethod
     def list_from_answer(cls, body: bytes | str) -> list[Self]:
@@ -81,26 +92,108 @@ class Model(BaseModel):
 
 def read_answer(adapter: TypeAdapter[T], body: bytes | str, what: str) -> T:
     """Read a platform's answer that is `what`; raises as `Model.from_answer` does."""
-    return _read(
-        lambda text: adapter.validate_json(text, extra="ignore", context=ANSWER), body, what
-    )
 
+    def read(text: bytes | str) -> T:
+        return adapter.validate_json(text, extra="ignore", context=ANSWER)
 
-def _read(validate: Callable[[bytes | str], T], body: bytes | str, what: str) -> T:
     try:
-        return validate(body)
+        return read(body)
     except ValidationError as error:
-        with suppress(ValueError, RecursionError):
-            # One field that is null must not cost a whole listing.
-            return validate(json.dumps(_without_nulls(json.loads(body))))
-        raise ProtocolError(f"the platform's answer is no {what}: {explain(error)}") from error
+        return _repair(lambda value: read(json.dumps(value)), body, error, what, Model)
 
 
-def _without_nulls(value: Any) -> Any:
+REPAIRS = 8
+"""Times that an answer is read again: as often as a value can lie within another one."""
+_DROPPED: Any = object()
+"""In place of a value that is left out."""
+
+
+def _repair(
+    read: Callable[[Any], T],
+    body: bytes | str,
+    error: ValidationError,
+    what: str,
+    model: type[Model],
+) -> T:
+    """Read an answer without what cannot be read of it, so that one field costs no listing.
+
+    Only answers that were refused as they are come here, so that it may take its time.
+    """
+    try:
+        value = _without(json.loads(body), None)
+        for _ in range(REPAIRS):
+            try:
+                return read(value)
+            except ValidationError as odd:
+                for item in _causes(odd):
+                    _mend(value, item["loc"], item["type"], model)
+                value = _without(value, _DROPPED)
+    except (ValueError, LookupError, RecursionError):
+        pass
+    raise ProtocolError(f"the platform's answer is no {what}: {explain(error)}") from error
+
+
+def _mend(answer: Any, location: tuple[int | str, ...], kind: str, model: type[Model]) -> None:
+    """Convert a value that cannot be read, or leave it out.
+
+    Raises:
+        LookupError: The answer is of no use without it.
+    """
+    path: list[Any] = [answer]
+    for key in location:
+        # Where a field has several types, what follows in a location is none of the answer's keys.
+        if not _has(path[-1], key):
+            break
+        path.append(path[-1][key])
+    depth, place = len(path) - 1, path[-1]
+    if place is _DROPPED:
+        return
+    if kind == "missing" and depth == len(location) - 1 and location[-1] in model.stand_ins:
+        place[location[-1]] = model.stand_ins[str(location[-1])]
+        return
+    if not depth:
+        raise LookupError(location)
+    holder, mended = path[-2], _converted(kind, place)
+    is_lossy = depth > 1 and location[depth - 2] in model.lossy_lists
+    if mended is _DROPPED and isinstance(holder, list) and not is_lossy:
+        raise LookupError(location)
+    holder[location[depth - 1]] = mended
+
+
+def _has(place: object, key: int | str) -> bool:
+    if isinstance(place, list):
+        return isinstance(key, int) and key < len(place)
+    return isinstance(place, dict) and key in place
+
+
+def _converted(kind: str, value: Any) -> Any:
+    """Return a value of another type as one that can be read; `_DROPPED` if it means nothing."""
+    match kind, value:
+        case "int_from_float" | "int_parsing", float() | str():
+            with suppress(ValueError, OverflowError):
+                return int(float(value))
+        case "timezone_aware", str():
+            return f"{value}Z"
+        case "string_type", int() | float():
+            return json.dumps(value)
+        case "bool_type", int() | str():
+            return {"1": True, "true": True, "0": False, "false": False}.get(
+                str(value).lower(), _DROPPED
+            )
+    return _DROPPED
+
+
+def _without(value: Any, unwanted: object) -> Any:
+    """Return an answer without the fields that are null, or without what was left out."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        return {
+            key: _without(item, unwanted) for key, item in value.items() if item is not unwanted
+        }
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        # A null in a list may mean something.
+        return [
+            _without(item, unwanted) for item in value if item is not unwanted or unwanted is None
+        ]
     return value
 
 
@@ -134,7 +227,13 @@ def at_least(limit: float) -> AfterValidator:
 
 def explain(error: ValidationError) -> str:
     """Say which field has which bad value, and what it should be; secrets are not repeated."""
-    return "; ".join(_explain_one(dict(item)) for item in error.errors(include_url=False))
+    return "; ".join(map(_explain_one, _causes(error)))
+
+
+def _causes(error: ValidationError) -> list[dict[str, Any]]:
+    """Return the errors without those of fields that depend on another one's value."""
+    items = (dict(item) for item in error.errors(include_url=False))
+    return [item for item in items if item["type"] != "default_factory_not_called"]
 
 
 CONFIDENTIAL = frozenset({"env", "value"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field
@@ -21,6 +21,15 @@ class GPU(Model):
     model: str | None = None
     memory: int | None = None
     """Bytes of each."""
+
+
+class TPUResource(Model):
+    """The TPUs of the machines of a pool."""
+
+    types: tuple[str, ...] = ()
+    """Such as ``v2-8``."""
+    software_versions: tuple[str, ...] = ()
+    ipv4_cidr_block: str = ""
 
 
 class Preset(Model):
@@ -52,8 +61,13 @@ class Preset(Model):
     gpu_count: Annotated[int | None, Field(alias="gpu", repr=False)] = None
     nvidia_gpu_model: str | None = None
     wire_gpu_model: Annotated[str | None, Field(alias="gpu_model", repr=False)] = None
+    nvidia_migs: Mapping[str, GPU] | None = None
+    """Slices of a GPU of NVIDIA, by their profile such as ``1g.5gb``."""
     tpu: Mapping[str, str] | None = None
+    resource_pool_names: tuple[str, ...] = ()
+    """The pools that its jobs are restricted to; none means any."""
     available_resource_pool_names: tuple[str, ...] = ()
+    """The pools whose machines have room for one of its jobs."""
 
     @property
     def memory_mb(self) -> int:
@@ -86,6 +100,13 @@ class Project(Model):
     role: str | None = None
 
 
+class Organization(Model):
+    """An organisation, and the caller's role in it."""
+
+    name: str
+    role: str | None = None
+
+
 class ResourcePool(Model):
     """Machines of one kind in a cluster."""
 
@@ -96,14 +117,44 @@ class ResourcePool(Model):
     idle_size: int = 0
     cpu: float
     """Cores of each machine."""
+    available_cpu: Annotated[float, Field(default_factory=lambda data: data.get("cpu", 0.0))]
+    """Cores of each machine that jobs can have."""
     memory: int
     """Bytes of each machine."""
+    available_memory: Annotated[int, Field(default_factory=lambda data: data.get("memory", 0))]
+    """Bytes of each machine that jobs can have."""
     disk_size: int = 0
     """Bytes of each machine."""
+    available_disk_size: Annotated[
+        int, Field(default_factory=lambda data: data.get("disk_size", 0))
+    ]
+    """Bytes of each machine that jobs can have."""
+    cpu_min_watts: float = 0.0
+    cpu_max_watts: float = 0.0
     nvidia_gpu: GPU | None = None
+    nvidia_migs: Mapping[str, GPU] | None = None
+    """Slices of a GPU of NVIDIA, by their profile such as ``1g.5gb``."""
     amd_gpu: GPU | None = None
     intel_gpu: GPU | None = None
+    tpu: TPUResource | None = None
     is_preemptible: bool = False
+
+
+class EnergyPeriod(Model):
+    """A part of a day of the week, in the cluster's time zone."""
+
+    weekday: int
+    """1 is Monday, 7 is Sunday."""
+    start_time: str
+    """Such as ``09:30``."""
+    end_time: str
+
+
+class EnergySchedule(Model):
+    """When jobs that were started with it may run."""
+
+    name: str
+    periods: tuple[EnergyPeriod, ...] = ()
 
 
 class ClusterConfig(Model):
@@ -111,10 +162,14 @@ class ClusterConfig(Model):
 
     name: str
     orgs: tuple[str | None, ...] = ()
-    monitoring_url: str
-    storage_url: str
-    registry_url: str
-    secrets_url: str
+    location: str | None = None
+    timezone: str | None = None
+    """By its name, such as ``Europe/Berlin``."""
+    monitoring_url: str = ""
+    """Empty, as the next three, where the cluster lacks the service."""
+    storage_url: str = ""
+    registry_url: str = ""
+    secrets_url: str = ""
     users_url: str | None = None
     disks_url: str | None = None
     buckets_url: str | None = None
@@ -122,6 +177,7 @@ class ClusterConfig(Model):
     resource_pools: Annotated[
         tuple[ResourcePool, ...], Field(alias="resource_pool_types", repr=False)
     ] = ()
+    energy_schedules: Annotated[tuple[EnergySchedule, ...], Field(repr=False)] = ()
 
     @property
     def registry(self) -> str:
@@ -132,9 +188,26 @@ class ClusterConfig(Model):
 class PlatformConfig(Model):
     """The answer to ``GET /config``."""
 
+    stand_ins: ClassVar[Mapping[str, object]] = {"cpu": 0.0, "memory": 0}
+    lossy_lists: ClassVar[frozenset[str]] = frozenset(
+        {
+            "available_resource_pool_names",
+            "energy_schedules",
+            "orgs",
+            "periods",
+            "projects",
+            "resource_pool_names",
+            "resource_pool_types",
+            "resource_presets",
+            "software_versions",
+            "types",
+        }
+    )
+
     authorized: bool = True
     """Whether the token was accepted; platforms of 2020 did not say."""
     clusters: tuple[ClusterConfig, ...] = ()
+    orgs: tuple[Organization, ...] = ()
     projects: tuple[Project, ...] = ()
     admin_url: str | None = None
     vcluster_url: str | None = None

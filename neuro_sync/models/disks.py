@@ -44,9 +44,9 @@ class Disk(Model):
     """Bytes that it holds."""
     used_bytes: int | None = None
     """``None`` while that is not known."""
-    owner: str
+    owner: str = ""
     name: str | None = None
-    status: DiskStatus
+    status: DiskStatus = DiskStatus.UNKNOWN
     cluster_name: str = ""
     """It is not on the wire; the client knows whom it asked."""
     org_name: str | None = None

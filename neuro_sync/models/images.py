@@ -262,11 +262,19 @@ class Catalog(Model):
 
     repositories: tuple[str, ...] | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.repositories or ()
+
 
 class TagList(Model):
     """The tags of a repository, or a page of them."""
 
     tags: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.tags or ()
 
 
 class Layer(Model):

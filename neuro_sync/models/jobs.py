@@ -236,12 +236,12 @@ class Resources(Model):
         return {"type": self.tpu_type, "software_version": self.tpu_software_version}
 
     @model_validator(mode="after")
-    def _memory_in_both_units(self) -> Self:
+    def _memory_in_both_units(self, info: ValidationInfo) -> Self:
         if self.memory is not None:
             self.__dict__["memory_mb"] = self.memory // MIB
         elif self.memory_mb is not None:
             self.__dict__["memory"] = self.memory_mb * MIB
-        else:
+        elif info.context is not ANSWER:
             raise ValueError("Either memory or memory_mb should be present")
         return self
 
@@ -439,7 +439,7 @@ class JobStatusItem(Model):
     """One step of a job's life."""
 
     transition_time: Instant
-    status: JobStatus
+    status: JobStatus = JobStatus.UNKNOWN
     reason: Text = ""
     description: Text = ""
     exit_code: int | None = None
@@ -448,7 +448,7 @@ class JobStatusItem(Model):
 class JobStatusHistory(Model):
     """How a job's life went so far."""
 
-    status: JobStatus
+    status: JobStatus = JobStatus.UNKNOWN
     reason: Text = ""
     """Why it has its status, in a word such as ``Creating``, ``Error`` or ``UserRequested``."""
     description: Text = ""
@@ -475,12 +475,21 @@ class JobDescription(Model):
     """All that a platform tells of a job, at one moment."""
 
     model_config: ClassVar[ConfigDict] = DISCREET
+    stand_ins: ClassVar[Mapping[str, object]] = {
+        "container": {},
+        "image": "",
+        "resources": {},
+        "cpu": 0.0,
+    }
+    lossy_lists: ClassVar[frozenset[str]] = frozenset(
+        {"statuses", "tags", "volumes", "secret_volumes", "disk_volumes"}
+    )
 
     id: str
-    owner: str
-    cluster_name: str
-    status: JobStatus
-    history: JobStatusHistory
+    owner: str = ""
+    cluster_name: str = ""
+    status: JobStatus = JobStatus.UNKNOWN
+    history: JobStatusHistory = Field(default_factory=JobStatusHistory)
     container: Container
     name: str | None = None
     tags: tuple[str, ...] = ()
@@ -524,9 +533,14 @@ class JobDescription(Model):
     wire_ssh_server: Annotated[str, Field(alias="ssh_server", repr=False)] = ""
 
     @model_validator(mode="after")
-    def _hand_transitions_to_history(self) -> Self:
+    def _complete_history(self) -> Self:
+        history = self.history
         # The wire has them beside the history, the reference inside it.
-        self.history.__dict__["transitions"] = self.statuses
+        history.__dict__["transitions"] = self.statuses
+        if "status" not in history.model_fields_set:
+            history.__dict__["status"] = self.status
+        elif "status" not in self.model_fields_set:
+            self.__dict__["status"] = history.status
         return self
 
     @property
@@ -572,7 +586,7 @@ class JobTelemetry(Model):
 
     timestamp: float
     """Seconds since the epoch, on the platform's clock."""
-    cpu: float
+    cpu: float = 0.0
     """Cores in use: 1.0 is one, busy all the time."""
     memory_bytes: int = 0
     memory_mib: Annotated[float, Field(alias="memory", repr=False)] = 0.0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo
 from yarl import URL
 
-from .base import DISCREET, Model, written
+from .base import ANSWER, DISCREET, Model, written
 from .jobs import TenantName
 from .uris import build
 
@@ -30,9 +31,10 @@ def _bytes(value: object, info: ValidationInfo) -> object:
         return value
     if not isinstance(value, str):
         raise ValueError("value is not a string")
-    if not value:
+    is_answer = info.context is ANSWER
+    if not value and not is_answer:
         raise ValueError("blank value is not allowed")
-    if len(value) > LARGEST_VALUE:
+    if len(value) > LARGEST_VALUE and not is_answer:
         raise ValueError(f"String is longer than {LARGEST_VALUE} characters")
     try:
         return b64decode(value, validate=True)
@@ -63,7 +65,7 @@ class Secret(Model):
     """What may be told of a secret: all but its value."""
 
     key: str
-    owner: str
+    owner: str = ""
     """The project's name."""
     cluster_name: str = ""
     """It is not on the wire; the client knows whom it asked."""
@@ -92,5 +94,6 @@ class OpenedSecret(Secret):
     """A secret with its value."""
 
     model_config: ClassVar[ConfigDict] = DISCREET
+    stand_ins: ClassVar[Mapping[str, object]] = {"key": ""}
 
     value: SecretValue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -11,8 +10,6 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, SkipValidation
 from typing_extensions import Self
 from yarl import URL
-
-from neuro_sync.errors import ProtocolError
 
 from .base import ANSWER, Model
 from .uris import AsGiven, build, path_of
@@ -40,20 +37,13 @@ class FileStatusType(str, Enum):
 class _Named(Model):
     """What holds a file's name, which may have bytes that are no text.
 
-    They come as lone surrogates, which are JSON for Python and not for pydantic.
+    They come as lone surrogates, which are JSON for Python and not for pydantic. Such an answer
+    is read as one that has to be repaired.
     """
 
     @classmethod
-    def from_answer(cls, body: bytes | str) -> Self:
-        try:
-            return super().from_answer(body)
-        except ProtocolError:
-            if not re.search(rb"(?i)\\ud[89a-f]", body.encode() if isinstance(body, str) else body):
-                raise
-            try:
-                return cls.model_validate(json.loads(body), extra="ignore", context=ANSWER)
-            except (ValueError, RecursionError) as error:
-                raise ProtocolError(f"the platform's answer is no {cls.__name__}") from error
+    def _from_value(cls, value: object) -> Self:
+        return cls.model_validate(value, extra="ignore", context=ANSWER)
 
 
 class FileStatus(Model):
@@ -61,7 +51,7 @@ class FileStatus(Model):
 
     path: Annotated[str, SkipValidation]  # it may hold bytes that are no text, as surrogates
     """As the platform tells it: in a listing the name alone."""
-    type: FileStatusType
+    type: FileStatusType = FileStatusType.UNKNOWN
     size: Annotated[int, Field(alias="length")]
     """Bytes; 0 of a folder."""
     modification_time: Annotated[int, Field(alias="modificationTime")]
@@ -117,7 +107,7 @@ class DiskUsageInfo(Model):
 
     total: int
     used: int
-    free: int
+    free: Annotated[int, Field(default_factory=lambda data: data["total"] - data["used"])]
     cluster_name: str = ""
     org_name: str | None = None
     project_name: str | None = None
@@ -137,7 +127,7 @@ class RemovedFile(_Named):
     """A line of what a removal reports."""
 
     path: Annotated[str, SkipValidation]
-    is_dir: bool
+    is_dir: bool = False
 
 
 class ByteRange(NamedTuple):

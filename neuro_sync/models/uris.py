@@ -46,7 +46,7 @@ class _Address:
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
+        return core_schema.with_info_plain_validator_function(
             self._read, serialization=core_schema.to_string_ser_schema()
         )
 
@@ -55,10 +55,15 @@ class _Address:
     ) -> JsonSchemaValue:
         return {"type": "string", "examples": [f"{self._scheme}:name"]}
 
-    def _read(self, value: object) -> URL:
+    def _read(self, value: object, info: ValidationInfo) -> URL:
         if not isinstance(value, str | URL):
             raise ValueError(f"an address is text such as '{self._scheme}:name'")
-        return parse_address(str(value), self._scheme)
+        try:
+            return parse_address(str(value), self._scheme)
+        except ValueError:
+            if info.context is ANSWER:  # accepted once, by other rules
+                return URL(str(value), encoded=True)
+            raise
 
 
 StorageURI = Annotated[URL, _Address("storage")]
@@ -72,14 +77,7 @@ class _AnyAddress(_Address):
     def __init__(self) -> None:
         super().__init__("job")
 
-    def __get_pydantic_core_schema__(
-        self, source: object, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(
-            self._read_any, serialization=core_schema.to_string_ser_schema()
-        )
-
-    def _read_any(self, value: object, info: ValidationInfo) -> URL:
+    def _read(self, value: object, info: ValidationInfo) -> URL:
         if info.context is ANSWER:
             return URL(str(value), encoded=True)
         return parse_resource(str(value))

@@ -80,7 +80,7 @@ class Quota(Model):
 class Subroles(Model):
     """The answer to ``GET /users/{user}/subroles``."""
 
-    subroles: tuple[str, ...]
+    subroles: tuple[str, ...] = ()
 
 
 class NewAccount(Model):

@@ -27,6 +27,8 @@ LONGEST_LINE = 2**16
 """Bytes of a line of a head."""
 MOST_LINES = 256
 """Of a head."""
+MAX_INTERIM_HEADS = 32
+"""Heads of status 1xx before the one of the answer, such as ``103 Early Hints``."""
 
 
 class ChunkDecoder:
@@ -113,25 +115,29 @@ class Response(http.client.HTTPResponse):
         """
         if self.headers is not None:
             return
-        status, *lines = _read_head(self.fp)
-        version, code, reason = _read_status(status)
-        while 100 <= code < 200 and code != http.client.SWITCHING_PROTOCOLS:  # not the answer yet
+        for _ in range(MAX_INTERIM_HEADS + 1):
             status, *lines = _read_head(self.fp)
             version, code, reason = _read_status(status)
+            if not 100 <= code < 200 or code == http.client.SWITCHING_PROTOCOLS:
+                break
+        else:
+            raise http.client.HTTPException(f"more than {MAX_INTERIM_HEADS} heads, and no answer")
         self.version = version
         self.code = self.status = code
         self.reason = reason
         pairs = _read_pairs(lines)
         self.headers = self.msg = _Headers(pairs)
-        told: dict[str, str] = {}
+        fields: dict[str, str] = {}
         for name, value in pairs:
-            told.setdefault(name.lower(), value)
-        self.chunked = told.get("transfer-encoding", "").lower() == "chunked"
+            key = name.lower()
+            fields[key] = f"{fields[key]}, {value}" if key in fields else value
+        coding = fields.get("transfer-encoding", "")
+        self.chunked = coding != "" and _list_items(coding)[-1] == "chunked"
         self.chunk_left = None
-        connection = told.get("connection", "").lower()
-        self.will_close = "close" in connection if version == 11 else "keep-alive" not in connection
-        length = told.get("content-length", "")
-        self.length = int(length) if _is_number(length) and not self.chunked else None
+        connection = fields.get("connection", "")
+        options = _list_items(connection) if connection else []
+        self.will_close = "close" in options or (version == 10 and "keep-alive" not in options)
+        self.length = None if self.chunked else _read_length(fields.get("content-length", ""))
         if code in (http.client.NO_CONTENT, http.client.NOT_MODIFIED) or self._method == "HEAD":
             self.length = 0
         if self.length is None and not self.chunked:
@@ -173,6 +179,8 @@ def _read_head(source: io.BufferedReader) -> list[bytes]:
         if not lines and not line.startswith(b"HTTP/"):
             # At once: what speaks another protocol may now wait for us.
             raise http.client.BadStatusLine(line.decode("latin-1"))
+        if b"\0" in line:
+            raise http.client.HTTPException(f"no line of a head: {line[:100]!r}")
         if line in (b"\r\n", b"\n"):
             return lines
         lines.append(line)
@@ -204,8 +212,23 @@ def _read_pairs(lines: list[bytes]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+def _list_items(field: str) -> list[str]:
+    """Return the items of a header that is a list, such as ``close, Upgrade``, in lower case."""
+    return [item.strip() for item in field.lower().split(",")]
+
+
+def _read_length(field: str) -> int | None:
+    """Return the length of a body; None if the end of the connection is its end.
+
+    Raises:
+        http.client.HTTPException: There are several lengths.
+    """
+    if "," in field:  # a proxy in between may have joined two equal ones
+        lengths = set(_list_items(field))
+        if len(lengths) > 1:
+            raise http.client.HTTPException(f"several lengths: {field[:100]}")
+        (field,) = lengths
+    return int(field) if field.isascii() and field.isdigit() else None
 
 
 class _JoinedRequests(HTTPConnection):
@@ -266,10 +289,8 @@ class _JoinedRequests(HTTPConnection):
 
 def wait_for_ever(answer: Any) -> None:
     """Lift the timeout of what is read of an answer's body."""
-    # A SOCKS proxy's pool makes its own connections.
-    connected = getattr(answer, "connected", None) or getattr(answer.connection, "sock", None)
-    if connected is not None:
-        connected.settimeout(None)
+    if answer.connected is not None:
+        answer.connected.settimeout(None)
 
 
 class Connection(_JoinedRequests):
@@ -290,3 +311,28 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 
 POOLS: dict[str, Any] = {"http": _Pool, "https": _SecurePool}
 """What a pool manager makes its connections with."""
+
+
+def socks_pools() -> dict[str, Any]:
+    """Return the same for a manager that goes through a SOCKS proxy."""
+    # With PySocks, which only those have who go through such a proxy.
+    from urllib3.contrib.socks import (
+        SOCKSConnection,
+        SOCKSHTTPConnectionPool,
+        SOCKSHTTPSConnection,
+        SOCKSHTTPSConnectionPool,
+    )
+
+    class ThroughSocks(_JoinedRequests, SOCKSConnection):
+        response_class = Response
+
+    class SecureThroughSocks(_JoinedRequests, SOCKSHTTPSConnection):
+        response_class = Response
+
+    class Pool(SOCKSHTTPConnectionPool):
+        ConnectionCls = ThroughSocks
+
+    class SecurePool(SOCKSHTTPSConnectionPool):
+        ConnectionCls = SecureThroughSocks
+
+    return {"http": Pool, "https": SecurePool}

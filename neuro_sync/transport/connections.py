@@ -17,9 +17,9 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connectionpool import ConnectionPool
 
-from neuro_sync.errors import ConfigError, NeuroError
+from neuro_sync.errors import ConfigError, NeuroError, NotSupported
 
-from .answers import POOLS
+from .answers import POOLS, socks_pools
 from .tokens import ForkSafeLock
 
 Timeout = tuple[float, float]
@@ -123,6 +123,12 @@ class Connections:
         return self._session, settings
 
     def _look_up(self, host: str) -> Mapping[str, Any]:
+        scheme, _, name = host.partition("://")
+        if not scheme or not name:
+            raise NotSupported(
+                "the platform has no address for this: the cluster lacks the service; "
+                "session.config.cluster() lists those that it has"
+            )
         merged = self._session.merge_environment_settings(
             host, self._proxies.copy(), True, None, self._cert
         )
@@ -209,8 +215,8 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, socket_options=socket_options(), **kwargs)
-        if not proxy.lower().startswith("socks"):  # whose pools make their own connections
-            manager.pool_classes_by_scheme = POOLS
+        is_socks = proxy.lower().startswith("socks")
+        manager.pool_classes_by_scheme = socks_pools() if is_socks else POOLS
         return manager
 
     # What follows does once for each host what `requests` does for each request.

@@ -334,9 +334,6 @@ class HttpTransport:
                 response.content  # noqa: B018  # reads it
         except BROKEN as error:
             raise _connection_error(error, method, url) from error
-        if not _announces_end(response):
-            response.close()
-            raise _connection_error(ConnectionError("within the headers"), method, url)
         if response.status_code == PROXY_WANTS_LOGIN:
             raise proxy_error(f"it answered: 407 {response.reason}", _where(method, url))
         if response.status_code >= 300:
@@ -414,22 +411,6 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     except (ValueError, TypeError):
         return 0
     return max(left.total_seconds(), 0)
-
-
-def _announces_end(response: requests.Response) -> bool:
-    """Tell whether an answer says where it ends.
-
-    One that does not ends with its connection. In HTTP/1.1 it has to say that; if it does not, its
-    headers were cut off in the middle, which the library below does not notice.
-    """
-    headers = response.headers
-    return (
-        response.status_code in (204, 304)
-        or response.raw.version < 11
-        or "Content-Length" in headers
-        or headers.get("Transfer-Encoding", "").lower() == "chunked"
-        or headers.get("Connection", "").lower() == "close"
-    )
 
 
 def segment(text: str) -> str:

@@ -125,7 +125,7 @@ class Overlap(Closing):
         if logger.isEnabledFor(logging.DEBUG):
             path = _path(call.url).partition("?")[0]
             logger.debug("%s %s: %s", call.method, path, response.status)
-        if not 200 <= response.status < 300 or "Content-Length" not in response.headers:
+        if not 200 <= response.status < 300:
             return key, None
         return key, Answer(response.headers, content)
 

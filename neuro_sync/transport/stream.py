@@ -57,6 +57,11 @@ class Stream(Closing, Iterator[bytes]):
             return None
         return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
+    @property
+    def is_delimited(self) -> bool:
+        """Whether the answer tells its own end; else it ends with its connection."""
+        return self._raw.chunked or "Content-Length" in self.headers
+
     def __iter__(self) -> Self:
         return self
 

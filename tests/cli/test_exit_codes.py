@@ -130,6 +130,17 @@ def test_exec_ends_with_the_commands_exit_code(
     session.jobs.kill(job)
 
 
+def test_a_command_with_an_open_quote_is_a_bad_value_and_no_missing_job(
+    neuro: Neuro, start: Callable[[str], JobDescription], session: Session
+) -> None:
+    job = session.jobs.wait(start("sleep 60"), until="running")
+    ended = neuro("exec", "-T", job.id, "echo 'it")
+    assert ended.exit_code == 65
+    assert "cannot be split into words: No closing quotation" in ended.stderr
+    assert "not running" not in ended.stderr
+    session.jobs.kill(job)
+
+
 def test_ctrl_c_where_nothing_is_detached_is_130_and_says_nothing(
     login: object, start: Callable[[str], JobDescription], session: Session
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from neuro_sync import (
     StreamInterrupted,
 )
 from neuro_sync.local.server import LocalPlatform
+from tests.scripted_platform import answer, scripted_platform
 
 Start = Callable[[str], JobDescription]
 
@@ -195,6 +198,56 @@ def test_a_job_that_does_not_run_takes_no_command(session: Session, start: Start
         session.jobs.exec("job-00000000-0000-0000-0000-000000000000", "true")
     with pytest.raises(IllegalArgumentError, match="Command is required"):
         session.jobs.exec(job, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("echo 'it", "No closing quotation"),
+        ('echo "it', "No closing quotation"),
+        ("it's", "No closing quotation"),
+        ("echo \\", "No escaped character"),
+    ],
+)
+def test_a_command_that_is_no_line_of_words_is_refused_as_such(
+    session: Session, job: JobDescription, command: str, why: str
+) -> None:
+    for call in (session.jobs.exec, session.jobs.run_command):
+        with pytest.raises(IllegalArgumentError, match=re.escape(f"{command!r} cannot")) as refused:
+            call(job, command)
+        assert why in str(refused.value)
+        assert "list" in str(refused.value)
+        assert not isinstance(refused.value, ResourceNotFound)
+    prepared = session.jobs.exec_create(job, command)
+    with pytest.raises(IllegalArgumentError, match=why):
+        session.jobs.exec_start(job, prepared)
+
+
+def test_a_refusal_by_an_engine_is_told_from_a_job_that_does_not_run() -> None:
+    """The hosted service answers both with 404, and fails at a blank command."""
+    id = "job-4c8ccc8b-7d4c-4f4f-8d4c-4f4f8d4c4f4f"
+    url = "http://10.0.0.1:9000/api/v1/containers/x/exec?cmd=..."
+    said = (
+        f"Exec container '{id}' client error: 400, message='Invalid response status', url={url!r}"
+    )
+    exec_of = f"GET /api/v1/monitoring/{id}/exec?cmd="
+
+    def refusal(status: str, text: str) -> bytes:
+        return answer({"error": text}, status, f"X-Error: {json.dumps({'error': text})}")
+
+    with scripted_platform() as server, Session(server.url, server.token) as session:
+        server.script[exec_of] = refusal("404 Not Found", said)
+        for command in ("sh -c 'x", "x" * 10_000 + "'"):
+            with pytest.raises(IllegalArgumentError, match="No closing quotation") as refused:
+                session.jobs.run_command(id, command)
+            assert len(str(refused.value)) < 600
+        server.script[exec_of] = refusal("500 Internal Server Error", "Unexpected exception")
+        with pytest.raises(IllegalArgumentError, match="' ' is blank"):
+            session.jobs.exec(id, " ")
+        server.script[exec_of] = refusal("404 Not Found", f"Job '{id}' is not running.")
+        for readable in ("true", ["sh", "-c", "it's"]):
+            with pytest.raises(ResourceNotFound, match="is not running"):
+                session.jobs.exec(id, readable)
 
 
 def test_attaching_meets_the_job_itself(session: Session, start: Start) -> None:

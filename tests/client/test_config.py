@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import pytest
 import responses
 
 import neuro_sync
-from neuro_sync import AuthenticationError, ConfigError, Session
+from neuro_sync import AuthenticationError, ConfigError, NotSupported, Session
 from neuro_sync.client.saved_login import LoginStore
 from neuro_sync.local.server import LocalPlatform
 from tests.client.test_lookup import token_of
 from tests.oauth_server import OAuthServer, TokenDoor
 
 URL = "https://here.example/api/v1"
+JOB_ID = "job-4c8ccc8b-7d4c-4f4f-8d4c-4f4f8d4c4f4f"
 FIRST = "the platform's first"
 
 
@@ -308,3 +309,28 @@ def test_a_view_keeps_the_local_platform_of_its_session_running() -> None:
     assert view.cluster_name == "local"
     assert view._origin is not None
     view._origin.close()
+
+
+@pytest.mark.parametrize(
+    ("service", "call"),
+    [
+        ("monitoring", lambda session: session.jobs.get_capacity()),
+        ("monitoring", lambda session: session.jobs.exec(JOB_ID, "true")),
+        ("storage", lambda session: session.storage.stat("storage:a")),
+        ("storage", lambda session: session.storage.download_dir("storage:a", "here")),
+        ("secrets", lambda session: list(session.secrets.list())),
+        ("registry", lambda session: session.images.list()),
+        ("registry", lambda session: session.images.tags("image:a")),
+        ("disks", lambda session: list(session.disks.list())),
+    ],
+)
+def test_a_cluster_that_lacks_a_service_is_one_all_the_same(
+    hosted: responses.RequestsMock, service: str, call: Callable[[Session], object]
+) -> None:
+    bare = cluster("one", "b")
+    del bare[f"{service}_url"]
+    hosted.replace(responses.GET, f"{URL}/config", json={**DESCRIBED, "clusters": [bare]})
+    with Session(URL, token_of("alice")) as session:
+        assert current(session) == ("one", "b", "x")
+        with pytest.raises(NotSupported, match=r"has no|lacks"):
+            call(session)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from threading import Thread
@@ -30,6 +30,7 @@ from tests.image_repository import (
     digest_of,
     require_registry,
 )
+from tests.scripted_platform import Request, answer, scripted_platform
 from tests.two_clusters import TwoClusters
 
 
@@ -227,8 +228,54 @@ def test_pages_are_followed_to_the_last(link: str) -> None:
     [
         ('<http://elsewhere.example.org/v2/{path}>; rel="next"', "on another host"),
         ('<?n=1000>; rel="next"', "with what was read"),
+        ('<http://[bad>; rel="next"', "at no address"),
     ],
 )
 def test_a_link_that_leads_astray_is_not_followed(link: str, why: str) -> None:
     with paging(link) as session, pytest.raises(ProtocolError, match=why):
+        session.images.list()
+
+
+@contextmanager
+def listing(page: Callable[[int], list[str]], pages: int) -> Iterator[Session]:
+    """Serve lists of so many pages, each of which links the next one by a link of its own."""
+
+    def reply(request: Request) -> bytes:
+        number = int(parse_qs(urlsplit(request.target).query).get("page", ["0"])[0])
+        found = page(number)
+        more = [f'Link: <?page={number + 1}>; rel="next"'] if number + 1 < pages else []
+        body = {"repositories": [f"acme/vision/{name}" for name in found], "tags": found}
+        return answer(body, "200 OK", *more)
+
+    with scripted_platform() as server, Session(server.url, server.token) as session:
+        server.script["GET /v2/"] = reply
+        yield session
+
+
+def lists(session: Session) -> Iterator[Callable[[], list[str | None]]]:
+    yield lambda: [image.name for image in session.images.list()]
+    yield lambda: [image.tag for image in session.images.tags("image:a")]
+
+
+def test_names_behind_empty_pages_are_found_each_once() -> None:
+    """A registry may filter a page by what the caller may see, and repeat the name at its edge."""
+    pages = [[], ["a"], *[[]] * 99, ["b", "c"], ["c", "d"], [], ["e"], []]
+    with listing(lambda number: pages[number], len(pages)) as session:
+        for names in lists(session):
+            assert names() == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("page", [[], ["a"], ["a", "b"]])
+def test_a_list_that_goes_on_without_a_new_name_is_an_error(page: list[str]) -> None:
+    with listing(lambda _: page, 10**9) as session:
+        for names in lists(session):
+            with pytest.raises(ProtocolError, match="after 100 pages without a new name"):
+                names()
+
+
+def test_a_list_has_an_end() -> None:
+    with listing(lambda number: [f"n{number}"], 1000) as session:
+        assert len(session.images.list()) == 1000
+    endless = listing(lambda number: [f"n{number}"], 1001)
+    with endless as session, pytest.raises(ProtocolError, match="after 1000 pages"):
         session.images.list()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -20,6 +22,7 @@ from neuro_sync import (
     Session,
     WaitTimeout,
 )
+from tests.scripted_platform import Request, answer, scripted_platform
 
 Start = Callable[[str], JobDescription]
 
@@ -316,6 +319,29 @@ def test_a_list_is_opened_at_the_call(session: Session) -> None:
         session.jobs.list(limit=0)
     with pytest.raises(IllegalArgumentError, match="'Not A Name'"):
         session.jobs.list(name="Not A Name")
+
+
+def test_jobs_that_the_platform_is_removing_are_not_listed() -> None:
+    """The hosted service has jobs whose record outlives them, and lists them unless told not to."""
+    resources = {"cpu": 1.0, "memory_mb": 64}
+    rest = {
+        "owner": "alice",
+        "cluster_name": "default",
+        "status": "failed",
+        "history": {"status": "failed"},
+        "container": {"image": "ubuntu", "resources": resources},
+    }
+    flags = {"kept": "", "dropped": "being_dropped", "without-logs": "logs_removed"}
+
+    def jobs(request: Request) -> bytes:
+        query = dict(parse_qsl(urlsplit(request.target).query))
+        found = [id for id, flag in flags.items() if query.get(flag, "true").lower() != "false"]
+        lines = [json.dumps({"id": id, **rest}) + "\n" for id in found]
+        return answer("".join(lines).encode(), "200 OK", "Content-Type: application/x-ndjson")
+
+    with scripted_platform() as server, Session(server.url, server.token) as session:
+        server.script["GET /api/v1/jobs?"] = jobs
+        assert [job.id for job in session.jobs.list()] == ["kept"]
 
 
 def test_lists_that_nobody_reads_to_the_end_cost_no_connection(session: Session) -> None:

@@ -296,7 +296,7 @@ def test_an_error_does_not_show_the_values_of_variables(
 
 
 def test_nor_does_one_of_an_answer() -> None:
-    answer = {"id": "job-1", "container": {"image": "u", "env": {"A": CANARY}, "tty": [CANARY]}}
+    answer = {"id": [CANARY], "container": {"image": "u", "env": {"A": CANARY}, "tty": [CANARY]}}
     with pytest.raises(ProtocolError) as refused:
         JobDescription.from_answer(json.dumps(answer))
     assert CANARY not in "".join(traceback.format_exception(refused.value))

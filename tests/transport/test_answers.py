@@ -128,6 +128,38 @@ def test_a_head_is_read_as_the_standard_library_reads_it(
         assert ours.read() == theirs.read()
 
 
+OPTIONS = st.sampled_from(
+    ["close", "keep-alive", "Upgrade", "closed", "x-close", "keep-alive-x", ""]
+)
+
+
+@given(st.sampled_from(["1.0", "1.1"]), st.lists(st.lists(OPTIONS, max_size=3), max_size=3))
+def test_a_connection_is_kept_as_the_options_say_together(
+    version: str, headers: list[list[str]]
+) -> None:
+    lines = [f"Connection: {' ,'.join(options).title()}\r\n" for options in headers]
+    head = f"HTTP/{version} 200 OK\r\n{''.join(lines)}Content-Length: 0\r\n\r\n"
+    told = {option for options in headers for option in options}
+    keeps = "close" not in told and (version == "1.1" or "keep-alive" in told)
+    assert read_head(Response, head.encode()).will_close == (not keeps)
+
+
+@pytest.mark.parametrize("interim", [0, 1, 32])
+def test_heads_before_the_one_of_the_answer_are_passed_over(interim: int) -> None:
+    head = b"HTTP/1.1 103 Early Hints\r\nContent-Length: 9\r\n\r\n" * interim
+    response = read_head(Response, head + b"HTTP/1.1 404 No\r\n\r\n")
+    assert (response.status, response.length) == (404, None)
+
+
+@pytest.mark.parametrize(
+    ("coding", "is_chunked"),
+    [("chunked", True), ("gzip, Chunked", True), ("chunked, gzip", False), ("identity", False)],
+)
+def test_a_body_is_in_chunks_if_that_is_its_last_coding(coding: str, is_chunked: bool) -> None:
+    head = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\nContent-Length: 5\r\n\r\n"
+    assert read_head(Response, head.encode()).chunked is is_chunked
+
+
 @given(st.integers(0, 60))
 def test_a_head_that_breaks_off_is_none(size: int) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\n"
@@ -148,6 +180,9 @@ def test_a_head_that_breaks_off_is_none(size: int) -> None:
         b"HTTP/1.1 200 OK\r\n: y\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * 2**16 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 300 + b"\r\n",
+        b"HTTP/1.1 200 \0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 33 + b"HTTP/1.1 200 OK\r\n\r\n",
     ],
 )
 def test_what_is_no_head_is_refused(head: bytes) -> None:

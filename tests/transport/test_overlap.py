@@ -73,8 +73,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(404 if "missing" in self.path else 200)
         self.send_header("Token", self.headers["Authorization"])
         if "close" in self.path:
-            self.send_header("Connection", "close")
-        if "endless" not in self.path:
+            self.send_header("Connection", "X, Close")
+        if "chunk" in self.path:
+            self.send_header("Transfer-Encoding", "chunked")
+            body = b"%x\r\n%s\r\n" % (len(body), body) + b"0\r\n\r\n" * ("cut" not in self.path)
+        elif "endless" not in self.path:
             self.send_header("Content-Length", str(len(body) + ("cut" in self.path)))
         self.end_headers()
         self.wfile.write(body)
@@ -155,7 +158,7 @@ def test_the_token_and_the_content_are_sent(server: _Platform, overlap: Overlap)
     assert answer.headers["token"] == "Bearer secret"
 
 
-@pytest.mark.parametrize("kind", ["vanish", "missing", "cut", "endless"])
+@pytest.mark.parametrize("kind", ["vanish", "missing", "cut", "cut-chunk"])
 def test_what_is_no_success_is_none_and_disturbs_no_other(
     server: _Platform, overlap: Overlap, kind: str
 ) -> None:
@@ -176,13 +179,21 @@ def test_a_connection_whose_answer_is_not_accepted_is_not_used_again(
         assert (answer.content.decode() if answer else None) == (path if "good" in path else None)
 
 
+@pytest.mark.parametrize("kind", ["close", "endless"])
 def test_a_connection_that_the_platform_closes_is_opened_again(
-    server: _Platform, overlap: Overlap
+    server: _Platform, overlap: Overlap, kind: str
 ) -> None:
-    paths = [f"/close/{number}" for number in range(30)]
+    paths = [f"/{kind}/{number}" for number in range(30)]
     answers = list(overlap.answers(gets(server, *paths)))
     assert [answer.content.decode() for _, answer in answers if answer] == paths
     assert server.connections == 30
+
+
+def test_an_answer_may_come_in_chunks(server: _Platform, overlap: Overlap) -> None:
+    paths = [f"/chunk/{number}" for number in range(2 * WIDTH)]
+    answers = list(overlap.answers(gets(server, *paths)))
+    assert [answer.content.decode() for _, answer in answers if answer] == paths
+    assert server.connections == WIDTH
 
 
 def test_where_nobody_answers_all_is_none() -> None:
