@@ -324,24 +324,31 @@ class _Follower:
             self._connection.next_poll += min(self._connection.next_poll, MAX_POLL_INTERVAL_S)
             self._poll()
         limit = self._source.silence_timeout
-        if (
-            self.ended_job is not None
-            and self._phase is not _Phase.CONFIRMING
-            and self._connection.silent >= min(REOPEN_SILENCE_S, limit)
-            and not self._connection.was_opened_after(self.ended_job.history.finished_at)
-        ):
-            # A connection that saw the job run may hang; a new one comes to an end by itself.
+        must_come = self.ended_job is not None or self._phase is _Phase.CATCHING_UP
+        if self._is_superseded(min(REOPEN_SILENCE_S, limit)):
             self._phase = _Phase.CONFIRMING
             return self._reopen()
-        if self._connection.silent >= limit and (
-            self.ended_job is not None or self._phase is _Phase.CATCHING_UP
-        ):
+        if must_come and self._connection.silent >= limit:
+            if self._connection.has_new_lines:
+                return self._reopen()  # it hangs; another one may bring the rest
             state = "is over" if self.ended_job else "goes on"
             raise StreamInterrupted(
                 f"the job {state}, but for {limit:g} s the platform has sent neither the rest of "
                 "its log nor its end; read the log again later, or with a longer timeout"
             )
         return []
+
+    def _is_superseded(self, patience: float) -> bool:
+        """Return whether a connection that saw the job run is silent since the job is over.
+
+        It may hang; a connection that is opened now comes to an end by itself.
+        """
+        return (
+            self.ended_job is not None
+            and self._phase is not _Phase.CONFIRMING
+            and self._connection.silent >= patience
+            and not self._connection.was_opened_after(self.ended_job.history.finished_at)
+        )
 
     def _is_all_there(self) -> bool:
         """Return whether silence means that all has come that was written before the call."""

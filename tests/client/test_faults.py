@@ -93,7 +93,8 @@ def test_a_connection_that_hangs_does_not_hang_the_caller(
 ) -> None:
     fault = Fault(hang_after=5000)
     proxy.plan(LOG, fault)
-    assert list(far.jobs.logs(finished)) == [str(number) for number in range(1, 301)]
+    impatient = far.with_options(timeout=(5, 1))
+    assert list(impatient.jobs.logs(finished)) == [str(number) for number in range(1, 301)]
     assert fault.hit.is_set()
 
 
