@@ -36,7 +36,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={4 * MIB},mode=700", "none", str(disk)]
     result = subprocess.run(mount, capture_output=True, text=True, check=False)
     if result.returncode:
-        skip_or_fail(f"no small disk: {result.stderr.strip()}")
+        skip_or_fail(f"no small disk: {' '.join(result.stderr.split())}")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
