@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,10 @@ WHERE_IT_IS = (
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+
+# A platform's first user has the name of the user who starts it. That must not be a name that tests
+# give to others, such as "alice" or "nobody".
+os.environ["LOGNAME"] = f"tester-{os.getuid()}"
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("no-deadline", deadline=None)

@@ -24,21 +24,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import docker
-import pytest
 
 IMAGE = "neuro-test:latest"
 """Busybox, as a user of its own, so that it shows when a job runs as somebody else."""
 IMAGE_USER = 65534
-NEEDED = {"dockerd": "docker.io", "busybox": "busybox-static", "ip": "iproute2"}
-"""Programs, and the Debian packages that have them."""
 READY_TIMEOUT = 30.0
 
 
 @contextmanager
 def shared_engine(folder: Path) -> Iterator[str]:
     """Return the address of the engine of a test run, whose workers share a folder."""
-    if why := _what_is_missing():
-        _do_without(why)
+    # The guard runs this file as a program, which has no package `tests`.
+    from tests.programs import require_programs, skip_or_fail
+
+    require_programs("dockerd", "busybox", "ip")
+    if os.getuid() != 0:
+        skip_or_fail("no container engine: only root can start one")
     folder.mkdir(exist_ok=True)
     with open(folder / "users", "w") as users, open(folder / "start", "w") as start:
         fcntl.flock(start, fcntl.LOCK_EX)
@@ -48,26 +49,12 @@ def shared_engine(folder: Path) -> Iterator[str]:
         told = json.loads((folder / "engine.json").read_text())
         try:
             if "failed" in told:
-                _do_without(told["failed"])
+                skip_or_fail(f"no container engine: {told['failed']}")
             yield told["url"]
         finally:
             fcntl.flock(users, fcntl.LOCK_UN)
             if guard is not None:
                 guard.wait()
-
-
-def _what_is_missing() -> str:
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    packages = [package for name, package in NEEDED.items() if not shutil.which(name, path=path)]
-    if packages:
-        return f"there is no {' '.join(packages)}: apt-get install {' '.join(packages)}"
-    return "" if os.getuid() == 0 else "only root can start an engine"
-
-
-def _do_without(why: str) -> None:
-    if os.environ.get("NEURO_REQUIRE_ENGINE"):
-        pytest.fail(f"no container engine, and NEURO_REQUIRE_ENGINE is set: {why}")
-    pytest.skip(f"no container engine: {why}")
 
 
 def _is_guarded(folder: Path) -> bool:
@@ -139,7 +126,6 @@ def start_engine(data: Path, bridge: str) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
             start_new_session=True,
         )
     deadline = time.monotonic() + READY_TIMEOUT
@@ -179,7 +165,7 @@ def _add_bridge(name: str) -> None:
 
 
 def _import_image(url: str) -> None:
-    program = shutil.which("busybox", path=f"{os.environ.get('PATH', '')}:/bin")
+    program = shutil.which("busybox")
     assert program is not None
     names = subprocess.run([program, "--list"], capture_output=True, text=True, check=True)
     archive = io.BytesIO()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import pytest
 import requests
 
-from neuro_sync.local.registry import Registry
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.transport.tokens import user_of
 
@@ -21,16 +18,6 @@ OCI = "application/vnd.oci.image."
 CONFIG = f"{DOCKER}container.image.v1+json"
 IMAGE_TYPES = (f"{DOCKER}distribution.manifest.v2+json", f"{OCI}manifest.v1+json")
 INDEX_TYPES = (f"{DOCKER}distribution.manifest.list.v2+json", f"{OCI}index.v1+json")
-
-
-def require_registry() -> None:
-    """Skip the test where there is no registry, but fail where there has to be one."""
-    if Registry.is_installed():
-        return
-    why = "there is no docker-registry: apt install docker-registry"
-    if os.environ.get("NEURO_REQUIRE_ENGINE"):
-        pytest.fail(f"{why}, and NEURO_REQUIRE_ENGINE is set")
-    pytest.skip(why)
 
 
 def digest_of(data: bytes) -> str:

@@ -73,10 +73,6 @@ class Registry:
         # So that requests that come at the same time start one.
         self._starting = asyncio.Lock()
 
-    @staticmethod
-    def is_installed() -> bool:
-        return shutil.which(PROGRAM) is not None
-
     async def ask(
         self,
         method: str,

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from neuro_sync.cli.jobs import command_of
 from neuro_sync.cli.main import neuro as root
 from neuro_sync.cli.parameters import DurationType, MomentType
 from neuro_sync.local.server import LocalPlatform
+from tests.programs import require_programs
 from tests.terminals import Terminal
 
 from .conftest import NEURO, Neuro, Process
@@ -288,6 +288,7 @@ def put_program(path: Path) -> None:
 
 def bash_completions(line: str, folder: Path) -> list[str]:
     """Return what a real bash offers at the end of a line."""
+    require_programs("bash")
     put_program(folder / "neuro")
     script = (
         'PATH=$1:$PATH; eval "$(neuro completion generate bash)"; compopt() { :; }\n'
@@ -310,11 +311,6 @@ def test_other_shells_are_answered_in_their_own_way(
     assert "cpu-small" in neuro_process("").stdout
 
 
-def require_shell(shell: str) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell} here: apt install {shell}")
-
-
 def put_into_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_program(folder / "neuro")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -331,7 +327,7 @@ def put_into_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_zsh_completes_what_is_typed(
     neuro: Neuro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, completed: bytes
 ) -> None:
-    require_shell("zsh")
+    require_programs("zsh")
     put_into_path(tmp_path, monkeypatch)
     monkeypatch.setenv("ZDOTDIR", str(tmp_path))
     (tmp_path / ".zshrc").write_text(
@@ -360,7 +356,7 @@ def test_zsh_completes_what_is_typed(
 def test_fish_completes_what_is_typed(
     neuro: Neuro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, offered: str
 ) -> None:
-    require_shell("fish")
+    require_programs("fish")
     put_into_path(tmp_path, monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     neuro("mkdir -p storage:fish-folder/inside")

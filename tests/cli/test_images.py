@@ -9,14 +9,15 @@ import pytest
 
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE
-from tests.image_repository import Repository, require_registry
+from tests.image_repository import Repository
+from tests.programs import require_programs
 
 from .conftest import Neuro
 
 
 @pytest.fixture
 def repository(platform: LocalPlatform) -> Repository:
-    require_registry()
+    require_programs("docker-registry")
     return Repository(platform, f"i{uuid4().hex[:12]}")
 
 
@@ -72,7 +73,7 @@ def test_an_image_with_more_tags_is_removed_with_force_only(
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(neuro: Neuro, line: str, code: int) -> None:
-    require_registry()
+    require_programs("docker-registry")
     ended = neuro(line)
     assert ended.exit_code == code, ended.output
     assert ended.stderr.startswith("Error: ")
@@ -82,7 +83,7 @@ def test_what_cannot_be_done_is_said_in_one_line(neuro: Neuro, line: str, code: 
 def test_an_image_of_the_engine_goes_to_the_platform_and_comes_back(
     neuro: Neuro, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require_registry()
+    require_programs("docker-registry")
     monkeypatch.setenv("DOCKER_HOST", engine)
     name = f"pushed-{uuid4().hex[:12]}"
     pushed = neuro(f"push {IMAGE} image:{name}:v1")

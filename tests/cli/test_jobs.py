@@ -19,7 +19,7 @@ from neuro_sync import HTTPPort, JobDescription, JobStatus, Session
 from neuro_sync.cli.jobs import run
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE
-from tests.image_repository import require_registry
+from tests.programs import require_programs
 
 from .conftest import NEURO, Neuro, Open, Process
 
@@ -237,7 +237,7 @@ def test_top_without_a_job_says_so_and_draws_nothing(
 def test_save_makes_an_image_that_the_platform_has(
     neuro: Neuro, docker_platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require_registry()
+    require_programs("docker-registry")
     monkeypatch.setenv("NEURO_SYNC_URL", docker_platform.url)
     monkeypatch.setenv("NEURO_SYNC_TOKEN", docker_platform.token)
     job = neuro(f"-q run --detach {IMAGE} sleep 60").stdout.strip()

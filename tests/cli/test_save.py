@@ -10,7 +10,7 @@ import pytest
 from neuro_sync import Session
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE
-from tests.image_repository import require_registry
+from tests.programs import require_programs
 
 from .conftest import Neuro
 
@@ -21,7 +21,7 @@ def platform(docker_platform: LocalPlatform) -> LocalPlatform:
 
 
 def test_a_running_job_is_saved_as_an_image(session: Session, neuro: Neuro, engine: str) -> None:
-    require_registry()
+    require_programs("docker-registry")
     name = f"saved-{uuid4().hex[:12]}"
     command = "sh -c 'echo kept > /tmp/kept; echo ready; sleep 600'"
     job = session.jobs.start(image=IMAGE, preset_name="cpu-small", command=command, name=name)

@@ -96,8 +96,8 @@ def test_ctrl_c_without_a_terminal_detaches_and_tells_how_to_come_back(
 def test_exec_has_a_terminal_if_the_user_has_one(
     neuro_terminal: Open, sleeper: JobDescription
 ) -> None:
-    terminal = neuro_terminal(f"exec {sleeper.id} sh")
-    terminal.wait_for(b"# ")
+    terminal = neuro_terminal(f"exec {sleeper.id} env PS1=on: sh")
+    terminal.wait_for(b"on:")
     terminal.type(b"test -t 0 && echo with-$((40+2)); exit 3\r")
     terminal.wait_for(b"with-42")
     assert terminal.wait() == 3
@@ -117,13 +117,13 @@ def test_a_new_size_is_passed_on_to_the_command(
     assert terminal.is_restored
 
 
-@pytest.mark.parametrize("line", ["attach {}", "exec -t {} sh", "top {}"])
+@pytest.mark.parametrize("line", ["attach {}", "exec -t {} env PS1=on: sh", "top {}"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_command_that_is_killed_restores_the_terminal(
     neuro_terminal: Open, shell: JobDescription, line: str, number: signal.Signals
 ) -> None:
     terminal = neuro_terminal(line.format(shell.id))
-    terminal.wait_for(b"MEMORY" if "top" in line else b"# " if "exec" in line else b"on:")
+    terminal.wait_for(b"MEMORY" if "top" in line else b"on:")
     terminal.program.send_signal(number)
     assert terminal.wait() in (-number, 128 + number)
     assert terminal.is_restored

@@ -26,7 +26,7 @@ from neuro_sync import (
 )
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE, shared_engine
-from tests.image_repository import require_registry
+from tests.programs import require_programs
 
 
 class Heard(AbstractDockerImageProgress):
@@ -58,7 +58,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator
 @pytest.fixture
 def api(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[docker.APIClient]:
     """The engine that the session uses, as its own SDK sees it."""
-    require_registry()
+    require_programs("docker-registry")
     monkeypatch.setenv("DOCKER_HOST", engine)
     client = docker.APIClient(engine, version="auto")
     yield client

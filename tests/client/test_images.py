@@ -23,13 +23,8 @@ from neuro_sync import (
     Session,
 )
 from neuro_sync.local.server import LocalPlatform
-from tests.image_repository import (
-    IMAGE_TYPES,
-    INDEX_TYPES,
-    Repository,
-    digest_of,
-    require_registry,
-)
+from tests.image_repository import IMAGE_TYPES, INDEX_TYPES, Repository, digest_of
+from tests.programs import require_programs
 from tests.scripted_platform import Request, answer, scripted_platform
 from tests.two_clusters import TwoClusters
 
@@ -37,7 +32,7 @@ from tests.two_clusters import TwoClusters
 @pytest.fixture
 def repository(platform: LocalPlatform) -> Repository:
     """An empty repository of the user's own, which no other test uses."""
-    require_registry()
+    require_programs("docker-registry")
     return Repository(platform, f"team/i{uuid4().hex[:12]}")
 
 

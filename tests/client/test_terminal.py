@@ -15,6 +15,8 @@ from neuro_sync.client.terminal import DetachKeys
 from neuro_sync.local.server import LocalPlatform
 from tests.terminals import Terminal
 
+SHELL = "env PS1='# ' sh"
+"""Its prompt is the same for root and for others."""
 PROGRAM = """
 import sys, threading, signal
 import neuro_sync
@@ -42,7 +44,7 @@ def open_terminal(
         next(lines)
     opened: list[Terminal] = []
 
-    def open_one(command: str = "sh", extra: str = "") -> Terminal:
+    def open_one(command: str = SHELL, extra: str = "") -> Terminal:
         where = [platform.url, platform.token, job.id]
         program = [sys.executable, "-W", "error", "-c", PROGRAM, *where, command, extra]
         opened.append(Terminal(program))
@@ -122,7 +124,7 @@ def test_a_signal_that_the_program_passes_over_changes_nothing(
     open_terminal: Open, number: signal.Signals
 ) -> None:
     # As nohup and a shell's background have it.
-    terminal = open_terminal("sh", f"signal.signal({number:d}, signal.SIG_IGN)")
+    terminal = open_terminal(extra=f"signal.signal({number:d}, signal.SIG_IGN)")
     terminal.wait_for(b"# ")
     terminal.program.send_signal(number)
     terminal.type(b"echo st''ill\r")
@@ -141,7 +143,7 @@ def test_a_signal_that_the_program_passes_over_changes_nothing(
     ],
 )
 def test_an_exception_restores_the_terminal(open_terminal: Open, extra: str, raised: bytes) -> None:
-    terminal = open_terminal("sh", extra)
+    terminal = open_terminal(extra=extra)
     terminal.wait_for(b"# ")
     terminal.program.send_signal(signal.SIGINT)
     terminal.wait_for(b"RAISED " + raised)
@@ -151,7 +153,7 @@ def test_an_exception_restores_the_terminal(open_terminal: Open, extra: str, rai
 
 def test_a_connection_that_breaks_restores_the_terminal(open_terminal: Open) -> None:
     extra = "threading.Timer(0.2, lambda: stream._websocket._shut()).start()"
-    terminal = open_terminal("sh", extra)
+    terminal = open_terminal(extra=extra)
     terminal.wait_for(b"RAISED StreamInterrupted")
     assert terminal.wait() != 0
     assert terminal.is_restored

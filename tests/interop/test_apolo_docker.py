@@ -21,7 +21,7 @@ from yarl import URL
 
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE
-from tests.image_repository import require_registry
+from tests.programs import require_programs
 
 
 def test_the_official_client_starts_reads_enters_and_ends_a_container(
@@ -86,7 +86,7 @@ class Heard(AbstractDockerImageProgress):  # type: ignore[misc]  # the peer's ty
 def test_the_official_client_pushes_pulls_and_saves_images(
     docker_platform: LocalPlatform, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require_registry()
+    require_programs("docker-registry")
     monkeypatch.setenv("DOCKER_HOST", engine)
     name = f"peer-{uuid4().hex[:12]}"
     pushed, pulled, saved = Heard(), Heard(), Heard()

@@ -15,7 +15,8 @@ from yarl import URL
 
 from neuro_sync import Session
 from neuro_sync.local.server import LocalPlatform
-from tests.image_repository import CONFIG, IMAGE_TYPES, Repository, require_registry
+from tests.image_repository import CONFIG, IMAGE_TYPES, Repository
+from tests.programs import require_programs
 
 T = TypeVar("T")
 DEADLINE = 60.0
@@ -39,7 +40,7 @@ def drive(login: Path, scenario: Callable[[Client], Awaitable[T]]) -> T:
 
 @pytest.fixture
 def repository(platform: LocalPlatform) -> Repository:
-    require_registry()
+    require_programs("docker-registry")
     return Repository(platform, f"peer/p{uuid4().hex[:12]}")
 
 

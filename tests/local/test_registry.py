@@ -22,14 +22,15 @@ from neuro_sync import NotSupported, Session
 from neuro_sync.local import registry as local_registry
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import running_platform
-from tests.image_repository import Repository, digest_of, require_registry
+from tests.image_repository import Repository, digest_of
+from tests.programs import require_programs
 
 DEADLINE = 30.0
 
 
 @pytest.fixture(autouse=True)
 def _registry() -> None:
-    require_registry()
+    require_programs("docker-registry")
 
 
 @pytest.fixture

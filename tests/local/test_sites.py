@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +28,7 @@ from neuro_sync.local import sites
 from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.server import LocalPlatform
 from tests.processes import platform_process
+from tests.programs import require_programs
 
 WEB = """
 import http.server, json, sys
@@ -280,12 +279,7 @@ with serve(echo, "127.0.0.1", int(sys.argv[1]), process_request=answer) as serve
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     """A real one, without a window."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        reason = "no browser here: apt-get install chromium chromium-driver"
-        if os.environ.get("NEURO_REQUIRE_ENGINE"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program, driver = require_programs("chromium", "chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for argument in (

@@ -21,6 +21,7 @@ from neuro_sync.local.server import LocalPlatform
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.overlap import Call as SmallCall
+from tests.programs import require_programs
 from tests.relays import LOOPBACK, FrontDoor, HttpProxy
 
 HOST = "platform.test"
@@ -90,6 +91,7 @@ def known_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an authority that nobody else trusts, and of a server it vouches for."""
+    require_programs("openssl")
     folder = tmp_path_factory.mktemp("authority")
     (folder / "names").write_text(
         f"subjectAltName=DNS:{HOST},IP:{ADDRESS}\nauthorityKeyIdentifier=keyid\n"

@@ -14,12 +14,14 @@ from websockets.sync.server import ServerConnection
 from neuro_sync import ConnectionFailed
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.websocket import WebSocket
+from tests.programs import require_programs
 from tests.scripted_websocket import served
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with a key and the certificate of an authority that nobody else trusts."""
+    require_programs("openssl")
     folder = tmp_path_factory.mktemp("certificate")
     key, cert = folder / "key.pem", folder / "cert.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]

@@ -249,11 +249,16 @@ def test_a_command_has_a_terminal_of_the_size_that_it_is_told(dial: Dial, run: R
 
 def test_a_command_whose_client_leaves_is_ended(session: Session, dial: Dial, run: Run) -> None:
     job = run(FOREVER)
-    channel = dial(job, "exec", cmd="sh -c 'echo begun; exec sleep 4242'")
-    channel.until(b"begun")
+    channel = dial(job, "exec", cmd="sh -c 'echo $$; exec sleep 4242'")
+    pid = channel.until(b"\n").decode().strip()
+
+    def is_there() -> bool:
+        return session.jobs.run_command(job, f"sh -c 'kill -0 {pid}'").exit_code == 0
+
+    assert is_there()
     channel.leave()
     deadline = time.monotonic() + 10
-    while b"sleep 4242" in session.jobs.run_command(job, "ps -o args").stdout:
+    while is_there():
         assert time.monotonic() < deadline, "the command is ended"
 
 

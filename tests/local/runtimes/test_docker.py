@@ -46,10 +46,10 @@ from neuro_sync import (
 )
 from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError
-from neuro_sync.local.registry import Registry
 from neuro_sync.local.runtimes.engine import WholeLines, why_not_pulled, why_not_run
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE, IMAGE_USER
+from tests.programs import require_programs
 from tests.relays import EngineRelay
 
 MIB = 2**20
@@ -233,10 +233,10 @@ class Told(AbstractDockerImageProgress):
         self.heard.append(data)
 
 
-@pytest.mark.skipif(not Registry.is_installed(), reason="there is no docker-registry")
 def test_a_running_job_is_saved_as_an_image_that_other_jobs_can_run(
     session: Session, platform: LocalPlatform, client: docker.APIClient
 ) -> None:
+    require_programs("docker-registry")
     job = start(session, "sh -c 'echo kept > /tmp/kept; echo ready; sleep 600'")
     with session.jobs.logs(job) as lines:
         next(lines)
@@ -283,10 +283,10 @@ def test_an_image_of_another_registry_is_refused(session: Session, platform: Loc
 # The platform's own images
 
 
-@pytest.mark.skipif(not Registry.is_installed(), reason="there is no docker-registry")
 def test_an_image_of_the_platform_is_run_as_the_registry_has_it_now(
     session: Session, client: docker.APIClient, push: Callable[[str, str], None]
 ) -> None:
+    require_programs("docker-registry")
     for content in ("first", "second"):
         push(content, "image:changing:v1")
         job = session.jobs.start(
@@ -332,10 +332,10 @@ def archive(**files: bytes) -> bytes:
     return data.getvalue()
 
 
-@pytest.mark.skipif(not Registry.is_installed(), reason="there is no docker-registry")
 def test_an_image_is_pulled_with_the_permissions_of_the_jobs_owner(
     engine: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    require_programs("docker-registry")
     monkeypatch.setenv("DOCKER_HOST", engine)
     name = f"own-{os.urandom(6).hex()}"
     caplog.set_level("DEBUG")

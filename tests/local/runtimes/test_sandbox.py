@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import subprocess
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from neuro_sync.local.runtimes.base import Mount
 from neuro_sync.local.runtimes.sandbox import view_arguments
 from neuro_sync.local.server import LocalPlatform
 from tests.processes import eventually, outside, platform_process, supervisor_of
+from tests.programs import require_programs
 from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
 
 pytestmark = pytest.mark.usefixtures("bubblewrap")
@@ -214,12 +214,12 @@ def test_a_job_sees_nothing_of_the_platform(
     lines = run(
         f"for f in token platform.db jobs/{other.id}/log wake supervisor.pyc secrets storage; do"
         f' test ! -e "{state}/$f" || echo $f; done;'
-        f" cd {state}; find . -mindepth 1 | sort; echo; ps -eo comm= | sort -u"
+        f" cd {state}; find . -mindepth 1 | sort; echo; cat /proc/[0-9]*/comm | sort -u"
     )
     seen = lines[: lines.index("")]
     mine = next(line for line in seen if line.count("/") == 2)
     assert set(seen) == {"./jobs", mine, f"{mine}/scratch"}
-    assert {name.strip() for name in lines[len(seen) + 1 :]} <= {"bwrap", "cat", "sh", "ps", "sort"}
+    assert set(lines[len(seen) + 1 :]) <= {"bwrap", "cat", "sh", "sort"}
     session.jobs.kill(other)
 
 
@@ -372,9 +372,10 @@ def test_a_mount_of_the_machine_that_goes_away_meanwhile_harms_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bubblewrap fails then."""
+    (bwrap,) = require_programs("bwrap")
     script = (
         f"for trouble in {tmp_path}/trouble*; do [ -e $trouble ] && rm $trouble && exit 1; done\n"
-        f'exec {shutil.which("bwrap")} "$@"'
+        f'exec {bwrap} "$@"'
     )
     path = programs(tmp_path / "bin", bwrap=script)
     monkeypatch.setenv("PATH", f"{path}:{os.environ['PATH']}")
