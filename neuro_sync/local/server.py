@@ -30,6 +30,7 @@ from .jobs import JobService, Tenant
 from .machine import Machine
 from .mounts import Mounts
 from .registry import Registry
+from .retention import AutomaticPruning, Pruner, Retention
 from .runtimes.base import Runtime
 from .runtimes.process import LOG_LIMIT, ProcessRuntime
 from .schedule import Schedule
@@ -94,6 +95,7 @@ class LocalPlatform:
         total_running_jobs: int | None = None,
         log_limit: int | None = LOG_LIMIT,
         durable: bool | None = None,
+        retention: Retention | None = None,
         clock: Clock | None = None,
         runtime: RuntimeName = "process",
         is_program: bool = False,
@@ -107,10 +109,10 @@ class LocalPlatform:
         `total_running_jobs` is the quota of each user: how many unfinished jobs he may have. A
         job whose output exceeds `log_limit` bytes is ended, so that it does not fill the disk;
         None lets it go on. What a `durable` platform has acknowledged or reported survives a power
-        loss; one that is not is a little faster. The default is that all are but ephemeral ones.
-        A test sets a `ManualClock` forward. `is_program` says that this
-        process is there for the platform alone and ends when it is sent SIGTERM, so that
-        ``neuro local down`` may do that.
+        loss; one that is not is a little faster. All are durable by default, but ephemeral ones.
+        With a `retention`, finished jobs are removed every hour, with their logs. A test sets a
+        `ManualClock` forward. `is_program` says that this process is there for the platform alone
+        and ends when it is sent SIGTERM, so that ``neuro local down`` may do that.
         """
         for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
             if value is not None and not 0 < value < math.inf:
@@ -126,6 +128,8 @@ class LocalPlatform:
         self._memory = memory
         self._quota = total_running_jobs
         self._log_limit = log_limit
+        self._retention = retention
+        self._pruning: AutomaticPruning | None = None
         self._durable = not ephemeral if durable is None else durable
         self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
@@ -225,6 +229,9 @@ class LocalPlatform:
             registry_hosts=own_hosts(self._port),
         )
         self._registry = Registry(self.folder)
+        if self._retention is not None:
+            pruner = Pruner(self._store, self.folder, self._retention)
+            self._pruning = AutomaticPruning(pruner, self._clock)
         app = create_app(
             service=self._service,
             mounts=mounts,
@@ -313,6 +320,8 @@ class LocalPlatform:
         self._loop = asyncio.get_running_loop()
         self._mounts.disks.open()
         await self._service.open(self.folder, only_to_end=self._forget)
+        if self._pruning is not None:
+            self._pruning.open()
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
@@ -325,6 +334,8 @@ class LocalPlatform:
             return
         thread, self._thread = self._thread, None
         if thread.is_alive():
+            if self._pruning is not None:
+                asyncio.run_coroutine_threadsafe(self._pruning.close(), self._loop).result()
             # Jobs first: the server waits for its connections, and followers wait for the jobs.
             asyncio.run_coroutine_threadsafe(self._service.close(), self._loop).result()
             asyncio.run_coroutine_threadsafe(self._registry.close(), self._loop).result()

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -109,6 +109,15 @@ class JobChange:
     answer: str | None
     phase: str
     run: int
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A job that is over, as far as it takes to remove it."""
+
+    number: int
+    id: str
+    finished_at: datetime
 
 
 @dataclass(frozen=True)
@@ -493,6 +502,49 @@ class Store:
             else:
                 first = rows[-1]["number"] + 1
 
+    def last_finished(self, *, but: int, created_until: datetime) -> int:
+        """Return the number of the newest job that is over, `but` so many; 0 if there is none."""
+        row = self._database.execute(
+            "SELECT number FROM jobs WHERE phase = 'over' AND number <= ?"
+            " ORDER BY number DESC LIMIT 1",
+            (min(self._newest_over(but), self._numbers_between(None, created_until)[1]),),
+        ).fetchone()
+        return 0 if row is None else int(row["number"])
+
+    def _newest_over(self, skipped: int) -> int:
+        row = self._database.execute(
+            "SELECT number FROM jobs WHERE phase = 'over' ORDER BY number DESC LIMIT 1 OFFSET ?",
+            (min(skipped, 2**62),),
+        ).fetchone()
+        return 0 if row is None else int(row["number"])
+
+    def finished_between(self, after: int, last: int, limit: int) -> Sequence[FinishedJob]:
+        """Return the first jobs that are over, of those with a number up to the last."""
+        rows = self._database.execute(
+            "SELECT number, id, created_at, iif(json_valid(answer),"
+            " json_extract(answer, '$.history.finished_at'), NULL) AS finished_at FROM jobs"
+            " WHERE phase = 'over' AND number > ? AND number <= ? ORDER BY number LIMIT ?",
+            (after, last, limit),
+        )
+        return [FinishedJob(row["number"], row["id"], _end_of(row)) for row in rows]
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Remove jobs that are over."""
+        gone = [(number,) for number in numbers]
+        with self._writing() as database:
+            database.executemany("DELETE FROM job_tags WHERE number = ?", gone)
+            database.executemany("DELETE FROM jobs WHERE number = ? AND phase = 'over'", gone)
+
+    def shrink(self) -> None:
+        """Give the space of what was removed back to the file system, bit by bit.
+
+        Of a file that an earlier version made it is only used again.
+        """
+        with suppress(sqlite3.Error):  # the disk may be full
+            free = math.inf
+            while free > (free := self._database.execute("PRAGMA freelist_count").fetchone()[0]):
+                self._database.execute(f"PRAGMA incremental_vacuum({PAGE})").fetchall()
+
     def _best_lookup(self, wanted: JobFilter) -> tuple[Lookup, bool]:
         """Return the way that finds the fewest jobs, and whether they are few."""
         usable = [lookup for lookup in wanted.lookups() if lookup.is_usable]
@@ -524,6 +576,14 @@ class Store:
             (begin, end),
         ).fetchone()
         return (1, 0) if first is None else (first, last)
+
+
+def _end_of(row: sqlite3.Row) -> datetime:
+    """Return when a job ended; if that is damaged, when it was created."""
+    with suppress(ValueError, TypeError, AttributeError):
+        # Python 3.10 does not know the letter.
+        return datetime.fromisoformat(row["finished_at"].replace("Z", "+00:00"))
+    return datetime.fromtimestamp(row["created_at"], timezone.utc)
 
 
 def _whole(rows: Iterable[sqlite3.Row]) -> Iterator[JobRow]:
