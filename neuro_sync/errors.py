@@ -247,6 +247,12 @@ class ServerNotAvailable(ServerError):
     status = 503
 
 
+class InsufficientStorage(ServerError):
+    """The disk of the platform is full; the text names it."""
+
+    status = 507
+
+
 _BY_STATUS: dict[int, type[APIError]] = {
     error.status: error
     for error in (
@@ -259,6 +265,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
         NotSupported,
         BadGateway,
         ServerNotAvailable,
+        InsufficientStorage,
     )
 }
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
@@ -20,9 +21,10 @@ from neuro_sync.errors import ConfigError
 
 from . import output
 from .accounts import project, user
-from .parameters import as_json
+from .parameters import DURATION, as_json
 
 if TYPE_CHECKING:
+    from neuro_sync.local.retention import Retention
     from neuro_sync.local.server import LocalPlatform
     from neuro_sync.local.state import Address
 
@@ -86,6 +88,19 @@ state_option = click.option(
     help="What runs its jobs: commands on this machine, or containers.",
 )
 @click.option("--log-limit", type=SIZE, help="End a job that writes more output; 10G.")
+@click.option(
+    "--prune-older-than",
+    type=DURATION,
+    help="Remove jobs with their logs, every hour, when they ended longer ago, such as 30d.",
+)
+@click.option(
+    "--prune-keep", type=click.IntRange(0), help="Keep so many of the newest finished jobs."
+)
+@click.option(
+    "--no-sync",
+    is_flag=True,
+    help="Do not wait for the disk; a power loss may then undo what was reported.",
+)
 def up(
     state: str | None,
     ephemeral: bool,
@@ -94,6 +109,9 @@ def up(
     port: int,
     runtime: Literal["process", "docker"],
     log_limit: int | None,
+    prune_older_than: float | None,
+    prune_keep: int | None,
+    no_sync: bool,
 ) -> None:
     """Start the local platform, and run it until Ctrl-C.
 
@@ -112,6 +130,8 @@ def up(
         cores=cpu,
         memory=memory,
         log_limit=log_limit or server.LOG_LIMIT,
+        durable=False if no_sync else None,
+        retention=_retention(prune_older_than, prune_keep),
         runtime=runtime,
         is_program=True,
     )
@@ -207,6 +227,29 @@ def run(state: str | None, ephemeral: bool, command: tuple[str, ...]) -> None:
 
 @local.command()
 @state_option
+@click.option("--older-than", type=DURATION, help="Only jobs that ended longer ago, such as 30d.")
+@click.option("--keep", type=click.IntRange(0), help="Keep so many of the newest finished jobs.")
+def prune(state: str | None, older_than: float | None, keep: int | None) -> None:
+    """Remove finished jobs, with their logs.
+
+    With both options, a job is removed if neither of them keeps it. The platform may run
+    meanwhile. Jobs that are not finished stay.
+
+    Example: neuro local prune --older-than 30d --keep 100
+    """
+    retention = _retention(older_than, keep)
+    if retention is None:
+        raise click.UsageError("say which jobs to remove, with --older-than or --keep")
+    folder = _server().folder_of(state)
+    _check_is_state_folder(folder)
+    from neuro_sync.local.retention import prune as prune_jobs
+
+    count = prune_jobs(folder, retention)
+    output.note(f"{count} finished job{'s are' if count != 1 else ' is'} removed from {folder}.")
+
+
+@local.command()
+@state_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def reset(state: str | None, yes: bool) -> None:
     """Delete the state folder, with all that is in it.
@@ -219,8 +262,7 @@ def reset(state: str | None, yes: bool) -> None:
     """
     server = _server()
     folder = server.folder_of(state)
-    if not (folder / "version").exists():
-        raise ConfigError(f"{folder} is no state folder of a local platform; nothing was deleted")
+    _check_is_state_folder(folder)
     if not yes:
         click.confirm(f"Delete {folder} and all that is in it?", abort=True)
     platform = server.LocalPlatform(state)
@@ -239,6 +281,20 @@ def _server() -> ModuleType:
             f"the local platform needs {error.name}: pip install 'neuro-sync[local]'"
         ) from error
     return server
+
+
+def _check_is_state_folder(folder: Path) -> None:
+    if not (folder / "version").exists():
+        raise ConfigError(f"{folder} is no state folder of a local platform; nothing was deleted")
+
+
+def _retention(older_than: float | None, keep: int | None) -> Retention | None:
+    if older_than is None and keep is None:
+        return None
+    _server()  # tells what is not installed
+    from neuro_sync.local.retention import Retention
+
+    return Retention(older_than, keep)
 
 
 def _running(state: str | None) -> Address:

@@ -17,7 +17,7 @@ from neuro_sync.models.users import Action
 
 from .permissions import Permission, Resource, role_resource
 from .state import StateFolder, make_token
-from .store import Store
+from .store import Store, create_tables, writing
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts (
@@ -75,7 +75,7 @@ class Accounts:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        database.executescript(SCHEMA)
+        create_tables(database, SCHEMA)
         self._writes = 0
         # Asked with each request; without the names of columns that is faster.
         self._versions = database.cursor()
@@ -281,8 +281,7 @@ class Accounts:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
+        with writing(self._database) as database:
             self._writes += 1
             yield database
 

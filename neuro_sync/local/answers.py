@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import time
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from neuro_sync.errors import APIError, IllegalArgumentError, ResourceNotFound, ServerError
 from neuro_sync.version import __version__
 
+from .disk_space import is_full, write_error
+
 logger = logging.getLogger(__name__)
 
 SERVICE_VERSION = (b"x-service-version", f"neuro-local/{__version__}".encode())
@@ -29,8 +33,10 @@ JSON = "application/json; charset=utf-8"
 class Refusals:
     """Turns what was raised below into the protocol's answers, of requests and of handshakes."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, folder: Path) -> None:
+        """Name the state folder, of which the disk may be full."""
         self._app = app
+        self._folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -65,6 +71,11 @@ class Refusals:
         except Exception as error:
             if begun:
                 raise
+            if isinstance(error, OSError | sqlite3.Error) and is_full(self._folder, error):
+                refusal = write_error(self._folder, error)
+                logger.warning("%r failed: %s", scope["path"], refusal)
+                await _refuse(refusal, scope, receive, send_named)
+                return
             logger.exception("%r failed", scope["path"])
             text = f"Unexpected exception {type(error).__name__}: {error}. Path: {scope['path']}."
             await _refuse(ServerError(text), scope, receive, send_named)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -72,6 +74,7 @@ def create_app(
     home: Tenant,
     presets: tuple[Preset, ...],
     registry: Registry,
+    folder: Path,
     port: int,
 ) -> FastAPI:
     """Return the application around a service; whoever made that opens and closes it."""
@@ -102,5 +105,5 @@ def create_app(
     # The last one added is the outermost.
     app.add_middleware(Shortcut, route=storage.ROUTE, prefix=f"{API}{storage.PREFIX}")
     app.add_middleware(AccessRules, users=users, port=port)
-    app.add_middleware(Refusals)
+    app.add_middleware(Refusals, folder=folder)
     return app

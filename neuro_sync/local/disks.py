@@ -6,6 +6,7 @@ A disk's size is counted against what a project may have, and is no limit to wha
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
@@ -15,10 +16,12 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from neuro_sync.errors import AuthorizationError, Conflict, ResourceNotFound
+from neuro_sync.errors import AuthorizationError, Conflict, ResourceNotFound, ServerError
 from neuro_sync.models.disks import Disk, DiskStatus, NewDisk
 
 from .clock import Clock, Timer
+from .durable_files import make_folder
+from .store import create_tables, writing
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ CREATE TABLE IF NOT EXISTS disk_uses (
 """
 PROJECT_LIMIT = 500 * 2**30
 """Bytes that all disks of a project may have together."""
+RETRY = 1.0
+"""Seconds until what could not be written is tried again."""
 LONGEST_WAIT = 86400.0
 """Seconds until disks are looked at again, though none should be due."""
 IN_USE = "id IN (SELECT disk_id FROM disk_uses)"
@@ -71,7 +76,7 @@ class DiskStore:
         self._root = root
         self._clock = clock
         self._timer: Timer | None = None
-        database.executescript(SCHEMA)
+        create_tables(database, SCHEMA)
 
     def open(self) -> None:
         """Begin to delete disks that nobody uses in time, and what a crash left of others."""
@@ -100,22 +105,24 @@ class DiskStore:
             raise OverLimit(f"Project exceeded storage size limit {limit} GB")
         disk_id = f"disk-{uuid.uuid4()}"
         try:
-            self._database.execute(
-                "INSERT INTO disks"
-                " (id, name, org_name, project_name, storage, life_span, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    disk_id,
-                    wanted.name,
-                    *place,
-                    wanted.storage,
-                    wanted.life_span,
-                    self._clock.now().timestamp(),
-                ),
-            )
+            with writing(self._database) as database:
+                database.execute(
+                    "INSERT INTO disks"
+                    " (id, name, org_name, project_name, storage, life_span, created_at)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        disk_id,
+                        wanted.name,
+                        *place,
+                        wanted.storage,
+                        wanted.life_span,
+                        self._clock.now().timestamp(),
+                    ),
+                )
+                # A row of which the folder cannot be made is not kept.
+                make_folder(self.path(disk_id))
         except sqlite3.IntegrityError:
             raise DiskNameUsed(f"Disk with name {wanted.name!r} already exists.") from None
-        self.path(disk_id).mkdir(mode=0o700)
         self._watch()
         return self.find(disk_id, *place)
 
@@ -149,9 +156,10 @@ class DiskStore:
 
     def remove(self, disk_id: str) -> None:
         """Delete a disk; one in use goes when nobody uses it any more, its name at once."""
-        self._database.execute(
-            "UPDATE disks SET is_removed = 1, name = NULL WHERE id = ?", (disk_id,)
-        )
+        with writing(self._database) as database:
+            database.execute(
+                "UPDATE disks SET is_removed = 1, name = NULL WHERE id = ?", (disk_id,)
+            )
         self._sweep()
 
     def path(self, disk_id: str) -> Path:
@@ -161,23 +169,37 @@ class DiskStore:
     def take(self, job_id: str, disk_ids: Iterable[str]) -> None:
         """Note that a job uses disks from now on."""
         now = self._clock.now().timestamp()
-        for disk_id in disk_ids:
-            self._database.execute(
-                "INSERT OR IGNORE INTO disk_uses (disk_id, job_id) VALUES (?, ?)", (disk_id, job_id)
+        uses = [(disk_id, job_id) for disk_id in disk_ids]
+        if not uses:
+            return
+        with writing(self._database) as database:
+            database.executemany(
+                "INSERT OR IGNORE INTO disk_uses (disk_id, job_id) VALUES (?, ?)", uses
             )
-            self._database.execute("UPDATE disks SET last_usage = ? WHERE id = ?", (now, disk_id))
+            database.executemany(
+                "UPDATE disks SET last_usage = ? WHERE id = ?",
+                [(now, disk_id) for disk_id, _ in uses],
+            )
 
     def release(self, job_id: str) -> None:
         """Note that a job uses no disk any more."""
         uses = "SELECT disk_id FROM disk_uses WHERE job_id = ?"
         if self._database.execute(uses, (job_id,)).fetchone() is None:
             return
-        self._database.execute(
-            f"UPDATE disks SET last_usage = ? WHERE id IN ({uses})",  # noqa: S608  # no input
-            (self._clock.now().timestamp(), job_id),
-        )
-        self._database.execute("DELETE FROM disk_uses WHERE job_id = ?", (job_id,))
+        with writing(self._database) as database:
+            database.execute(
+                f"UPDATE disks SET last_usage = ? WHERE id IN ({uses})",  # noqa: S608  # no input
+                (self._clock.now().timestamp(), job_id),
+            )
+            database.execute("DELETE FROM disk_uses WHERE job_id = ?", (job_id,))
         self._sweep()
+
+    def release_others(self, job_ids: Iterable[str]) -> None:
+        """Note that no jobs but these use any disk; a crash may have kept others from saying so."""
+        others = "job_id NOT IN (SELECT value FROM json_each(?))"
+        query = f"SELECT DISTINCT job_id FROM disk_uses WHERE {others}"  # noqa: S608  # no input
+        for row in self._database.execute(query, (json.dumps([*job_ids]),)).fetchall():
+            self.release(row["job_id"])
 
     def _sweep(self) -> None:
         """Delete what was removed or not used for too long, unless a job has it."""
@@ -186,14 +208,22 @@ class DiskStore:
             " (is_removed OR COALESCE(last_usage, created_at) + life_span <= ?)",
             (self._clock.now().timestamp(),),
         ).fetchall()
-        for row in due:
-            logger.info("disk %s is deleted", row["id"])
-            self._database.execute("DELETE FROM disks WHERE id = ?", (row["id"],))
-            _delete(self.path(row["id"]))
+        ids = [row["id"] for row in due]
+        if ids:
+            try:
+                with writing(self._database) as database:
+                    database.executemany("DELETE FROM disks WHERE id = ?", [(id,) for id in ids])
+            except ServerError as error:
+                logger.error("%d disks are not deleted yet: %s", len(ids), error)
+                self._watch(at_least=RETRY)
+                return
+        for disk_id in ids:
+            logger.info("disk %s is deleted", disk_id)
+            _delete(self.path(disk_id))
         self._watch()
 
-    def _watch(self) -> None:
-        """Wake up when the next disk is due."""
+    def _watch(self, at_least: float = 0) -> None:
+        """Wake up when the next disk is due, but not before so many seconds."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -203,7 +233,9 @@ class DiskStore:
         ).fetchone()
         if due is not None:
             left = due - self._clock.now().timestamp()
-            self._timer = self._clock.call_later(min(max(left, 0), LONGEST_WAIT), self._sweep)
+            self._timer = self._clock.call_later(
+                min(max(left, at_least), LONGEST_WAIT), self._sweep
+            )
 
     def _disk(self, row: sqlite3.Row) -> Disk:
         is_there = self.path(row["id"]).is_dir()

@@ -48,6 +48,7 @@ from neuro_sync.models.users import Action
 from . import lifecycle
 from .access import Caller
 from .clock import Clock, Timer
+from .durable_files import make_folder
 from .lifecycle import Cancelled, CouldNotRun, Event, Failed, Rules, Transitions, Vanished
 from .logs import JobLog, Pulse
 from .machine import cheapest, room_of
@@ -130,6 +131,7 @@ class JobService:
         Or `only_to_end` them: then nothing is launched.
         """
         self._folder = folder / "jobs"
+        make_folder(self._folder)
         await self._runtime.open(folder, self._on_event)
         now = self._clock.now()
         rows = []
@@ -145,6 +147,7 @@ class JobService:
             self._schedule.restore(job, now)
             if row.answer is None:
                 self._reopen_site(row)
+        self._mounts.release_others(row.id for row in rows)
         if only_to_end:
             self._end_all()
         for row in rows:
@@ -224,7 +227,8 @@ class JobService:
             waits_for_seat=options.wait_for_jobs_quota,
         )
         try:
-            self._store.add(row, tuple(sorted(set(spec.tags))))
+            # The change below is synced, and this with it; there is none if the quota is used up.
+            self._store.add(row, tuple(sorted(set(spec.tags))), sync=row.waits_for_seat)
         except ServerError:
             self._sites.close(job_id)
             raise
@@ -232,7 +236,9 @@ class JobService:
         decisions = self._schedule.add(job, now)
         # After the answer: a job is pending when its user learns of it.
         asyncio.get_running_loop().call_soon(self._create_log, job_id, self._open_log(job_id))
-        self._carry_out(decisions, launch_later=True)
+        self._carry_out(decisions, is_new=True)
+        if job_id in self._unrecorded.changed:
+            self._store.sync()
         return replace(row, transitions=_LIFE.dump_json(job.life).decode())
 
     def kill(self, id_or_name: str, caller: Caller) -> None:
@@ -291,7 +297,7 @@ class JobService:
         log = self._logs.get(job.id) or self._ended_log(job.id)
         if log.exists:
             return log
-        if log.ended or job.status == JobStatus.RUNNING.value:
+        if (log.ended and job.run) or job.status == JobStatus.RUNNING.value:
             raise ResourceNotFound(
                 f"the log of {job.id} is gone: somebody has deleted {self._folder / job.id}"
             )
@@ -375,8 +381,8 @@ class JobService:
         self._timer = None
         self._carry_out(self._schedule.tick(self._clock.now()))
 
-    def _carry_out(self, decisions: Decisions, *, launch_later: bool = False) -> None:
-        """Write down what was decided, and do it.
+    def _carry_out(self, decisions: Decisions, *, is_new: bool = False) -> None:
+        """Write down what was decided, and do it; what a new job brings is launched a bit later.
 
         What cannot be written, since the disk is full, stays to be done, with what is decided
         meanwhile, until it can.
@@ -385,8 +391,12 @@ class JobService:
         self._unrecorded = Decisions()
         if decisions.changed:
             # Before anything is done: what is done twice is worse than what is not done yet.
+            changes = [self._change(job) for job in decisions.changed.values()]
+            # A power loss may take with it what is only news of a run: it ends the run as well.
+            acts = is_new or decisions.launch or decisions.kill
+            sync = bool(acts) or any(change.answer for change in changes)
             try:
-                self._store.change([self._change(job) for job in decisions.changed.values()])
+                self._store.change(changes, sync=sync)
             except ServerError as error:
                 logger.error("%d jobs wait: %s", len(decisions.changed), error)
                 if not self._is_closing:  # then the next platform finds out how they ended
@@ -399,17 +409,25 @@ class JobService:
                 self._sites.close(job.id)
             if job.phase is Phase.OVER:
                 self._logs.pop(job.id).end()
-                self._mounts.release(job.id)
+                self._release(job.id)
         for job in decisions.kill:
             self._runtime.kill(job.id)
         was_idle = not self._to_launch
         self._to_launch.extend(decisions.launch)
         if was_idle and self._to_launch:
-            if launch_later:
+            if is_new:
                 asyncio.get_running_loop().call_soon(self._launch_next)
             else:
                 self._launch_next()
         self._set_timer()
+
+    def _release(self, job_id: str) -> None:
+        try:
+            self._mounts.release(job_id)
+        except ServerError as error:
+            logger.error("%s still counts as a user of its disks: %s", job_id, error)
+            if not self._is_closing:  # then the next platform does it
+                asyncio.get_running_loop().call_later(RETRY, self._release, job_id)
 
     def _try_again(self) -> None:
         if self._unrecorded.changed:

@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
+from .durable_files import sync_folder
+
 PIECE = 2**16
 STAMP = struct.Struct(">QQ")
 """Place in the log, and nanoseconds since the epoch when the bytes from there on came.
@@ -162,6 +164,7 @@ class LogWriter:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._log = os.open(folder / "log", flags, 0o600)
         self._times = os.open(folder / "log.times", flags, 0o600)
@@ -202,6 +205,13 @@ class LogWriter:
                     at, stream = offset, place >> 56 or 1
         found[stream] += self.size - at
         return found
+
+    def sync(self) -> None:
+        """Bring to the disk what was appended."""
+        for file in (self._log, self._times):
+            os.fsync(file)
+        for folder in (self._folder, self._folder.parent):
+            sync_folder(folder)
 
     def close(self) -> None:
         os.close(self._log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,10 @@ class Mounts:
     def release(self, job_id: str) -> None:
         """Note that a job is over."""
         self.disks.release(job_id)
+
+    def release_others(self, job_ids: Iterable[str]) -> None:
+        """Note that all jobs but these are over."""
+        self.disks.release_others(job_ids)
 
     def _folder(self, uri: URL) -> Path:
         try:

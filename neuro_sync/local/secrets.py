@@ -14,8 +14,7 @@ from pathlib import Path
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
 from neuro_sync.models.secrets import NewSecret
 
-UNFINISHED = "~"
-"""Ends the name of a value that is being written; no key has it."""
+from .durable_files import UNFINISHED, make_folder, replace_file, sync_folder
 
 
 class SecretStore:
@@ -31,20 +30,18 @@ class SecretStore:
     def add(self, secret: NewSecret) -> None:
         """Store a value; one that is there is replaced, and whoever has it mounted keeps that.
 
+        When this returns, the value is on the disk.
+
         Raises:
             IllegalArgumentError: The file system does not tell the key from another one.
         """
         folder = self._folder(secret.org_name, secret.project_name)
         for made in (folder.parent, folder):
-            made.mkdir(mode=0o700, exist_ok=True)
+            make_folder(made)
         for known in self.keys(secret.org_name, secret.project_name):
             if known != secret.key and known.lower() == secret.key.lower():
                 self._check_case(folder, known, secret.key)
-        unfinished = folder / (secret.key + UNFINISHED)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with open(os.open(unfinished, flags, 0o600), "wb") as file:
-            file.write(secret.value)
-        unfinished.replace(folder / secret.key)
+        replace_file(folder / secret.key, secret.value)
 
     def _check_case(self, folder: Path, known: str, key: str) -> None:
         if (folder / key).exists() and (folder / key).samefile(folder / known):
@@ -64,7 +61,9 @@ class SecretStore:
         return self.path(org, project, key).read_bytes()
 
     def remove(self, org: str, project: str, key: str) -> None:
-        self.path(org, project, key).unlink()
+        path = self.path(org, project, key)
+        path.unlink()
+        sync_folder(path.parent)
 
     def path(self, org: str, project: str, key: str) -> Path:
         """Return the file of a secret.

@@ -30,6 +30,7 @@ from .jobs import JobService, Tenant
 from .machine import Machine
 from .mounts import Mounts
 from .registry import Registry
+from .retention import AutomaticPruning, Pruner, Retention
 from .runtimes.base import Runtime
 from .runtimes.process import LOG_LIMIT, ProcessRuntime
 from .schedule import Schedule
@@ -93,6 +94,8 @@ class LocalPlatform:
         memory: int | None = None,
         total_running_jobs: int | None = None,
         log_limit: int | None = LOG_LIMIT,
+        durable: bool | None = None,
+        retention: Retention | None = None,
         clock: Clock | None = None,
         runtime: RuntimeName = "process",
         is_program: bool = False,
@@ -105,9 +108,11 @@ class LocalPlatform:
         its jobs may use together, in place of what this machine has; they may well be more.
         `total_running_jobs` is the quota of each user: how many unfinished jobs he may have. A
         job whose output exceeds `log_limit` bytes is ended, so that it does not fill the disk;
-        None lets it go on. A test sets a `ManualClock` forward. `is_program` says that this
-        process is there for the platform alone and ends when it is sent SIGTERM, so that
-        ``neuro local down`` may do that.
+        None lets it go on. What a `durable` platform has acknowledged or reported survives a power
+        loss; one that is not is a little faster. All are durable by default, but ephemeral ones.
+        With a `retention`, finished jobs are removed every hour, with their logs. A test sets a
+        `ManualClock` forward. `is_program` says that this process is there for the platform alone
+        and ends when it is sent SIGTERM, so that ``neuro local down`` may do that.
         """
         for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
             if value is not None and not 0 < value < math.inf:
@@ -123,6 +128,9 @@ class LocalPlatform:
         self._memory = memory
         self._quota = total_running_jobs
         self._log_limit = log_limit
+        self._retention = retention
+        self._pruning: AutomaticPruning | None = None
+        self._durable = not ephemeral if durable is None else durable
         self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -170,9 +178,11 @@ class LocalPlatform:
             self._state.announce(
                 self.url, self._token, runtime=self._runtime, is_program=self._is_program
             )
-        except BaseException:
+        except BaseException as error:
             self._forget = False  # another platform may be using the folder
             self._clean_up()
+            if isinstance(error, OSError):
+                raise self._state.unusable(error) from error
             raise
         return self
 
@@ -196,7 +206,7 @@ class LocalPlatform:
         machine = Machine.here(cores=self._cores, memory=self._memory)
         offered = machine.presets()
         home = Tenant(CLUSTER, CLUSTER, user)
-        self._store = Store(self._state.database)
+        self._store = Store(self._state.database, durable=self._durable)
         users = self._users = Users(Accounts(self._store.database), home, self._token)
         runtime = self._make_runtime(users)
         sites = Sites(runtime.dial, users.name_of, self._may_see)
@@ -219,6 +229,9 @@ class LocalPlatform:
             registry_hosts=own_hosts(self._port),
         )
         self._registry = Registry(self.folder)
+        if self._retention is not None:
+            pruner = Pruner(self._store, self.folder, self._retention)
+            self._pruning = AutomaticPruning(pruner, self._clock)
         app = create_app(
             service=self._service,
             mounts=mounts,
@@ -226,6 +239,7 @@ class LocalPlatform:
             home=home,
             presets=offered,
             registry=self._registry,
+            folder=self.folder,
             port=self._port,
         )
         settings = uvicorn.Config(
@@ -250,7 +264,9 @@ class LocalPlatform:
 
     def _make_runtime(self, users: Users) -> Runtime:
         if self._runtime == "process":
-            return ProcessRuntime(grace=self._grace, log_limit=self._log_limit)
+            return ProcessRuntime(
+                grace=self._grace, log_limit=self._log_limit, durable=self._durable
+            )
         if self._runtime != "docker":
             raise ConfigError(
                 f"there is no runtime {self._runtime!r}; there are 'process' and 'docker'"
@@ -263,6 +279,7 @@ class LocalPlatform:
             ) from error
         return DockerRuntime(
             grace=self._grace,
+            durable=self._durable,
             registry_hosts=own_hosts(self._port),
             lend_token=users.lend,
         )
@@ -293,6 +310,8 @@ class LocalPlatform:
         if not ready.wait(START_TIMEOUT) or not server.started:
             if isinstance(self._failure, sqlite3.Error):
                 raise unusable(self._state.database, self._failure) from self._failure
+            if isinstance(self._failure, OSError):
+                raise self._failure
             raise ConfigError(f"the local platform did not start: {self._failure or 'too slow'}")
 
     async def _serve(
@@ -301,6 +320,8 @@ class LocalPlatform:
         self._loop = asyncio.get_running_loop()
         self._mounts.disks.open()
         await self._service.open(self.folder, only_to_end=self._forget)
+        if self._pruning is not None:
+            self._pruning.open()
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
@@ -313,6 +334,8 @@ class LocalPlatform:
             return
         thread, self._thread = self._thread, None
         if thread.is_alive():
+            if self._pruning is not None:
+                asyncio.run_coroutine_threadsafe(self._pruning.close(), self._loop).result()
             # Jobs first: the server waits for its connections, and followers wait for the jobs.
             asyncio.run_coroutine_threadsafe(self._service.close(), self._loop).result()
             asyncio.run_coroutine_threadsafe(self._registry.close(), self._loop).result()

@@ -21,6 +21,9 @@ import psutil
 from neuro_sync.errors import ConfigError
 from neuro_sync.version import __version__
 
+from .disk_space import is_full, why_not_written
+from .durable_files import make_folder, replace_file
+
 VARIABLE = "NEURO_LOCAL_STATE"
 DEFAULT_FOLDER = ".neuro-local"
 STOP_TIMEOUT = 30.0
@@ -80,7 +83,7 @@ class StateFolder:
         try:
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise self.unusable(error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -95,7 +98,7 @@ class StateFolder:
             # That of a platform which was killed.
             self._announcement.unlink(missing_ok=True)
             self._check_version()
-        except ConfigError:
+        except BaseException:
             self.close()
             raise
 
@@ -106,28 +109,37 @@ class StateFolder:
 
     def _make(self) -> None:
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.path)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise self.unusable(error) from error
 
-    def _unusable(self, error: OSError) -> ConfigError:
+    def unusable(self, error: OSError) -> ConfigError:
+        """Return the error for a folder in which something cannot be read or written."""
+        advice = "free some space, or " if is_full(self.path, error) else ""
         return ConfigError(
-            f"the state folder {self.path} cannot be used ({error.strerror}); "
-            "name another one with --state, or in the variable " + VARIABLE
+            f"the state folder {self.path} cannot be used "
+            f"({why_not_written(self.path, error)}); {advice}"
+            f"name another one with --state, or in the variable {VARIABLE}"
         )
 
     def _check_version(self) -> None:
-        file = self.path / "version"
-        if file.exists():
-            found = file.read_text().strip()
-            if found != VERSION:
-                self._refuse_version(repr(found))
-        elif self.database.exists():
-            self._refuse_version("unknown")
-        else:
-            file.write_text(VERSION + "\n")
-            # Logs and tokens do not belong into anybody's repository.
-            (self.path / ".gitignore").write_text("*\n")
+        """Check the layout's version, and write it if the folder is new.
+
+        A first start that was cut short, by a power loss or a full disk, may have left a folder
+        without a version. It is completed, unless its database is of another version.
+        """
+        try:
+            file = self.path / "version"
+            found = _read(file)
+            if not found and is_of_this_version(self.database):
+                # Logs and tokens do not belong into anybody's repository.
+                replace_file(self.path / ".gitignore", b"*\n")
+                replace_file(file, f"{VERSION}\n".encode())
+                found = VERSION
+        except OSError as error:
+            raise self.unusable(error) from error
+        if found != VERSION:
+            self._refuse_version(repr(found) if found else "unknown")
 
     def _refuse_version(self, found: str) -> None:
         raise ConfigError(
@@ -138,20 +150,18 @@ class StateFolder:
     def token(self, user: str) -> str:
         """Return the folder's token; it is made once, at random, and readable by its owner only."""
         file = self.path / "token"
-        if not file.exists():
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w") as opened:
-                opened.write(make_token(user))
-        return file.read_text().strip()
+        found = _read(file)
+        if not found:  # the folder is new, or power was lost when it was
+            found = make_token(user)
+            replace_file(file, found.encode())
+        return found
 
     def announce(self, url: str, token: str, *, runtime: str, is_program: bool) -> None:
         """Tell other processes where the platform is."""
         pid = os.getpid()
         address = Address(url, token, pid, psutil.Process(pid).create_time(), is_program, runtime)
         told = {name: value for name, value in asdict(address).items() if name != "token"}
-        temporary = self.path / "address.json.new"
-        temporary.write_text(json.dumps(told))
-        temporary.replace(self._announcement)
+        replace_file(self._announcement, json.dumps(told).encode())
 
     @property
     def _announcement(self) -> Path:
@@ -168,6 +178,14 @@ class StateFolder:
             self._lock = None
 
 
+def is_of_this_version(database: Path) -> bool:
+    """Return whether a database has the tables of this program's version, or none yet."""
+    # Programs that only look for a running platform need none of it.
+    from .store import has_current_tables
+
+    return not database.exists() or has_current_tables(database)
+
+
 def folder_of(folder: str | Path | None) -> Path:
     """Return the state folder that is meant: the argument's, the variable's, the usual one."""
     return Path(folder or os.environ.get(VARIABLE) or DEFAULT_FOLDER).absolute()
@@ -182,7 +200,7 @@ def running_platform(folder: str | Path | None = None) -> Address | None:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 announced = json.loads((path / "address.json").read_text())
-                return Address(token=(path / "token").read_text().strip(), **announced)
+                return Address(token=_read(path / "token"), **announced)
     except (OSError, ValueError, TypeError):
         pass
     return None
@@ -217,6 +235,14 @@ def stop_platform(folder: str | Path | None = None, timeout: float = STOP_TIMEOU
             )
         time.sleep(0.02)
     return address
+
+
+def _read(file: Path) -> str:
+    """Return what a small file says, or nothing if it is missing or a power loss emptied it."""
+    try:
+        return file.read_bytes().decode(errors="replace").strip("\0 \n")
+    except FileNotFoundError:
+        return ""
 
 
 def make_token(user: str) -> str:

@@ -149,6 +149,11 @@ class StorageFolder:
         self._root = root
         self._scratch = scratch
 
+    @property
+    def root(self) -> Path:
+        """The folder of all organisations."""
+        return self._root
+
     def open(self, *project: str) -> None:
         """Make the folder, one project's in it, and clear away what uploads were never ended."""
         for folder in (self._root, self._scratch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -25,7 +26,7 @@ EXAMPLES = int(os.environ.get("NEURO_TEST_EXAMPLES", "12"))
 
 def operations() -> dict[str, APIOperation[Any, Any, Any, Any]]:
     parts = {name: Mock() for name in ("service", "mounts", "users", "home", "registry")}
-    app = create_app(**parts, presets=(), port=1)
+    app = create_app(**parts, presets=(), folder=Path(), port=1)
     schema = schemathesis.openapi.from_dict(app.openapi())
     found = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     assert len(found) > 40

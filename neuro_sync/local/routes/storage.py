@@ -31,6 +31,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.local.access import Caller
 from neuro_sync.local.answers import JSON, http_date
+from neuro_sync.local.disk_space import is_full, why_not_written
 from neuro_sync.local.http import file_sender
 from neuro_sync.local.permissions import Resource
 from neuro_sync.local.storage import (
@@ -128,7 +129,7 @@ async def storage(request: Request) -> Response:
     _, _, path = unquote_to_bytes(request.scope["raw_path"]).partition(PREFIX.encode())
     parts = parts_of(path.decode("utf-8", "surrogateescape"))
     call = Call(request, request.app.state.storage, parts)
-    with refusals(), suppress(ClientDisconnect):
+    with refusals(call.storage), suppress(ClientDisconnect):
         handle = HANDLERS.get(_operation(request.method, request.scope["query_string"]))
         if handle is None:
             raise NotSupported(
@@ -174,7 +175,7 @@ def _operation(method: str, query: bytes) -> str:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals(storage: StorageFolder) -> Iterator[None]:
     """Turn what the file system says into what this service answers."""
     try:
         yield
@@ -185,6 +186,8 @@ def refusals() -> Iterator[None]:
     except OSError as error:
         name = os_error_name(error)
         text = error.strerror or str(error)
+        if is_full(storage.root, error):
+            text += f": {why_not_written(storage.root, error)}"
         raise storage_error(name)(text, payload={"errno": name}) from error
     except (ValueError, OverflowError) as error:  # a NUL in a name, a number beyond any file
         raise IllegalArgumentError(str(error)) from error

@@ -37,6 +37,7 @@ from docker.utils import parse_repository_tag
 
 from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError, ResourceNotFound
+from neuro_sync.local.durable_files import replace_file
 from neuro_sync.local.lifecycle import (
     CouldNotRun,
     Event,
@@ -104,15 +105,18 @@ class DockerRuntime:
         self,
         *,
         grace: float = 3.0,
+        durable: bool = True,
         registry_hosts: Collection[str],
         lend_token: Callable[[str], AbstractContextManager[str]],
     ) -> None:
         """Say how long a job that is killed may take to end, in seconds.
 
-        `registry_hosts` are those of the platform's own images, and `lend_token` makes a token of
-        a user, by which they are pulled.
+        With `durable` a job's log is on the disk before the job's end is reported. `registry_hosts`
+        are those of the platform's own images, and `lend_token` makes a token of a user, by which
+        they are pulled.
         """
         self._grace = grace
+        self._durable = durable
         self._registry_hosts = registry_hosts
         self._lend_token = lend_token
         self._jobs: dict[str, _Job] = {}
@@ -324,6 +328,8 @@ class DockerRuntime:
         writer = LogWriter(job.folder)
         try:
             event = await self._run(launch, job, writer)
+            if self._durable:
+                await asyncio.to_thread(writer.sync)
         except _Killed:
             event = Vanished(_now(), NEVER_BEGUN)
         finally:
@@ -747,14 +753,12 @@ class _Run:
     @classmethod
     def read(cls, folder: Path) -> _Run | None:
         try:
-            return cls(**json.loads((folder / "run").read_text()))
-        except FileNotFoundError:
+            return cls(**json.loads((folder / "run").read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):  # a power loss may have emptied it
             return None
 
     def write(self, folder: Path) -> None:
-        new = folder / "run.new"
-        new.write_text(json.dumps(asdict(self)))
-        new.replace(folder / "run")
+        replace_file(folder / "run", json.dumps(asdict(self)).encode())
 
 
 @dataclass(eq=False)
@@ -809,8 +813,8 @@ class _CouldNotRun(Exception):
 def _identity(folder: Path) -> str:
     """Return what marks this state folder's containers; the engine has others, too."""
     file = folder / "containers"
-    if not file.exists():
-        file.write_text(secrets.token_hex(16))
+    if not file.exists() or not file.read_bytes().strip(b"\0 \n"):  # a power loss emptied it
+        replace_file(file, secrets.token_hex(16).encode())
     return file.read_text().strip()
 
 

@@ -14,14 +14,13 @@ import logging
 import os
 import py_compile
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import chain
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
 from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
+from neuro_sync.local.durable_files import remove_tree
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
@@ -55,9 +55,16 @@ class ProcessRuntime:
     name = "process"
     allows_privileged = False
 
-    def __init__(self, *, grace: float = 3.0, log_limit: int | None = LOG_LIMIT) -> None:
-        """Say how many seconds a killed job may take, and how many bytes of output it may write."""
+    def __init__(
+        self, *, grace: float = 3.0, log_limit: int | None = LOG_LIMIT, durable: bool = True
+    ) -> None:
+        """Say how many seconds a killed job may take, and how many bytes of output it may write.
+
+        With `durable` no run that has begun is forgotten by a power loss, and a job's log is on the
+        disk before the job's end is reported.
+        """
         self._grace = grace
+        self._durable = durable
         self._log_limit = log_limit
         self._jobs: dict[str, _Supervised] = {}
 
@@ -75,7 +82,11 @@ class ProcessRuntime:
         self._bubblewrap, self._lacking = await asyncio.to_thread(find_bubblewrap, self._supervisor)
         if not self._bubblewrap:
             logger.info("jobs run without bubblewrap: %s", self._lacking)
-        self._clean_up_after_crashes(folder / "jobs")
+        # Whatever an earlier platform did not come to remove.
+        self._trash = folder / "trash"
+        self._trash.mkdir(mode=0o700, exist_ok=True)
+        for old in self._trash.iterdir():
+            asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
 
     def check(self, container: Container) -> None:
         targets = mount_points(container)
@@ -110,7 +121,7 @@ class ProcessRuntime:
         if self._bubblewrap:
             view, home = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
             box = [self._bubblewrap, *view]
-        with _spec(launch, home, box, self._log_limit) as spec:
+        with _spec(launch, home, box, self._log_limit, self._durable) as spec:
             job.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(self._supervisor), str(folder), str(launch.run)],
                 stdin=spec,
@@ -316,6 +327,7 @@ class ProcessRuntime:
                 if not isinstance(event, Started):
                     job.has_exited = True
                     job.end()
+                    self._remove(job.folder / "scratch")
                 self._report(job_id, event)
 
     def _on_supervisor_end(self, job_id: str) -> None:
@@ -338,21 +350,13 @@ class ProcessRuntime:
         except (OSError, NeuroError) as error:
             self._report(launch.job_id, CouldNotRun(datetime.now(timezone.utc), 125, str(error)))
 
-    def _clean_up_after_crashes(self, jobs: Path) -> None:
-        """Remove the scratch folders of jobs that ended while no platform was there to do it."""
-        for scratch in jobs.glob("*/scratch"):
-            if _supervisor_of(scratch.parent) is None:
-                self._remove(scratch)
-        for old in jobs.glob("*/scratch.*"):
-            self._remove(old)
-
     def _remove(self, scratch: Path) -> None:
-        # Out of the way at once, for the job's next run. It may hold a million files, and others
-        # want their turn.
-        old = scratch.with_name(f"scratch.{uuid.uuid4()}")
+        # Out of the way before the job's end is reported, and for its next run. It may hold a
+        # million files, and others want their turn.
+        old = self._trash / str(uuid.uuid4())
         with suppress(FileNotFoundError):
             scratch.replace(old)
-            asyncio.get_running_loop().run_in_executor(None, _remove, old)
+            asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
 
 
 class _Supervised:
@@ -409,7 +413,9 @@ class _Supervised:
             self.process.returncode = self.process.returncode or 0
 
 
-def _spec(launch: Launch, home: str, box: list[str], log_limit: int | None) -> BinaryIO:
+def _spec(
+    launch: Launch, home: str, box: list[str], log_limit: int | None, durable: bool
+) -> BinaryIO:
     """Return what the supervisor reads, in a file without a name: no secret comes to lie on disk.
 
     The format is told there.
@@ -428,6 +434,7 @@ def _spec(launch: Launch, home: str, box: list[str], log_limit: int | None) -> B
         container.working_dir or home,
         "1" if container.tty else "0",
         "" if log_limit is None else str(log_limit),
+        "1" if durable else "0",
     ]
     items: list[str] = []
     for part in (settings, arguments, box):
@@ -441,18 +448,6 @@ def _spec(launch: Launch, home: str, box: list[str], log_limit: int | None) -> B
     file.flush()
     file.seek(0)
     return file
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder, also where a job took away its own right to do that."""
-
-    def permit(remove: Callable[[str], object], path: str, _: object) -> None:
-        with suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700)
-            remove(path)
-
-    shutil.rmtree(folder, onerror=permit)
 
 
 def _prevent(folder: Path, run: int) -> None:

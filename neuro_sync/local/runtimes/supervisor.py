@@ -11,7 +11,7 @@ secrets: see `Spec`. In the folder:
               seconds; ``signal NUMBER`` goes to the job's first process; ``end-input`` closes its
               standard input for good; ``listen`` opens ``socket``
 ``socket``    made on the first ``listen``: takes requests, see `Request`
-``events.N``  made when run N begins, a line for each event: ``started NANOSECONDS PID``, ``exited
+``events.N``  made before run N begins, a line for each event: ``started NANOSECONDS PID``, ``exited
               NANOSECONDS CODE``, ``failed NANOSECONDS CODE TEXT`` if it could not be run, ``stopped
               NANOSECONDS TEXT`` if its output was too much; the last three come after the run's
               last byte of the log
@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # each is only imported by who needs it
 PATH = os.fsencode(os.defpath)
 """Where bubblewrap finds ``cat``."""
 PIECE = 65536
+RECORD = 16
+"""Bytes of a record in ``log.times``."""
 BOX_PAUSES = (0.01, 0.05, 0.2)
 """Seconds between two tries to make a box."""
 BOX_END = 0.1
@@ -100,8 +102,8 @@ class Spec:
     """What to run, as the platform tells it.
 
     Three lists, of which each is its length and its items: the settings (working folder, terminal
-    or not, most bytes of output or nothing), the job's arguments, the command that makes its box
-    or nothing. The rest is the environment. All are separated by NUL.
+    or not, most bytes of output or nothing, durable or not), the job's arguments, the command that
+    makes its box or nothing. The rest is the environment. All are separated by NUL.
     """
 
     def __init__(self, text: bytes) -> None:
@@ -109,8 +111,10 @@ class Spec:
         settings, self.arguments, self.box = (
             [next(items) for _ in range(int(next(items)))] for _ in range(3)
         )
-        self.working_dir, tty, limit = settings
+        self.working_dir, tty, limit, durable = settings
         self.tty = tty == b"1"
+        self.durable = durable == b"1"
+        """Whether a power loss must not undo that a run has begun, nor shorten a log that ended."""
         self.limit = int(limit) if limit else None
         self.environment = dict(_pair(variable) for variable in items)
 
@@ -121,11 +125,12 @@ class Supervisor:
         self.wake_line = name.encode() + b"\n"
         self.wake_pipe: int | None = None
         self.owes_wake = False
-        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        append = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.log = os.open("log", append, 0o600)
         self.times = os.open("log.times", append, 0o600)
         self.events = os.open(events, append, 0o600)
         self.offset = os.fstat(self.log).st_size
+        self.drop_stray_times()
         self.pid = 0
         self.box: Box | None = None
         self.stopped = b""
@@ -164,8 +169,24 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         adopt_orphans()
 
+    def drop_stray_times(self) -> None:
+        """Remove what a crash may leave at the end of ``log.times``.
+
+        That is half a record, and records of output that did not come to the log.
+        """
+        size = os.fstat(self.times).st_size // RECORD * RECORD
+        while size:
+            place = os.pread(self.times, RECORD // 2, size - RECORD)
+            if int.from_bytes(place[1:], "big") < self.offset:
+                break
+            size -= RECORD
+        os.ftruncate(self.times, size)
+
     def run(self) -> None:
         spec = self.spec
+        if spec.durable:
+            for folder in (".", ".."):
+                sync_folder(folder)
         outputs, slaves, self.input = open_terminal() if spec.tty else open_pipes()
         self.sources = {fd: number for number, fd in enumerate(outputs, 1)}
         failure_read, failure_write = os.pipe()
@@ -187,6 +208,7 @@ class Supervisor:
             return
         self.record(b"started %d %d" % (time.time_ns(), self.pid))
         code = exit_code(self.watch())
+        self.sync_log()
         if self.stopped:
             self.record(b"stopped %d %s" % (time.time_ns(), self.stopped))
         else:
@@ -322,6 +344,16 @@ class Supervisor:
         self.offset += len(data)
         self.wake()
         return True
+
+    def sync_log(self) -> None:
+        """Bring all output to the disk, before the job's end is recorded."""
+        if not self.spec.durable:
+            return
+        try:
+            os.fsync(self.log)
+            os.fsync(self.times)
+        except OSError as error:
+            self.stop(b"its output could not be kept: %s" % str(error.strerror).encode())
 
     def stop(self, why: bytes) -> None:
         """End the job at once, for a reason of the platform's own."""
@@ -715,6 +747,18 @@ def read(fd: int) -> bytes:
 def write(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
+
+
+def sync_folder(path: str) -> None:
+    """Write the names in a folder to the disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
+    finally:
+        os.close(folder)
 
 
 def adopt_orphans() -> None:
