@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import NoReturn
 
 from typing_extensions import Self
 
-from neuro_sync.closing import Closing
+from neuro_sync.closing import Closing, close_when_dropped
 from neuro_sync.errors import APIError, ConnectionFailed, NeuroError, ServerError, StreamInterrupted
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.stream import LineSplitter, Stream
@@ -66,7 +65,7 @@ class LogLines(Closing, Iterator[str]):
         self._is_amid_line = False
         # Called by close(), and at once when a loop that was left drops this object: the follower
         # does not know it, so that nothing but its users keeps it alive.
-        self._stop = weakref.finalize(self, follower.close)
+        self._stop = close_when_dropped(self, follower.close)
 
     def __iter__(self) -> Self:
         return self

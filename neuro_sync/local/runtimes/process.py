@@ -57,7 +57,7 @@ class ProcessRuntime:
 
     def __init__(self, *, grace: float = 3.0, log_limit: int | None = LOG_LIMIT) -> None:
         """Say how many seconds a killed job may take, and how many bytes of output it may write."""
-        self._grace = grace
+        self.grace = grace
         self._log_limit = log_limit
         self._jobs: dict[str, _Supervised] = {}
 
@@ -151,7 +151,7 @@ class ProcessRuntime:
             return
         job.is_killed = True
         try:
-            job.command(b"kill %f" % self._grace)
+            job.command(b"kill %f" % self.grace)
         except OSError as error:
             # Somebody has deleted its folder. The job ends with its supervisor.
             logger.error("job %s is ended by force: %s", job_id, error)
@@ -167,7 +167,7 @@ class ProcessRuntime:
             raise
         channel = CommandChannel(connection, Input(stdin), outputs)
         try:
-            fields = (b"exec", b"%f" % self._grace, b"%d" % tty, *map(os.fsencode, arguments))
+            fields = (b"exec", b"%f" % self.grace, b"%d" % tty, *map(os.fsencode, arguments))
             await _request(connection, fields, theirs)
             await channel.open()
         except BaseException as error:
