@@ -31,7 +31,7 @@ def forwarding_signals() -> Iterator[RunProgram]:
     numbers = {
         number for number in _numbers(FORWARDED) if signal.getsignal(number) is not signal.SIG_IGN
     }
-    waited_for = numbers | {signal.SIGCHLD}
+    waited_for: set[int] = numbers | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
 
     def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
