@@ -7,8 +7,7 @@ import re
 import shlex
 import signal
 import socket
-import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +21,7 @@ from neuro_sync.errors import ConfigError
 from . import output
 from .accounts import project, user
 from .parameters import DURATION, as_json
+from .programs import RunProgram, forwarding_signals
 
 if TYPE_CHECKING:
     from neuro_sync.local.retention import Retention
@@ -123,28 +123,29 @@ def up(
     """
     _check_exclusive(state, ephemeral)
     server = _server()
-    platform = server.LocalPlatform(
-        state,
-        ephemeral=ephemeral,
-        port=port,
-        cores=cpu,
-        memory=memory,
-        log_limit=log_limit or server.LOG_LIMIT,
-        durable=False if no_sync else None,
-        retention=_retention(prune_older_than, prune_keep),
-        runtime=runtime,
-        is_program=True,
-    )
-    with _stop_signal() as wait, platform:
-        output.banner(
-            platform.url,
-            str(platform.folder),
-            kept=not ephemeral,
+    with _stop_signal() as wait:
+        platform = server.LocalPlatform(
+            state,
+            ephemeral=ephemeral,
+            port=port,
+            cores=cpu,
+            memory=memory,
+            log_limit=log_limit or server.LOG_LIMIT,
+            durable=False if no_sync else None,
+            retention=_retention(prune_older_than, prune_keep),
             runtime=runtime,
-            engine=_engine(),
+            is_program=True,
         )
-        wait()
-        output.note("Stopping the platform and its jobs.")
+        with platform:
+            output.banner(
+                platform.url,
+                str(platform.folder),
+                kept=not ephemeral,
+                runtime=runtime,
+                engine=_engine(),
+            )
+            wait()
+            output.note("Stopping the platform and its jobs.")
 
 
 @local.command()
@@ -209,19 +210,21 @@ def env(state: str | None) -> None:
 def run(state: str | None, ephemeral: bool, command: tuple[str, ...]) -> None:
     """Run a program that uses the local platform, and exit as it does.
 
-    If no platform runs, one is started that ends with the program.
+    If no platform runs, one is started that ends with the program. Signals that are sent to this
+    command, such as SIGTERM, reach the program.
 
     Example: neuro local exec --ephemeral -- python train.py
     """
     _check_exclusive(state, ephemeral)
     server = _server()
     address = None if ephemeral else server.running_platform(state)
-    if address is not None:
-        address.check_version()
-        exit_code = _run(command, _environment(address))
-    else:
-        with server.LocalPlatform(state, ephemeral=ephemeral) as platform:
-            exit_code = _run(command, _environment(platform))
+    with forwarding_signals() as run_program:
+        if address is not None:
+            address.check_version()
+            exit_code = _run(run_program, command, address)
+        else:
+            with server.LocalPlatform(state, ephemeral=ephemeral) as platform:
+                exit_code = _run(run_program, command, platform)
     raise click.exceptions.Exit(exit_code)
 
 
@@ -265,10 +268,7 @@ def reset(state: str | None, yes: bool) -> None:
     _check_is_state_folder(folder)
     if not yes:
         click.confirm(f"Delete {folder} and all that is in it?", abort=True)
-    platform = server.LocalPlatform(state)
-    platform.delete_at_end()
-    with platform:
-        pass  # jobs that a killed one has left behind end with it
+    server.end_leftovers(state)
     output.note(f"{folder} is deleted.")
 
 
@@ -311,19 +311,12 @@ def _environment(platform: Address | LocalPlatform) -> dict[str, str]:
     return {URL_VARIABLE: platform.url, TOKEN_VARIABLE: platform.token}
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a program; Ctrl-C is its business, since the terminal sends it to both."""
+def _run(run_program: RunProgram, command: Sequence[str], platform: Address | LocalPlatform) -> int:
     try:
-        process = subprocess.Popen(command, env={**os.environ, **environment})
+        return run_program(command, {**os.environ, **_environment(platform)})
     except OSError as error:
         output.note(f"Error: {command[0]} could not be started: {error.strerror}")
         return 127 if isinstance(error, FileNotFoundError) else 126
-    before = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        exit_code = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return exit_code if exit_code >= 0 else 128 - exit_code
 
 
 def _check_exclusive(state: str | None, ephemeral: bool) -> None:
@@ -351,7 +344,8 @@ def _stop_signal() -> Iterator[Callable[[], object]]:
     with waiting, waking:
         waking.setblocking(False)
         signal.set_wakeup_fd(waking.fileno())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, lambda *_: None)
         yield lambda: waiting.recv(1)
         signal.set_wakeup_fd(-1)

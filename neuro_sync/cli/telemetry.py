@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from neuro_sync.errors import NeuroError
+from neuro_sync.monotonic import monotonic
 
 from . import output
 
@@ -43,7 +43,7 @@ def _samples(
     session: Session, jobs: Sequence[JobDescription], timeout: float | None
 ) -> Iterator[tuple[JobDescription, JobTelemetry]]:
     """Yield the samples of all jobs as they come, each read in a thread of its own."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None else monotonic() + timeout
     samples: SimpleQueue[Sample] = SimpleQueue()
     running = len(jobs)
     with ExitStack() as stack:
@@ -54,7 +54,7 @@ def _samples(
             )
             reader.start()
         while running:
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return
             try:

@@ -10,11 +10,11 @@ import secrets
 import threading
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
 
 from typing_extensions import Self
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import AuthError, ConfigError
 
 logger: logging.Logger = logging.getLogger("neuro_sync")
@@ -32,7 +32,7 @@ class _Server(http.server.ThreadingHTTPServer):
         logger.debug("a browser left before it was answered")
 
 
-class CallbackServer:
+class CallbackServer(Closing):
     """Listens on the first free one of the addresses that a platform allows, for one login."""
 
     def __init__(self, addresses: Sequence[str], success_url: str | None = None) -> None:
@@ -140,12 +140,10 @@ class CallbackServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop to listen."""
+        if self.is_inherited:
+            return
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,6 +25,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.models import frames
 from neuro_sync.models.jobs import ExecInspect, Message
+from neuro_sync.monotonic import monotonic
 
 if TYPE_CHECKING:
     from neuro_sync.transport.websocket import WebSocket
@@ -107,7 +107,7 @@ class StdStream(Closing, Iterator[Message]):
             ProtocolError: The platform sent something unreadable.
             CommandTimeout: Nothing came within `timeout` seconds; the stream goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         with self._changed:
             while not self._output and not self._over:
                 self._wait_for_change(deadline)
@@ -189,7 +189,7 @@ class StdStream(Closing, Iterator[Message]):
             StreamClosed: The stream was closed here before the command was over.
             CommandTimeout: It was not over within `timeout` seconds; the stream goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         with self._changed:
             self._waiting += 1
             self._changed.notify_all()
@@ -239,7 +239,7 @@ class StdStream(Closing, Iterator[Message]):
             CommandTimeout: It was not over within `timeout` seconds; the stream goes on.
             StreamInterrupted: The connection ended before there was an exit code.
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else monotonic() + timeout
         if input is not None:
             if not self.can_close_stdin:
                 self.close_stdin()
@@ -262,8 +262,11 @@ class StdStream(Closing, Iterator[Message]):
         """End the connection; what runs inside the job may go on.
 
         Whoever reads or waits in another thread is released at once. Output that was not read
-        stays readable.
+        stays readable. In a child of `fork` only the child's own use of it ends.
         """
+        if self.is_inherited:
+            self._closed = self._over = True
+            return
         with self._changed:
             self._closed = True
             self._over = True
@@ -306,7 +309,7 @@ class StdStream(Closing, Iterator[Message]):
             self.close_stdin()
 
     def _wait_for_change(self, deadline: float | None) -> None:
-        left = None if deadline is None else deadline - time.monotonic()
+        left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             raise CommandTimeout(f"{self._what} was not over in time")
         self._changed.wait(left)
@@ -365,7 +368,7 @@ class StdStream(Closing, Iterator[Message]):
 
 
 def _left(deadline: float) -> float | None:
-    return None if deadline == math.inf else deadline - time.monotonic()
+    return None if deadline == math.inf else deadline - monotonic()
 
 
 class PreparedCommand:

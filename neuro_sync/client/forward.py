@@ -58,9 +58,14 @@ class PortForward(Closing):
 
     def close(self) -> None:
         """Close all connections and give the port back; no thread is left."""
+        if self.is_inherited:
+            return
         with self._lock:
             self._closed = True
             tunnels = list(self._tunnels)
+        # Not by closing it: a child of a fork may have it open, too.
+        with suppress(OSError):  # it was closed before
+            self._waker.shutdown(socket.SHUT_RDWR)
         self._waker.close()
         for tunnel in tunnels:
             tunnel.close()
@@ -90,6 +95,8 @@ class PortForward(Closing):
                         self._woken.recv(1)
                     continue
                 self._tunnel(connection)
+            with suppress(OSError):  # nor listens a child of a fork any longer
+                self._listener.shutdown(socket.SHUT_RDWR)
 
     def _tunnel(self, connection: socket.socket) -> None:
         try:

@@ -6,7 +6,6 @@ import math
 import re
 import secrets
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import NoReturn
 
 from typing_extensions import Self
 
-from neuro_sync.closing import Closing
+from neuro_sync.closing import Closing, close_when_dropped
 from neuro_sync.errors import (
     APIError,
     ConnectionFailed,
@@ -97,7 +96,7 @@ class LogLines(Closing, Iterator[str]):
         self._batch: Iterator[str] = iter(())
         # Called by close(), and at once when a loop that was left drops this object: the follower
         # does not know it, so that nothing but its users keeps it alive.
-        self._stop = weakref.finalize(self, self._follower.close)
+        self._stop = close_when_dropped(self, self._follower.close)
 
     @property
     def job(self) -> JobDescription | None:

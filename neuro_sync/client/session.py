@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-import weakref
+import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 from typing_extensions import Self
 from yarl import URL
 
-from neuro_sync.closing import Closing
+from neuro_sync.closing import Closing, close_when_dropped
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import Preset
+from neuro_sync.monotonic import monotonic
 
 if TYPE_CHECKING:
+    import weakref
+
     from neuro_sync.local.server import LocalPlatform, RuntimeName
     from neuro_sync.transport.clock import Clock
     from neuro_sync.transport.connections import Certificate, Timeout
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from .users import Users
 
 
+OTHER_START_TIMEOUT_S = 15.0
+"""How long another process may take to start a platform on a folder, or to end one there."""
 SECTIONS = ("storage", "images", "parse", "secrets", "disks", "users")
 
 
@@ -210,41 +215,52 @@ class Session(Closing):
         `state` is ``.neuro-local`` in the current folder, unless given here or in the variable
         ``NEURO_LOCAL_STATE``. A platform that is started here ends with the session, and so do
         its jobs. With `ephemeral` it is always one of its own, in a temporary folder; without
-        `start` it is only one that runs already.
+        `start` it is only one that runs already. Of several processes that call this at the same
+        time one starts a platform and the others use it.
 
         Raises:
             ConfigError: The extra ``local`` is not installed, the state folder is unusable, or
                 no platform runs there and none is to be started.
         """
         try:
-            from neuro_sync.local.state import folder_of, running_platform
+            from neuro_sync.local.state import FolderInUse, folder_of, running_platform
         except ImportError as error:
             raise _lacks(error) from error
-        address = None if ephemeral else running_platform(state)
-        if address is not None:
-            address.check_version()
-            if runtime not in (None, address.runtime):
+        give_up_at = monotonic() + OTHER_START_TIMEOUT_S
+        while True:
+            address = None if ephemeral else running_platform(state)
+            if address is not None:
+                address.check_version()
+                if runtime not in (None, address.runtime):
+                    raise ConfigError(
+                        f"the local platform at {address.url} runs jobs with {address.runtime!r}, "
+                        f"not {runtime!r}; stop it, or name another state folder"
+                    )
+                return cls(address.url, address.token, timeout=timeout)
+            if not start:
                 raise ConfigError(
-                    f"the local platform at {address.url} runs jobs with {address.runtime!r}, "
-                    f"not {runtime!r}; stop it, or name another state folder"
+                    f"no local platform runs on {folder_of(state)}; start one with: neuro local up"
                 )
-            return cls(address.url, address.token, timeout=timeout)
-        if not start:
-            raise ConfigError(
-                f"no local platform runs on {folder_of(state)}; start one with: neuro local up"
-            )
-        try:
-            from neuro_sync.local.server import LocalPlatform
-        except ImportError as error:
-            raise _lacks(error) from error
-        platform = LocalPlatform(state, ephemeral=ephemeral, runtime=runtime or "process").start()
-        session = cls(platform.url, platform.token, timeout=timeout)
-        session._end_with(platform)
-        return session
+            try:
+                from neuro_sync.local.server import LocalPlatform
+            except ImportError as error:
+                raise _lacks(error) from error
+            platform = LocalPlatform(state, ephemeral=ephemeral, runtime=runtime or "process")
+            try:
+                platform.start()
+            except FolderInUse:  # another process is about to start one, or to end it
+                if monotonic() > give_up_at:
+                    raise
+                time.sleep(0.02)
+            else:
+                session = cls(platform.url, platform.token, timeout=timeout)
+                session._end_with(platform)
+                return session
 
     def _end_with(self, platform: LocalPlatform) -> None:
-        # Also when nobody calls close(): at the end of the interpreter, or of the session.
-        self._stop_platform = weakref.finalize(self, platform.close)
+        # Also when nobody calls close(). At the end of the interpreter the platform ends by itself.
+        self._stop_platform = close_when_dropped(self, platform.close)
+        self._stop_platform.atexit = False
 
     @property
     def username(self) -> str:

@@ -7,13 +7,13 @@ import select
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from neuro_sync.errors import NeuroError, NotSupported, StreamClosed
+from neuro_sync.monotonic import monotonic
 from neuro_sync.transport.answers import PIECE
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class _History:
         self._thread = threading.Thread(target=self._show, name="neuro-sync: log", daemon=True)
 
     def start(self) -> None:
-        self._told = time.monotonic()
+        self._told = monotonic()
         if self._log is not None:
             self._thread.start()
 
@@ -108,13 +108,13 @@ class _History:
         # A log that cannot be read is no reason to end the session.
         with suppress(NeuroError, OSError):
             for piece in self._log.pieces() if self._log else ():
-                self._told = time.monotonic()
+                self._told = monotonic()
                 _write_all(self._screen, piece.encode())
 
     def make_way(self) -> None:
         """End it as soon as it has told what there was."""
         while not self._is_over:
-            left = self._told + HISTORY_ENDS - time.monotonic()
+            left = self._told + HISTORY_ENDS - monotonic()
             if left <= 0 or not self._thread.is_alive():
                 self.close()
             else:

@@ -246,6 +246,8 @@ class Crew(Closing):
 
     def close(self) -> None:
         """Give up what is not done."""
+        if self.is_inherited:
+            return
         with self._changed:
             self._stopped = True
             for queue in (self._folders, self._files, self._batches):

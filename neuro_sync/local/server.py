@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import math
+import os
 import shutil
 import socket
 import sqlite3
-import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import uvicorn
 from typing_extensions import Self
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import APIError, ConfigError
 from neuro_sync.models.users import Action
 
 from .access import own_hosts
 from .accounts import Accounts, accounts_of
 from .app import API, create_app
+from .cleanup import Watch, clean_up_later, make_folder
 from .clock import Clock, SystemClock
 from .disks import DiskStore
 from .http import Http, WebSockets
 from .jobs import JobService, Tenant
+from .loop import PlatformLoop
 from .machine import Machine
 from .mounts import Mounts
 from .registry import Registry
@@ -36,12 +39,19 @@ from .runtimes.process import LOG_LIMIT, ProcessRuntime
 from .schedule import Schedule
 from .secrets import SecretStore
 from .sites import Sites
-from .state import StateFolder, folder_of, local_user, running_platform, stop_platform
+from .state import (
+    StateFolder,
+    folder_of,
+    last_runtime,
+    local_user,
+    running_platform,
+    stop_platform,
+)
 from .storage import StorageFolder
 from .store import Store, unusable
 from .users import Users
 
-__all__ = ["LocalPlatform", "folder_of", "running_platform", "stop_platform"]
+__all__ = ["LocalPlatform", "end_leftovers", "folder_of", "running_platform", "stop_platform"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +59,8 @@ RuntimeName = Literal["process", "docker"]
 HOST = "127.0.0.1"
 CLUSTER = "local"
 START_TIMEOUT = 10.0
+EXIT_GRACE_S = 0.5
+"""How long jobs may take to end with a program that ends without having closed the platform."""
 PING_INTERVAL = 30.0
 PONG_TIMEOUT = 15.0
 LARGEST_MESSAGE = 4 * 2**20 - 1
@@ -75,12 +87,12 @@ class _Server(uvicorn.Server):
         await self.stop.wait()
 
 
-class LocalPlatform:
+class LocalPlatform(Closing):
     """A platform on this machine, for as long as the block lasts.
 
     It listens on the loopback address only. Its jobs end with it; what it remembers stays in the
     state folder, unless it is `ephemeral`. If its process is killed its jobs go on, and the next
-    platform on the same folder takes them up.
+    platform on the same folder takes them up. A child of `fork` may use it, and never ends it.
     """
 
     def __init__(
@@ -119,8 +131,9 @@ class LocalPlatform:
                 raise ConfigError(f"{name} = {value}: a platform needs a number above 0")
         self._is_program = is_program
         self._forget = False
-        self._temporary = tempfile.mkdtemp(prefix="neuro-local-") if ephemeral else None
-        self._state = StateFolder(self._temporary or state)
+        self._is_ephemeral = ephemeral
+        self._state = StateFolder(make_folder() if ephemeral else state)
+        self._watch: Watch | None = None
         self._port = port
         self._grace = grace
         self._runtime = runtime
@@ -168,7 +181,13 @@ class LocalPlatform:
             ConfigError: The port is taken, the state folder is unusable or in use, or there is
                 no container engine for the docker runtime.
         """
+        self._opened_by = os.getpid()
+        _running.add(self)
+        atexit.register(self._close_at_exit)
         try:
+            if self._is_ephemeral:
+                clean_up_later()
+                self._watch = Watch(self.folder)
             self._state.open()
             listener = self._listener = self._listen()
             self._port = listener.getsockname()[1]
@@ -298,12 +317,13 @@ class LocalPlatform:
 
         def run() -> None:
             try:
-                asyncio.run(self._serve(server, listener, ready))
+                self._loop.run(self._serve(server, listener, ready))
             except BaseException as error:  # noqa: BLE001  # told to whoever started the platform
                 self._failure = error
             finally:
                 ready.set()
 
+        self._loop = PlatformLoop()
         # A daemon: a session that nobody closed must not keep the interpreter from ending.
         self._thread = threading.Thread(target=run, name="neuro-local", daemon=True)
         self._thread.start()
@@ -317,7 +337,6 @@ class LocalPlatform:
     async def _serve(
         self, server: _Server, listener: socket.socket, ready: threading.Event
     ) -> None:
-        self._loop = asyncio.get_running_loop()
         self._mounts.disks.open()
         await self._service.open(self.folder, only_to_end=self._forget)
         if self._pruning is not None:
@@ -330,7 +349,10 @@ class LocalPlatform:
 
     def close(self) -> None:
         """End the platform and its jobs; calling it again does nothing."""
-        if self._thread is None:
+        if self._thread is None or self.is_inherited:
+            return
+        if threading.current_thread() is self._thread:  # it was dropped there
+            threading.Thread(target=self.close, name="neuro-local: end").start()
             return
         thread, self._thread = self._thread, None
         if thread.is_alive():
@@ -342,6 +364,22 @@ class LocalPlatform:
             self._loop.call_soon_threadsafe(self._uvicorn.stop.set)
             thread.join()
         self._clean_up()
+
+    def _close_at_exit(self) -> None:
+        """End with the interpreter, for which somebody may be waiting."""
+        if self._thread is not None and not self.is_inherited:
+            runtime = self._service.runtime
+            runtime.grace = min(runtime.grace, EXIT_GRACE_S)
+            self._uvicorn.config.timeout_graceful_shutdown = 1
+            self.close()
+
+    def release_in_child(self) -> None:
+        """Release what a child of `fork` shares with the platform, which goes on in its parent."""
+        if self._thread is not None:
+            self._loop.release_descriptors()
+        if self._watch is not None:
+            self._watch.release()
+        self._state.close()
 
     def add_user(self, name: str) -> str:
         """Make a user, with a project of the same name, and return the user's token.
@@ -365,22 +403,45 @@ class LocalPlatform:
             self._listener.close()
         if self._store is not None:
             self._store.close()
-        if self._forget:
+        if self._is_ephemeral:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif self._forget:
             self._state.delete()
         self._state.close()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._watch is not None:
+            self._watch.end()
+        atexit.unregister(self._close_at_exit)
+        _running.discard(self)
 
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<LocalPlatform at {self.url}, state in {self.folder}>"
+
+
+def end_leftovers(state: str | Path | None) -> None:
+    """End the jobs that a killed platform has left on a state folder, and delete the folder.
+
+    Raises:
+        FolderInUse: A platform runs on it.
+        ConfigError: The folder cannot be used.
+    """
+    runtime: RuntimeName = "docker" if last_runtime(state) == "docker" else "process"
+    platform = LocalPlatform(state, runtime=runtime)
+    platform.delete_at_end()
+    with platform:
+        pass
+
+
+_running: set[LocalPlatform] = set()
+"""The platforms of this process."""
+
+
+def _release_in_child() -> None:
+    for platform in _running:
+        platform.release_in_child()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_release_in_child)

@@ -11,6 +11,8 @@ import os
 import re
 import secrets
 import shutil
+import signal
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -19,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from neuro_sync.errors import ConfigError
+from neuro_sync.monotonic import monotonic
 from neuro_sync.version import __version__
 
 from .disk_space import is_full, why_not_written
@@ -42,7 +45,7 @@ class Address:
     pid: int = 0
     """Of the process that it is, or is within."""
     begun: float = 0.0
-    """When that process started, which tells it from a later one of the same number."""
+    """When that process started (`start_of`), which tells it from a later one of the number."""
     is_program: bool = False
     """Whether that process is there for the platform alone, and ends when it is asked to."""
     runtime: str = "process"
@@ -62,8 +65,16 @@ class Address:
             )
 
 
+class FolderInUse(ConfigError):
+    """Another platform runs on the state folder, or is starting or ending there."""
+
+
 class StateFolder:
     """One folder for one platform: a lock, a version, a token, the address while it runs.
+
+    Two files are locked. ``lock`` is for platforms alone, so that only a platform can keep another
+    one from starting. ``running`` is for whoever looks whether one runs: it is locked before it
+    gets its name, so that nobody who looks is ever in the way.
 
     Raises:
         ConfigError: When the folder cannot be used, or a platform runs on it already.
@@ -72,6 +83,7 @@ class StateFolder:
     def __init__(self, folder: str | Path | None) -> None:
         self.path = folder_of(folder)
         self._lock: int | None = None
+        self._running: int | None = None
 
     @property
     def database(self) -> Path:
@@ -90,7 +102,7 @@ class StateFolder:
             self.close()
             running = running_platform(self.path)
             where = f" at {running.url}" if running else ""
-            raise ConfigError(
+            raise FolderInUse(
                 f"a local platform is running on {self.path} already{where}; "
                 "use that one, or name another folder with --state"
             ) from None
@@ -159,9 +171,13 @@ class StateFolder:
     def announce(self, url: str, token: str, *, runtime: str, is_program: bool) -> None:
         """Tell other processes where the platform is."""
         pid = os.getpid()
-        address = Address(url, token, pid, psutil.Process(pid).create_time(), is_program, runtime)
+        address = Address(url, token, pid, start_of(pid) or 0.0, is_program, runtime)
         told = {name: value for name, value in asdict(address).items() if name != "token"}
         replace_file(self._announcement, json.dumps(told).encode())
+        new = self.path / "running.new"
+        self._running = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._running, fcntl.LOCK_EX)
+        new.replace(self.path / "running")
 
     @property
     def _announcement(self) -> Path:
@@ -173,9 +189,12 @@ class StateFolder:
         self.close()
 
     def close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Release the folder; in a child of `fork` its platform goes on to hold it."""
+        # In this order: where no platform is seen to run, the next one can start.
+        for descriptor in (self._lock, self._running):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._lock = self._running = None
 
 
 def is_of_this_version(database: Path) -> bool:
@@ -191,19 +210,39 @@ def folder_of(folder: str | Path | None) -> Path:
     return Path(folder or os.environ.get(VARIABLE) or DEFAULT_FOLDER).absolute()
 
 
+def is_locked(file: Path) -> bool:
+    """Return whether a process holds the lock of a file.
+
+    Raises:
+        OSError: There is no such file, or it is somebody else's.
+    """
+    with open(file, "rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def running_platform(folder: str | Path | None = None) -> Address | None:
     """Return the address of the platform that runs on a state folder, if one does."""
     path = folder_of(folder)
     try:
-        with open(path / "lock", "rb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                announced = json.loads((path / "address.json").read_text())
-                return Address(token=_read(path / "token"), **announced)
+        if is_locked(path / "running"):
+            announced = json.loads((path / "address.json").read_text())
+            return Address(token=_read(path / "token"), **announced)
     except (OSError, ValueError, TypeError):
         pass
     return None
+
+
+def last_runtime(folder: str | Path | None = None) -> str:
+    """Return what runs the jobs of the platform that runs on a folder, or was killed there."""
+    try:
+        announced = json.loads((folder_of(folder) / "address.json").read_text())
+        return str(announced["runtime"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return "process"
 
 
 def stop_platform(folder: str | Path | None = None, timeout: float = STOP_TIMEOUT) -> Address:
@@ -221,14 +260,10 @@ def stop_platform(folder: str | Path | None = None, timeout: float = STOP_TIMEOU
             f"the local platform at {address.url} is part of the program with the process number "
             f"{address.pid}, and ends with it"
         )
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(address.pid)
-        # Never another one that has got the number since.
-        if process.create_time() == address.begun:
-            process.terminate()
-    deadline = time.monotonic() + timeout
+    _terminate(address)
+    deadline = monotonic() + timeout
     while running_platform(folder) is not None:
-        if time.monotonic() > deadline:
+        if monotonic() > deadline:
             raise ConfigError(
                 f"the local platform, process {address.pid}, has not ended after {timeout:g} s; "
                 "it may be waiting for a job that does not end"
@@ -243,6 +278,42 @@ def _read(file: Path) -> str:
         return file.read_bytes().decode(errors="replace").strip("\0 \n")
     except FileNotFoundError:
         return ""
+
+
+def start_of(pid: int) -> float | None:
+    """Return when a process started, in a unit of the machine; None if there is no such process.
+
+    On Linux it does not change with the wall clock, as what psutil tells there would.
+    """
+    if sys.platform != "linux":
+        with suppress(psutil.NoSuchProcess):
+            return float(psutil.Process(pid).create_time())
+        return None
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    return float(stat.rpartition(b")")[2].split()[19])
+
+
+def _terminate(address: Address) -> None:
+    """Send SIGTERM to the process of a platform, never to a later one of the same number."""
+    try:
+        pidfd = os.pidfd_open(address.pid) if sys.platform == "linux" else None
+    except ProcessLookupError:
+        return
+    try:
+        if start_of(address.pid) != address.begun:
+            return
+        if pidfd is None:
+            os.kill(address.pid, signal.SIGTERM)
+        else:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
 
 
 def make_token(user: str) -> str:

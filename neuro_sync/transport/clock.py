@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 
+from neuro_sync.monotonic import monotonic
+
 
 class Clock:
     """The real one; a test hands in another."""
 
     def now(self) -> float:
         """Return seconds that only ever go forward."""
-        return time.monotonic()
+        return monotonic()
 
     def date(self) -> float:
         """Return the seconds since 1970, by which a token's end is told."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import logging
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ import requests
 import urllib3
 
 from neuro_sync.closing import Closing
+from neuro_sync.monotonic import monotonic
 
 from .answers import Connection, SecureConnection
 
@@ -133,10 +133,10 @@ class Overlap(Closing):
         if self._coming:
             line = self._coming.popleft().result()
         else:
-            began = time.monotonic()
+            began = monotonic()
             line = self._connect()
             more = wanted - len(self._lines) - 1
-            if more > 0 and time.monotonic() - began > LONG:
+            if more > 0 and monotonic() - began > LONG:
                 # The next one is waited for at the next call, and by then the others are there too.
                 with_threads = ThreadPoolExecutor(more, "neuro-connect")
                 self._coming.extend(with_threads.submit(self._connect) for _ in range(more))
@@ -151,6 +151,8 @@ class Overlap(Closing):
 
     def close(self) -> None:
         """Close all connections; a thread that waits for an answer gets none."""
+        if self.is_inherited:
+            return
         while self._coming:
             self._coming.popleft().add_done_callback(_close)
         while self._lines:

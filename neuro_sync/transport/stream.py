@@ -88,6 +88,8 @@ class Stream(Closing, Iterator[bytes]):
     def close(self) -> None:
         """Give the connection back, and end a reader that is blocked in another thread."""
         self._closed = True
+        if self.is_inherited:
+            return
         # It has gone back to its pool already, or the peer has cut it.
         with suppress(RuntimeError, ValueError, OSError):
             self._raw.shutdown()

@@ -34,6 +34,7 @@ from neuro_sync.errors import (
     StreamInterrupted,
     error_from_answer,
 )
+from neuro_sync.monotonic import monotonic
 
 from .answers import PIECE
 from .connections import socket_options
@@ -167,7 +168,7 @@ class WebSocket(Closing):
             self._socket.setblocking(False)
             self._selector = selectors.DefaultSelector()
             self._selector.register(self._socket, selectors.EVENT_READ)
-            self._heard = time.monotonic()
+            self._heard = monotonic()
         except WebSocketBadStatusException as error:
             self._discard()
             said = (error.resp_headers or {}).get("x-error") or error.resp_body or b""
@@ -312,6 +313,9 @@ class WebSocket(Closing):
 
     def close(self) -> None:
         """End everything at once, also what other threads are blocked in."""
+        if self.is_inherited:
+            self._closed = True
+            return
         if not self._ending:
             self._ending = True
             self._send_if_possible(CLOSE, close_payload(NORMAL_END))
@@ -372,7 +376,7 @@ class WebSocket(Closing):
             self._defect = error
 
     def _read(self) -> bytes:
-        waiting_since = time.monotonic()
+        waiting_since = monotonic()
         while True:
             connected, selector = self._socket, self._selector
             if connected is None or selector is None:
@@ -389,7 +393,7 @@ class WebSocket(Closing):
                     len(piece) == PIECE or isinstance(connected, ssl.SSLSocket)
                 )
                 if piece is not None:
-                    self._heard = time.monotonic()
+                    self._heard = monotonic()
                     return piece
             self._send_owed_pongs()
 
@@ -415,7 +419,7 @@ class WebSocket(Closing):
         # A peer whose command does not read its input stops reading as well, our pings included;
         # then silence means nothing, and it is left to TCP to give up on a peer that is gone.
         is_full = self._sent - self._taken > ALWAYS_TAKEN
-        if not is_full and time.monotonic() - since >= 2 * self.heartbeat:
+        if not is_full and monotonic() - since >= 2 * self.heartbeat:
             raise StreamInterrupted(
                 f"{self._what} gave no sign of life for {2 * self.heartbeat:g} s"
             )
@@ -478,8 +482,11 @@ class WebSocket(Closing):
         connected = self._socket
         if connected is not None:
             with suppress(OSError):
-                # Not of an SSL socket, whose own shutdown() would strip its encryption first.
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+                if isinstance(connected, ssl.SSLSocket):
+                    # Not its own shutdown(), which would strip its encryption first.
+                    super(ssl.SSLSocket, connected).shutdown(socket.SHUT_RDWR)
+                else:
+                    connected.shutdown(socket.SHUT_RDWR)
 
     def _discard(self) -> None:
         """Close the descriptors; nobody reads any more, and writers are on their way out."""

@@ -18,7 +18,7 @@ import pytest
 
 from neuro_sync import ConfigError, Session
 from neuro_sync.local.state import stop_platform
-from tests.processes import is_alive, outside
+from tests.processes import eventually, is_alive, outside
 
 ROOT = Path(__file__).parents[2]
 NEURO = [sys.executable, "-m", "neuro_sync"]
@@ -222,6 +222,39 @@ def test_exec_gives_a_program_the_platform_and_exits_as_it_does(
 )
 def test_exec_ends_as_a_shell_would(command: list[str], exit_code: int) -> None:
     assert run("local", "exec", "--ephemeral", *command).returncode == exit_code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
+def test_exec_forwards_signals_to_the_program_and_cleans_up(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    code = (
+        "import signal, sys, time; from neuro_sync import Session\n"
+        f"signal.signal({int(number)}, lambda *_: sys.exit(7))\n"
+        "job = Session().jobs.start(image='any', preset_name='cpu-small', command='sleep 60')\n"
+        "Session().jobs.wait(job, until='running'); print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [*NEURO, "local", "exec", "--ephemeral", "--", sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        assert [*tmp_path.glob("neuro-local-*")]
+        process.send_signal(number)
+        assert process.wait(30) == 7
+    assert not [*tmp_path.glob("neuro-local-*")]
+
+
+def test_exec_forwards_a_signal_that_came_while_it_started(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*NEURO, "local", "exec", "--state", str(tmp_path), "--", "sleep", "60"]
+    ) as process:
+        eventually((tmp_path / "lock").exists, "no platform is being started")
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
 
 
 def test_reset_deletes_the_folder_and_ends_what_a_killed_platform_left(tmp_path: Path) -> None:

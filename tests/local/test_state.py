@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from neuro_sync import ConfigError, JobStatus, Session
 from neuro_sync.local.server import LocalPlatform
-from neuro_sync.local.state import local_user
+from neuro_sync.local.state import StateFolder, local_user, running_platform
 
 
 def test_a_session_starts_a_platform_that_ends_with_it(
@@ -78,6 +81,61 @@ def test_a_second_platform_on_a_folder_is_refused(tmp_path: Path) -> None:
         LocalPlatform(tmp_path).start()
     assert str(tmp_path) in str(refused.value)
     assert platform.url in str(refused.value)
+
+
+def test_processes_that_start_on_one_folder_at_once_use_one_platform(tmp_path: Path) -> None:
+    code = (
+        "import sys; from neuro_sync import Session; import neuro_sync.local.server\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "session = Session.local(state=sys.argv[1])\n"
+        "print(session.api_url, len(session.presets) > 0, flush=True); sys.stdin.readline()"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    told = []
+    for expected in ("ready", ""):
+        for process in processes:
+            assert process.stdout
+            line = process.stdout.readline().strip()
+            assert line == expected or not expected
+            told.append(line)
+        for process in processes:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+    for process in processes:
+        with process:
+            process.communicate(timeout=30)
+    (only,) = set(told[len(processes) :])
+    assert only.endswith(" True")
+
+
+def test_looking_for_a_platform_never_keeps_one_from_starting(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            assert running_platform(tmp_path) is None
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(300):
+            state = StateFolder(tmp_path)
+            state.open()
+            state.close()
+    finally:
+        over.set()
+        for looker in lookers:
+            looker.join()
 
 
 def test_a_taken_port_is_refused_at_once(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ class Runtime(Protocol):
     """``process`` or ``docker``."""
     allows_privileged: bool
     """Whether it runs jobs that may do what the machine's administrator may."""
+    grace: float
+    """Seconds that a job that is killed may take to end by itself."""
 
     async def open(self, folder: Path, report: Report) -> None:
         """Begin to report."""

@@ -42,7 +42,10 @@ class Input(asyncio.BaseProtocol):
     async def open(self) -> None:
         if self._fd is None:
             return
-        pipe = os.fdopen(os.dup(self._fd), "wb", 0)
+        # A terminal's size is set here, too. Of a pipe there is one file, which the event loop knows:
+        # a child of a fork must have none, or the input would never end.
+        pipe = os.fdopen(os.dup(self._fd) if self._is_terminal else self._fd, "wb", 0)
+        self._fd = self._fd if self._is_terminal else None
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.connect_write_pipe(lambda: self, pipe)
         self._transport.set_write_buffer_limits(high=UNREAD_INPUT)
@@ -67,7 +70,6 @@ class Input(asyncio.BaseProtocol):
             await self.write(END_OF_TRANSMISSION)
         elif self._transport is not None:
             self._transport.close()  # once all is written
-            self._close_file()
 
     def resize(self, *, height: int, width: int) -> None:
         if self._is_terminal and self._fd is not None:
@@ -160,6 +162,9 @@ class CommandChannel:
         self._input.resize(height=height, width=width)
 
     def close(self) -> None:
+        with suppress(OSError):  # the supervisor has gone
+            # A child of a fork may have it open, too.
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
         self._input.close()
         while self._outputs:

@@ -50,6 +50,7 @@ from neuro_sync.local.lifecycle import (
 from neuro_sync.local.logs import JobLog, LogWriter
 from neuro_sync.models import frames
 from neuro_sync.models.jobs import MIB, Container, Message
+from neuro_sync.monotonic import monotonic
 
 from .base import Launch, Report, check_target, mount_points
 from .containers import PIECE, ContainerMeter, EngineChannel, Resize, connection_through
@@ -115,7 +116,7 @@ class DockerRuntime:
         are those of the platform's own images, and `lend_token` makes a token of a user, by which
         they are pulled.
         """
-        self._grace = grace
+        self.grace = grace
         self._durable = durable
         self._registry_hosts = registry_hosts
         self._lend_token = lend_token
@@ -296,7 +297,7 @@ class DockerRuntime:
             if job.task and (job.ended.is_set() or job.killed.is_set())
         }
         if ending:
-            await asyncio.wait(ending, timeout=self._grace + LONGEST_PAUSE)
+            await asyncio.wait(ending, timeout=self.grace + LONGEST_PAUSE)
         tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
@@ -502,13 +503,13 @@ class DockerRuntime:
         image = launch.container.image.as_docker_url()
         self._report(launch.job_id, Waiting(_now(), "Pulling", f"Pulling image {image!r}"))
         layers: dict[str, str] = {}
-        told = time.monotonic()
+        told = monotonic()
         try:
             async with self._pulling(image, launch.owner) as news:
                 async for item in news:
                     layers[item.get("id", "")] = item.get("status", "")
-                    if time.monotonic() - told >= PULL_NEWS:
-                        told = time.monotonic()
+                    if monotonic() - told >= PULL_NEWS:
+                        told = monotonic()
                         done = sum(status == "Pull complete" for status in layers.values())
                         words = f"Pulling image {image!r}: {done} of {len(layers)} layers"
                         self._report(launch.job_id, Waiting(_now(), "Pulling", words))
@@ -669,11 +670,11 @@ class DockerRuntime:
     async def _end(self, job: _Job) -> None:
         """Ask a container to end, and make it a little later."""
         assert job.task is not None  # noqa: S101  # it is set before anybody can kill it
-        patience = self._grace
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for is_forced in (False, True):
             if job.container:
+                number = signal.SIGKILL if is_forced else await self._stop_signal(job)
                 await self._send(job, number)
-            done, _ = await asyncio.wait({job.task}, timeout=patience)
+            done, _ = await asyncio.wait({job.task}, timeout=self.grace)
             if done:
                 return
         # The engine may have been away when it was told.
@@ -684,11 +685,17 @@ class DockerRuntime:
             await asyncio.wait({job.task}, timeout=pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _send(self, job: _Job, number: int) -> None:
+    async def _stop_signal(self, job: _Job) -> int | str:
+        """Return the signal that asks a container to end, as its image names it."""
+        with suppress(EngineRefused, EngineUnavailable):
+            return (await self._inspect(job))["Config"].get("StopSignal") or signal.SIGTERM
+        return signal.SIGTERM
+
+    async def _send(self, job: _Job, number: int | str) -> None:
         try:
             await self._engine.call(self._engine.api.kill, job.container, number)
         except (EngineRefused, EngineUnavailable) as error:  # it has ended, mostly
-            logger.info("container %s: signal %d: %s", job.container[:12], number, error)
+            logger.info("container %s: signal %s: %s", job.container[:12], number, error)
 
     def _resizer(self, method: Any, id: str) -> Resize:
         """Return what sets a terminal's size; a command that is being started has none yet."""
@@ -711,7 +718,7 @@ class DockerRuntime:
     async def _end_command(self, job: _Job, mark: str) -> None:
         """End a command whose user has gone: an engine lets it run on."""
         api = self._engine.api
-        script = ["sh", "-c", END_COMMAND, "sh", f"{EXEC_VARIABLE}={mark}", str(self._grace)]
+        script = ["sh", "-c", END_COMMAND, "sh", f"{EXEC_VARIABLE}={mark}", str(self.grace)]
         with suppress(EngineRefused, EngineUnavailable):
             created = await self._engine.call(api.exec_create, job.container, script)
             await self._engine.call(api.exec_start, created["Id"], detach=True)

@@ -12,7 +12,6 @@ import json
 import re
 import ssl
 import struct
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -29,6 +28,7 @@ from typing_extensions import ParamSpec, Self
 
 from neuro_sync.engine import Endpoint, connect, probe, why_unreachable
 from neuro_sync.errors import ServerNotAvailable
+from neuro_sync.monotonic import monotonic
 
 CALL_TIMEOUT = 60
 """Seconds that the engine may take for a short call."""
@@ -320,14 +320,14 @@ class WholeLines:
     @property
     def patience(self) -> float | None:
         """The seconds after which `rest` is to be asked for; None if nothing is held back."""
-        return max(self._until - time.monotonic(), 0) if self._held else None
+        return max(self._until - monotonic(), 0) if self._held else None
 
     def feed(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         """Take pieces, each with its stream, and yield what need not wait."""
         for stream, data in pieces:
             if self._in_line not in (None, stream) and self._is_patient():
                 if not self._held:
-                    self._until = time.monotonic() + LINE_TIME
+                    self._until = monotonic() + LINE_TIME
                 self._held_stream = stream
                 self._held.append(data)
                 continue
@@ -341,11 +341,11 @@ class WholeLines:
         if held:
             if self._in_line is not None:
                 # Who writes no lines is not to be slowed down piece by piece.
-                self._impatient_until = time.monotonic() + IMPATIENCE
+                self._impatient_until = monotonic() + IMPATIENCE
             yield self._pass(self._held_stream, held)
 
     def _is_patient(self) -> bool:
-        return bool(self._held) or time.monotonic() >= self._impatient_until
+        return bool(self._held) or monotonic() >= self._impatient_until
 
     def _pass(self, stream: int, data: bytes) -> tuple[int, bytes]:
         self._in_line = None if data.endswith(b"\n") else stream

@@ -63,7 +63,7 @@ class ProcessRuntime:
         With `durable` no run that has begun is forgotten by a power loss, and a job's log is on the
         disk before the job's end is reported.
         """
-        self._grace = grace
+        self.grace = grace
         self._durable = durable
         self._log_limit = log_limit
         self._jobs: dict[str, _Supervised] = {}
@@ -162,7 +162,7 @@ class ProcessRuntime:
             return
         job.is_killed = True
         try:
-            job.command(b"kill %f" % self._grace)
+            job.command(b"kill %f" % self.grace)
         except OSError as error:
             # Somebody has deleted its folder. The job ends with its supervisor.
             logger.error("job %s is ended by force: %s", job_id, error)
@@ -178,7 +178,7 @@ class ProcessRuntime:
             raise
         channel = CommandChannel(connection, Input(stdin), outputs)
         try:
-            fields = (b"exec", b"%f" % self._grace, b"%d" % tty, *map(os.fsencode, arguments))
+            fields = (b"exec", b"%f" % self.grace, b"%d" % tty, *map(os.fsencode, arguments))
             await _request(connection, fields, theirs)
             await channel.open()
         except BaseException as error:

@@ -55,18 +55,12 @@ IMPATIENCE = 2.0
 SILENT_AFTER_DEATH = 2.0
 """Seconds to wait for output that is still held open when all processes are gone."""
 
-JOB_SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-    signal.SIGCHLD,
-)
-"""What Python or this program handles in a way of its own, and the job must not inherit."""
+Process = tuple[int, bytes]
+"""A pid, and when the process started (clock ticks), which tells it from a later one of the pid."""
 
 
 def main(folder: str, run: str) -> None:
+    reset_signals()
     os.chdir(folder)
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     # If a platform was killed just when it had started a supervisor, the next one starts another:
@@ -85,6 +79,7 @@ def main(folder: str, run: str) -> None:
 
 def probe() -> None:
     """Make the box that standard input tells of, enter it, and say what went wrong if it did."""
+    reset_signals()
     adopt_orphans()
     with open(0, "rb") as file:
         command = file.read().split(b"\0")
@@ -257,13 +252,13 @@ class Supervisor:
                     self.kill_at = time.monotonic() + BOX_END
             now = time.monotonic()
             if self.kill_at is not None and now >= self.kill_at and not self.childless:
-                for pid in descendants() or [self.pid]:
-                    send_signal(pid, signal.SIGKILL)
+                for process in self.family():
+                    send_signal(process, signal.SIGKILL)
                 self.kill_at = now + 0.02  # once more, for what was forked meanwhile
             for request in [*self.abandoned]:
                 if now >= request.kill_at:
-                    for pid in descendants(request.pid):
-                        send_signal(pid, signal.SIGKILL)
+                    for process in descendants(request.pid):
+                        send_signal(process, signal.SIGKILL)
                     self.abandoned.remove(request)
             if self.childless:
                 give_up_at = give_up_at or now + SILENT_AFTER_DEATH
@@ -364,17 +359,21 @@ class Supervisor:
         for command in commands.split(b"\n"):
             if command.startswith(b"kill "):
                 self.kill_at = time.monotonic() + float(command[5:])
-                for pid in descendants() or [self.pid]:
-                    send_signal(pid, signal.SIGTERM)
-                    send_signal(pid, signal.SIGCONT)
+                for process in self.family():
+                    send_signal(process, signal.SIGTERM)
+                    send_signal(process, signal.SIGCONT)
             elif command.startswith(b"signal ") and self.exit_status is None:
-                send_signal(self.pid, int(command[7:]))
+                send_signal((self.pid, b""), int(command[7:]))
             elif command == b"end-input" and self.input is not None:
                 if self.input not in self.sources:  # a terminal is also what the job writes to
                     os.close(self.input)
                     self.input = None
             elif command == b"listen":
                 self.listen()
+
+    def family(self) -> list[Process]:
+        """Return all processes of the job; the first one alone where there is no ``/proc``."""
+        return descendants() or ([(self.pid, b"")] if self.exit_status is None else [])
 
     def listen(self) -> None:
         if self.listener is None:
@@ -435,9 +434,9 @@ class Supervisor:
         request.connection.close()
         request.close_files()
         if request.pid and request.is_running:
-            for pid in descendants(request.pid) or [request.pid]:
-                send_signal(pid, signal.SIGHUP)
-                send_signal(pid, signal.SIGCONT)
+            for process in descendants(request.pid) or [(request.pid, b"")]:
+                send_signal(process, signal.SIGHUP)
+                send_signal(process, signal.SIGCONT)
             request.kill_at = time.monotonic() + request.grace
             self.abandoned.append(request)
 
@@ -575,8 +574,7 @@ def become_job(spec: Spec, tty: bool, streams: Files, arguments: list[bytes], fa
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
         signal.set_wakeup_fd(-1)
-        for number in JOB_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+        reset_signals()
         os.chdir(spec.working_dir)
         os.execvpe(arguments[0], arguments, {**terminal, **spec.environment})
     except OSError as error:
@@ -639,11 +637,12 @@ class Box:
                 raise OSError(text.decode(errors="replace").strip() or "bubblewrap said nothing")
             text += piece
         told = os.read(news, PIECE).partition(b'"child-pid":')[2]
-        self.pid = int(told.replace(b"}", b",").partition(b",")[0])
+        pid = int(told.replace(b"}", b",").partition(b",")[0])
+        self.first: Process = (pid, start_of(pid))
         for fd in (answer, news):
             os.close(fd)
         self.namespaces = [
-            os.open(f"/proc/{self.pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt", "pid")
+            os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt", "pid")
         ]
 
     def fork(self) -> int:
@@ -677,7 +676,7 @@ class Box:
 
     def close(self) -> None:
         """Have the kernel end all that is inside."""
-        send_signal(self.pid, signal.SIGKILL)
+        send_signal(self.first, signal.SIGKILL)
 
 
 def make_box(command: list[bytes]) -> Box:
@@ -694,34 +693,45 @@ def make_box(command: list[bytes]) -> Box:
     return Box(command)
 
 
-def descendants(group: int | None = None) -> list[int]:
-    """Return the pids of all processes below this one, also of those that left their session.
+def descendants(group: int | None = None) -> list[Process]:
+    """Return all processes below this one, also those that left their session.
 
     With `group` only those of a process group. Where there is no ``/proc`` the list is empty.
     """
     children: dict[int, list[int]] = {}
     groups: dict[int, int] = {}
+    starts: dict[int, bytes] = {}
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return []
     for pid in pids:
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                stat = file.read()
-        except OSError:
-            continue  # it ended meanwhile
-        state, parent, group_of_pid = stat.rpartition(b")")[2].split()[:3]
-        if state != b"Z":
-            children.setdefault(int(parent), []).append(pid)
-            groups[pid] = int(group_of_pid)
+        fields = stat_of(pid)
+        if fields and fields[0] != b"Z":
+            children.setdefault(int(fields[1]), []).append(pid)
+            groups[pid] = int(fields[2])
+            starts[pid] = fields[19]
     found: list[int] = []
     todo = [os.getpid()]
     while todo:
         below = children.get(todo.pop(), [])
         found += below
         todo += below
-    return [pid for pid in found if group is None or groups[pid] == group]
+    return [(pid, starts[pid]) for pid in found if group is None or groups[pid] == group]
+
+
+def stat_of(pid: int) -> list[bytes]:
+    """Return the fields of ``/proc/PID/stat`` from the state on; none if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def start_of(pid: int) -> bytes:
+    """Return when a process started; nothing if it has ended."""
+    return b"".join(stat_of(pid)[19:20])
 
 
 def exit_code(status: int) -> int:
@@ -730,11 +740,41 @@ def exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def send_signal(pid: int, number: int) -> None:
+def send_signal(process: Process, number: int) -> None:
+    """Send a signal to a process, never to a later one of the same pid.
+
+    Without a start it is a child of this process that was not reaped, whose pid is its own.
+    """
+    pid, start = process
+    pidfd: int | None = None
+    if start:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # it is gone, or an old kernel or a container has no such call
+            pass
+        if start_of(pid) != start:
+            number = 0
     try:
-        os.kill(pid, number)
+        if pidfd is None:
+            os.kill(pid, number)
+        else:
+            signal.pidfd_send_signal(pidfd, number)
     except (ProcessLookupError, PermissionError):  # it is gone, or has become another user's
         pass
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def reset_signals() -> None:
+    """Handle all signals as a new program does, and block none.
+
+    A program inherits what its starter blocks and ignores: here first the one that embeds the
+    platform, then Python, which ignores some, then this one.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def read(fd: int) -> bytes:

@@ -173,6 +173,38 @@ def test_what_a_job_leaves_behind_ends_with_it(
     assert not is_alive(grandchild)
 
 
+SIGNALS = """
+import signal, sys, time
+from neuro_sync import Session
+
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    if sys.argv[1] == "ignored":
+        signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() if sys.argv[1] == "blocked" else ())
+with Session.local(ephemeral=True) as session:
+    job = session.jobs.start(
+        image="any",
+        preset_name="cpu-small",
+        command="sh -c 'grep ^Sig[BI] /proc/self/status; exec sleep 60'",
+    )
+    lines = session.jobs.logs(job)
+    print(next(lines), next(lines))
+    status = ["grep", "^Sig[BI]", "/proc/self/status"]
+    print(*session.jobs.run_command(job, status, text=True, timeout=20).stdout.splitlines())
+    session.jobs.send_signal(job, signal.SIGINT)
+    print(session.jobs.wait(job, timeout=20).history.exit_code)
+"""
+
+
+@pytest.mark.parametrize("kind", ["blocked", "ignored"])
+def test_a_job_handles_signals_as_usual_whatever_its_platforms_program_does(kind: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS, kind], capture_output=True, text=True, timeout=60
+    )
+    usual = "SigBlk:\t0000000000000000 SigIgn:\t0000000000000000\n"
+    assert done.stdout == 2 * usual + f"{128 + signal.SIGINT}\n", done.stderr
+
+
 def test_a_job_may_use_its_grace_to_end_by_itself(session: Session, start: Start) -> None:
     job = start("sh -c 'trap \"echo bye; exit 0\" TERM; echo ready; sleep 60 & wait'")
     with session.jobs.logs(job) as lines:
