@@ -34,6 +34,7 @@ from .errors import (
     StorageNotFound,
     StreamClosed,
     StreamInterrupted,
+    TooManyRequests,
     WaitTimeout,
 )
 from .models.config import ClusterConfig, Preset, Project, ResourcePool
@@ -183,6 +184,7 @@ __all__ = [
     "StreamInterrupted",
     "Tag",
     "TagOption",
+    "TooManyRequests",
     "Volume",
     "VolumeParseResult",
     "WaitTimeout",

@@ -169,5 +169,6 @@ def missing(uri: URL) -> Iterator[None]:
             f"there is no {uri}, or it is not yours to see",
             method=error.method,
             path=error.path,
+            request_id=error.request_id,
             payload={"errno": "ENOENT"},
         ) from error

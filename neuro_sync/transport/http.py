@@ -10,7 +10,6 @@ import random
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote, urlencode, urlsplit
@@ -276,7 +275,7 @@ class HttpTransport:
                 delay = FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311
             except _Passing as passing:
                 reason = passing.error
-                delay = passing.retry_after or FIRST_DELAY * 2**attempt
+                delay = passing.error.retry_after or FIRST_DELAY * 2**attempt
                 if attempt == attempts or delay > LONGEST_DELAY:
                     raise reason from None
             logger.info("%s; trying again in %.1f s", reason, delay)
@@ -374,10 +373,9 @@ def _refusal(response: requests.Response, method: str, url: str) -> Exception:
         text = f"the platform sends us on to {where}; use that address instead"
         return APIError(text, status=status, method=method, path=path)
     said = masked(response.content.decode(errors="replace"), *secrets)
-    error = error_from_answer(status, said, method=method, path=path)
-    if status in PASSING:
-        return _Passing(error, _retry_after(response.headers))
-    return error
+    headers = {name: masked(value, *secrets) for name, value in response.headers.items()}
+    error = error_from_answer(status, said, method=method, path=path, headers=headers)
+    return _Passing(error) if status in PASSING else error
 
 
 def _put_content(request: requests.PreparedRequest, content: bytes | Content) -> None:
@@ -391,24 +389,9 @@ def _put_content(request: requests.PreparedRequest, content: bytes | Content) ->
 class _Passing(Exception):
     """A refusal that may be gone a moment later; it never leaves this module."""
 
-    def __init__(self, error: APIError, retry_after: float) -> None:
+    def __init__(self, error: APIError) -> None:
         super().__init__(str(error))
         self.error = error
-        self.retry_after = retry_after
-        """Seconds; 0 if it was not told."""
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds after which a platform wants to be asked again; 0 if it does not say."""
-    told = headers.get("Retry-After", "")
-    if told.isascii() and told.isdigit():
-        return float(told)
-    try:
-        # Both by the clock of whoever answered.
-        left = parsedate_to_datetime(told) - parsedate_to_datetime(headers.get("Date", ""))
-    except (ValueError, TypeError):
-        return 0
-    return max(left.total_seconds(), 0)
 
 
 def _announces_end(response: requests.Response) -> bool:
