@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PrivateAttr,
     ValidationError,
     field_validator,
@@ -51,7 +52,9 @@ def _life_span(value: object) -> float:
     return parse_life_span(value if isinstance(value, str) else "")
 
 
-LifeSpan = Annotated[float, BeforeValidator(_life_span)]
+LifeSpan = Annotated[
+    float, BeforeValidator(_life_span), PlainSerializer(lambda seconds: f"{seconds:.0f}s", str)
+]
 
 WANTED = {
     "string_type": "should be a text",

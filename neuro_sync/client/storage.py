@@ -432,7 +432,8 @@ class Storage(Section):
             found = (line.status for line in read_models(stream, ListedFile))
         else:
             found = _whole_listing(stream)
-        return Records(stream, (status.within(full) for status in found))
+        folder = str(full)
+        return Records(stream, (status.within(folder) for status in found))
 
 
 class _Generated:

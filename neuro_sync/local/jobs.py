@@ -733,7 +733,7 @@ def _describe_container(container: Container) -> dict[str, Any]:
 def _answer(description: Mapping[str, Any], life: Transitions, now: datetime) -> str:
     """Put together what the wire tells of a job at one moment."""
     summary = lifecycle.history(life, now)
-    history = summary.model_dump(mode="json", exclude_none=True)
+    history = summary.model_dump(mode="json", exclude_none=True, exclude={"transitions"})
     statuses = [item.model_dump(mode="json", exclude_none=True) for item in life]
     for item in (history, *statuses):
         for field in ("reason", "description"):

@@ -32,6 +32,9 @@ DISCREET: ConfigDict = ConfigDict(hide_input_in_errors=True)
 ANSWER: dict[str, str] = {"written by": "the platform"}
 """The validation context of a platform's answer; `written` looks for it."""
 
+WIRE: dict[str, str] = {"read by": "the other side"}
+"""The context of what is read or written for the wire, which knows some values as text only."""
+
 
 class Model(BaseModel):
     """What travels. An unknown field is a user's typo, so it is refused."""
@@ -47,6 +50,8 @@ class Model(BaseModel):
         defer_build=True,
         # The values of a listing differ; looking each up in a cache costs more than it saves.
         cache_strings="keys",
+        # JSON itself has no such numbers; null would not be read back.
+        ser_json_inf_nan="strings",
     )
 
     @classmethod
@@ -76,7 +81,7 @@ class Model(BaseModel):
         Raises:
             ValidationError: As pydantic tells it.
         """
-        return cls.model_validate_json(body, by_name=False, by_alias=True)
+        return cls.model_validate_json(body, by_name=False, by_alias=True, context=WIRE)
 
 
 def read_answer(adapter: TypeAdapter[T], body: bytes | str, what: str) -> T:

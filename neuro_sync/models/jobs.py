@@ -17,21 +17,20 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
-    AliasPath,
     AwareDatetime,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
     ValidationInfo,
-    computed_field,
+    field_serializer,
     model_validator,
 )
 from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 from yarl import URL
 
-from .base import ANSWER, DISCREET, Flag, Model, Text, at_least, written
+from .base import ANSWER, DISCREET, WIRE, Flag, Model, Text, at_least, written
 from .images import ImageReference
 from .uris import DiskURI, SecretURI, StorageURI
 
@@ -213,27 +212,21 @@ class Resources(Model):
     """Slices of a GPU: profile to ``{"count": n}``."""
     shm: Flag = True
     """Whether ``/dev/shm`` is as large as the memory."""
-    tpu_type: Annotated[
-        str | None,
-        Field(validation_alias=AliasChoices("tpu_type", AliasPath("tpu", "type")), exclude=True),
-    ] = None
-    tpu_software_version: Annotated[
-        str | None,
-        Field(
-            validation_alias=AliasChoices(
-                "tpu_software_version", AliasPath("tpu", "software_version")
-            ),
-            exclude=True,
-        ),
-    ] = None
+    tpu_type: Annotated[str | None, Field(exclude=True)] = None
+    tpu_software_version: Annotated[str | None, Field(exclude=True)] = None
+    tpu: Annotated[Mapping[str, str | None] | None, Field(repr=False)] = None
+    """Both TPU fields as the wire nests them."""
 
-    @computed_field(repr=False)  # type: ignore[prop-decorator]  # mypy knows no decorated property
-    @property
-    def tpu(self) -> dict[str, str | None] | None:
-        """Both TPU fields as the wire nests them."""
-        if not self.tpu_type:
-            return None
-        return {"type": self.tpu_type, "software_version": self.tpu_software_version}
+    @model_validator(mode="after")
+    def _tpu_in_both_forms(self) -> Self:
+        if self.tpu is None and self.tpu_type:
+            version = self.tpu_software_version
+            self.__dict__["tpu"] = {"type": self.tpu_type, "software_version": version}
+        else:
+            nested = self.tpu or {}
+            self.__dict__["tpu_type"] = nested.get("type")
+            self.__dict__["tpu_software_version"] = nested.get("software_version")
+        return self
 
     @model_validator(mode="after")
     def _memory_in_both_units(self) -> Self:
@@ -378,7 +371,7 @@ class JobOptions(Model):
         A platform refuses a field that it does not know, so that an old one can only be served
         by a client that does not mention what was not asked for.
         """
-        body = self.model_dump(mode="json", exclude_none=True)
+        body = self.model_dump(mode="json", exclude_none=True, context=WIRE)
         for field in ("priority", "restart_policy"):
             if field not in self.model_fields_set or body[field] == "never":
                 del body[field]
@@ -460,7 +453,7 @@ class JobStatusHistory(Model):
     finished_at: Instant | None = None
     run_time_seconds: float = 0.0
     """The time it was running, over all restarts."""
-    transitions: Annotated[tuple[JobStatusItem, ...], Field(exclude=True)] = ()
+    transitions: tuple[JobStatusItem, ...] = ()
     """All steps, oldest first."""
 
     @property
@@ -529,6 +522,24 @@ class JobDescription(Model):
         self.history.__dict__["transitions"] = self.statuses
         return self
 
+    @field_serializer("history", mode="wrap")
+    def _leave_transitions_out(self, history: JobStatusHistory, write: Any) -> Any:
+        return {key: value for key, value in write(history).items() if key != "transitions"}
+
+    # Only platforms write descriptions: also one that was saved is held to no rule for users.
+
+    @classmethod
+    def model_validate(cls, obj: Any, *, context: Any = ANSWER, **options: Any) -> Self:
+        """Read a description from what `model_dump` returns."""
+        return super().model_validate(obj, context=context, **options)
+
+    @classmethod
+    def model_validate_json(
+        cls, json_data: str | bytes | bytearray, *, context: Any = ANSWER, **options: Any
+    ) -> Self:
+        """Read a description from what `model_dump_json` returns."""
+        return super().model_validate_json(json_data, context=context, **options)
+
     @property
     def reason(self) -> str:
         """Why it has its status; the same as ``history.reason``."""
@@ -596,6 +607,10 @@ class JobTelemetry(Model):
 
 class Message(Model):
     """A piece of a job's output."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
     fileno: Literal[1, 2]
     """1 is standard output, 2 standard error; with a terminal all is 1."""
