@@ -162,7 +162,7 @@ def test_pools_of_processes_hand_an_error_on(session: Session, tmp_path: Path) -
     job = session.jobs.start(image="x", preset_name="cpu-small", command="sh -c 'echo a; exit 3'")
     program = tmp_path / "pools.py"
     program.write_text(POOLS)
-    command = [sys.executable, program, str(session.api_url), session.config.token(), job.id]
+    command = [sys.executable, str(program), str(session.api_url), session.config.token(), job.id]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert done.stdout.splitlines() == [f"3 ('a',) {job.id}"] * 2, done.stderr
 

@@ -175,12 +175,11 @@ def _narrowed(hint: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
     ]
     least = max((item.ge for item in metadata if hasattr(item, "ge")), default=0)
     most = min((item.lt for item in metadata if hasattr(item, "lt")), default=2**31)
+    shortest = max((item.min_length for item in metadata if hasattr(item, "min_length")), default=0)
     for item in metadata:
         if pattern := getattr(item, "pattern", None):
-            shortest = max((getattr(each, "min_length", None) or 0 for each in metadata), default=0)
-            return st.from_regex(pattern, fullmatch=True).filter(
-                lambda text, least=shortest: least <= len(text) <= 40  # type: ignore[misc]  # bound
-            )
+            texts: st.SearchStrategy[str] = st.from_regex(pattern, fullmatch=True)
+            return texts.filter(lambda text: shortest <= len(text) <= 40)
         if isinstance(item, uris._Address):  # what there is to know of it
             scheme = item._scheme
             return st.sampled_from([f"{scheme}:a", f"{scheme}://cluster/org/project/a%20b"])

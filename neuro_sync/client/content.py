@@ -50,8 +50,6 @@ class FileContent(Closing, Iterator[bytes]):
         offset: int,
         size: int | None,
     ) -> None:
-        if offset < 0 or (size is not None and size < 0):
-            raise ValueError(f"offset {offset} and size {size} should not be negative")
         self._transport = transport
         self._clock = clock
         self._uri = uri

@@ -30,6 +30,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
+    LONGEST_LIFE_SPAN_MINUTES,
     Container,
     HTTPPort,
     JobOptions,
@@ -333,6 +334,10 @@ class JobService:
             return
         if add:
             minutes += job.description.get("max_run_time_minutes") or 0
+            if minutes > LONGEST_LIFE_SPAN_MINUTES:
+                raise IllegalArgumentError(
+                    f"value is greater than {LONGEST_LIFE_SPAN_MINUTES}: it would be {minutes}"
+                )
         self._store.describe(job.id, {**job.description, "max_run_time_minutes": minutes})
         now = self._clock.now()
         self._carry_out(self._schedule.set_life_span(job.id, _seconds(minutes), now))

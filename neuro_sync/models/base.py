@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     StrictBool,
@@ -130,11 +132,23 @@ def at_least(limit: float) -> AfterValidator:
     """The same as ``Field(ge=limit)``, for what users write."""
 
     def check(value: float) -> float:
-        if value < limit:
+        if not value >= limit:  # nor is it no number
             raise PydanticKnownError("greater_than_equal", {"ge": limit})
+        if value == math.inf:
+            raise PydanticKnownError("finite_number")
         return value
 
     return written(check)
+
+
+def _a_number(value: object) -> object:
+    if isinstance(value, bool | bytes | bytearray):
+        raise ValueError("should be a number")
+    return value
+
+
+NUMBER = BeforeValidator(_a_number)
+"""Refuses flags, which are numbers for Python, and bytes, which are numbers for pydantic."""
 
 
 def explain(error: ValidationError) -> str:
@@ -153,6 +167,8 @@ def _explain_one(item: dict[str, Any]) -> str:
         return f"{name!r} is required"
     if item["type"] == "extra_forbidden":
         return f"there is no field {name!r}"
+    if item["type"] == "tuple_type":
+        return f"{name}: should be a list, not {type(item['input']).__name__}"
     if isinstance(item["input"], str | int | float) and not CONFIDENTIAL & {*item["loc"]}:
         return f"{name} = {item['input']!r}: {message}" if name else message
     return f"{name}: {message}" if name else message

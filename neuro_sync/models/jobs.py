@@ -9,7 +9,8 @@ from __future__ import annotations
 import posixpath
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -30,11 +31,13 @@ from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 from yarl import URL
 
-from .base import ANSWER, DISCREET, WIRE, Flag, Model, Text, at_least, written
+from .base import ANSWER, DISCREET, NUMBER, WIRE, Flag, Model, Text, at_least, written
 from .images import ImageReference
 from .uris import DiskURI, SecretURI, StorageURI
 
 MIB = 2**20
+LONGEST_LIFE_SPAN_MINUTES = 10**9
+"""Some two thousand years, within which a date can still be written."""
 
 
 class JobStatus(str, Enum):
@@ -147,13 +150,28 @@ def _command_line(text: str) -> str:
 
 
 def _joined(value: object, info: ValidationInfo) -> object:
-    """Join the words of a command to the line that the wire knows; it splits into them again."""
-    if info.mode != "python" or not isinstance(value, list | tuple):
-        return value
-    for word in value:
+    return value if value is None or info.mode != "python" else command_line(value)
+
+
+NO_WORDS: tuple[type, ...] = (bytes, bytearray, Mapping, AbstractSet)
+"""What can be iterated over, and is no list of words."""
+
+
+def command_line(command: object) -> str:
+    """Return the line of a command; its words are joined so that the wire splits it into them.
+
+    Raises:
+        ValueError: It is neither a line nor words.
+    """
+    if isinstance(command, str):
+        return command
+    if not isinstance(command, Iterable) or isinstance(command, NO_WORDS):
+        raise ValueError(f"a command is a string, or a list of its words, not {command!r}")
+    words = list(command)
+    for word in words:
         if not isinstance(word, str):
             raise ValueError(f"each word has to be a string: {word!r}")
-    return shlex.join(value)
+    return shlex.join(words)
 
 
 def _mount_path(path: str) -> str:
@@ -178,6 +196,11 @@ def _port(port: int) -> int:
     return port
 
 
+def _one_tag(value: object, info: ValidationInfo) -> object:
+    """Take one tag alone for a list of it; the wire has lists only."""
+    return (value,) if isinstance(value, str) and info.mode == "python" else value
+
+
 CommandLine = Annotated[str, BeforeValidator(_joined), written(_command_line)]
 MountPath = Annotated[str, written(_mount_path)]
 NonBlank = Annotated[str, written(_not_blank)]
@@ -186,14 +209,14 @@ NonBlank = Annotated[str, written(_not_blank)]
 class Resources(Model):
     """What a container gets of a machine."""
 
-    memory_mb: Annotated[int, at_least(16)] | None = None
+    memory_mb: Annotated[int, NUMBER, at_least(16)] | None = None
     """MiB; or give ``memory``, in bytes. The other one is worked out, and bytes win."""
-    memory: Annotated[int, at_least(16 * MIB)] | None = None
+    memory: Annotated[int, NUMBER, at_least(16 * MIB)] | None = None
     """Bytes."""
-    cpu: Annotated[float, at_least(0.1)]
+    cpu: Annotated[float, NUMBER, at_least(0.1)]
     """Cores; ``0.5`` is half of one."""
     gpu: Annotated[
-        Annotated[int, at_least(0)] | None,
+        Annotated[int, NUMBER, at_least(0)] | None,
         Field(validation_alias=AliasChoices("nvidia_gpu", "gpu"), serialization_alias="nvidia_gpu"),
     ] = None
     """How many GPUs of NVIDIA."""
@@ -204,9 +227,9 @@ class Resources(Model):
             serialization_alias="nvidia_gpu_model",
         ),
     ] = None
-    amd_gpu: Annotated[int, at_least(0)] | None = None
+    amd_gpu: Annotated[int, NUMBER, at_least(0)] | None = None
     amd_gpu_model: NonBlank | None = None
-    intel_gpu: Annotated[int, at_least(0)] | None = None
+    intel_gpu: Annotated[int, NUMBER, at_least(0)] | None = None
     intel_gpu_model: NonBlank | None = None
     nvidia_migs: Mapping[str, Any] | None = None
     """Slices of a GPU: profile to ``{"count": n}``."""
@@ -242,7 +265,7 @@ class Resources(Model):
 class HTTPPort(Model):
     """A web server inside a job, and who may see it."""
 
-    port: Annotated[int, written(_port)]
+    port: Annotated[int, NUMBER, written(_port)]
     requires_auth: Flag = True
     """Whether visitors have to log in to the platform first."""
     health_check_path: NonBlank | None = None
@@ -326,14 +349,17 @@ TenantName = Annotated[str, Field(min_length=3, max_length=255, pattern=TENANT_P
 Tag = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^\S+$")]
 
 
+Minutes = Annotated[int, NUMBER, Field(ge=1, le=LONGEST_LIFE_SPAN_MINUTES)]
+
+
 class JobOptions(Model):
     """What a user says of a job besides what runs; the part both forms of a request share."""
 
     name: JobName | None = None
     """3 to 40 lower-case letters, digits and single dashes, a letter first: ``train-1``."""
     description: NonBlank | None = None
-    tags: Annotated[tuple[Tag, ...], Field(max_length=16)] = ()
-    """At most 16, each without white space."""
+    tags: Annotated[tuple[Tag, ...], Field(max_length=16), BeforeValidator(_one_tag)] = ()
+    """At most 16, each without white space; one may be given alone."""
     preset_name: NonBlank | None = None
     pass_config: Flag = False
     """Whether the platform lets the job act as its owner."""
@@ -341,9 +367,11 @@ class JobOptions(Model):
     """Whether the job waits for a place instead of being refused."""
     privileged: Flag = False
     priority: Annotated[JobPriority, written(_known)] = JobPriority.NORMAL
-    schedule_timeout: Annotated[float, Field(ge=1, lt=2_592_000)] | None = None
+    schedule_timeout: Annotated[float, NUMBER, Field(ge=1, lt=2_592_000)] | None = None
     """Seconds after which a job that finds no machine fails."""
-    max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    max_run_time_minutes: (
+        Annotated[int, NUMBER, Field(ge=1, le=LONGEST_LIFE_SPAN_MINUTES)] | None
+    ) = None
     """Minutes after which a running job is stopped."""
     restart_policy: Annotated[JobRestartPolicy, written(_known)] = JobRestartPolicy.NEVER
     cluster_name: TenantName | None = None
@@ -405,9 +433,13 @@ class JobRun(JobOptions):
 class LifeSpanChange(Model):
     """The body of ``PUT /jobs/{id}/max_run_time_minutes``."""
 
-    max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    max_run_time_minutes: (
+        Annotated[int, NUMBER, Field(ge=1, le=LONGEST_LIFE_SPAN_MINUTES)] | None
+    ) = None
     """The new limit."""
-    additional_max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    additional_max_run_time_minutes: (
+        Annotated[int, NUMBER, Field(ge=1, le=LONGEST_LIFE_SPAN_MINUTES)] | None
+    ) = None
     """What is added to the limit; none counts as 0."""
 
     @model_validator(mode="after")

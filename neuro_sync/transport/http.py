@@ -39,6 +39,7 @@ from .connections import (
     ConnectionSettings,
     Timeout,
     socket_options,
+    socket_timeouts,
 )
 from .stream import Stream
 from .tokens import FixedToken, TokenSource, masked
@@ -104,7 +105,7 @@ class HttpTransport:
             ConfigError: The token or the application's name cannot be sent.
         """
         self.tokens: TokenSource = FixedToken(token) if isinstance(token, str) else token
-        self._timeout = timeout
+        self._timeout = socket_timeouts(timeout)
         self._clock = clock or Clock()
         self._headers = {
             "User-Agent": _user_agent(application),
@@ -119,7 +120,7 @@ class HttpTransport:
         """Return the same connections, used in another way."""
         other = copy.copy(self)
         if timeout is not None:
-            other._timeout = timeout  # noqa: SLF001  # a copy of ours
+            other._timeout = socket_timeouts(timeout)  # noqa: SLF001  # a copy of ours
         if tokens is not None:
             other.tokens = tokens
         return other
@@ -322,7 +323,10 @@ class HttpTransport:
         session, settings = self._connections.to(url)
         try:
             response = session.get_adapter(url).send(
-                request, stream=True, timeout=self._timeout, **settings
+                request,
+                stream=True,
+                timeout=self._timeout,  # type: ignore[arg-type]  # the stub lacks (None, number)
+                **settings,
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it

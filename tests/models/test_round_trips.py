@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from yarl import URL
 
 from neuro_sync import (
     Container,
@@ -52,7 +53,7 @@ def test_what_a_platform_answers_is_read_back(session: Session) -> None:
         preset_name="cpu-small",
         command="sh -c 'exit 3'",
         http=HTTPPort(port=80),
-        secret_env={"A": "secret:round"},
+        secret_env={"A": URL("secret:round")},
         volumes=[Volume(storage_uri="storage:round", container_path="/a")],
         tags=["round"],
         life_span=3600,
