@@ -35,6 +35,7 @@ from .errors import (
     StorageNotFound,
     StreamClosed,
     StreamInterrupted,
+    TooManyRequests,
     WaitTimeout,
 )
 from .models.config import ClusterConfig, Preset, Project, ResourcePool
@@ -185,6 +186,7 @@ __all__ = [
     "StreamInterrupted",
     "Tag",
     "TagOption",
+    "TooManyRequests",
     "Volume",
     "VolumeParseResult",
     "WaitTimeout",

@@ -6,16 +6,49 @@ The local platform raises the same classes that its client raises.
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
-from typing import TYPE_CHECKING, ClassVar
+import pickle
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from typing_extensions import Self
 
 if TYPE_CHECKING:
     from .models.jobs import JobDescription
 
 
+E = TypeVar("E", bound="NeuroError")
+
+OS_ERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
+"""Attributes of an `OSError` that its ``__dict__`` does not have."""
+
+REQUEST_ID_HEADERS = ("X-Request-ID", "X-Correlation-ID", "CF-Ray")
+"""Headers in which a platform, or a proxy in front of it, names a request; the first one counts."""
+LONGEST_REQUEST_ID = 128
+"""Characters."""
+
+
 class NeuroError(Exception):
-    """The root of every error that this package raises on purpose."""
+    """The root of every error that this package raises on purpose.
+
+    All of them can be pickled and copied. A pickled error keeps the errors that it is chained to;
+    those of other libraries, which may hold a request with its token, become their text.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., NeuroError], tuple[object, ...]]:
+        return _unpickle, (type(self), self.args, _attributes(self), *_pickled_links(self))
+
+    def __copy__(self) -> Self:
+        return _with_links_of(self, _rebuild(type(self), self.args, _attributes(self)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        args, attributes = copy.deepcopy((self.args, _attributes(self)), memo)
+        return _with_links_of(self, _rebuild(type(self), args, attributes))
 
 
 class ConfigError(NeuroError, RuntimeError):
@@ -111,6 +144,8 @@ class APIError(NeuroError):
         method: str | None = None,
         path: str | None = None,
         payload: object = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         self.text: str = text or self.default_text
         """What the platform said, without our additions."""
@@ -118,12 +153,18 @@ class APIError(NeuroError):
         self.path = path
         self.payload = payload
         """The parsed JSON body, where there was one."""
+        self.request_id = request_id
+        """What the platform calls the request in its own log, where it names it."""
+        self.retry_after = retry_after
+        """Seconds after which the platform wants to be asked again, where it says so."""
         if status is not None:
             self.status = status
+        details = []
         if method:
-            super().__init__(f"{self.text} ({self.status} for {method} {path})")
-        else:
-            super().__init__(self.text)
+            details.append(f"{self.status} for {method} {path}")
+        if request_id:
+            details.append(f"request {request_id}")
+        super().__init__(f"{self.text} ({', '.join(details)})" if details else self.text)
 
     def body(self) -> dict[str, object]:
         """Return the JSON body by which a platform reports this error."""
@@ -187,8 +228,18 @@ class StorageError(IllegalArgumentError, OSError):
         method: str | None = None,
         path: str | None = None,
         payload: object = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
-        super().__init__(text, status=status, method=method, path=path, payload=payload)
+        super().__init__(
+            text,
+            status=status,
+            method=method,
+            path=path,
+            payload=payload,
+            request_id=request_id,
+            retry_after=retry_after,
+        )
         name = payload.get("errno") if isinstance(payload, dict) else None
         # A number that has no name comes as such.
         self.errno: int | None = name if isinstance(name, int) else getattr(errno, str(name), None)
@@ -253,6 +304,12 @@ class InsufficientStorage(ServerError):
     status = 507
 
 
+class TooManyRequests(ServerNotAvailable):
+    """The platform takes no more requests of this caller for now."""
+
+    status = 429
+
+
 _BY_STATUS: dict[int, type[APIError]] = {
     error.status: error
     for error in (
@@ -266,6 +323,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
         BadGateway,
         ServerNotAvailable,
         InsufficientStorage,
+        TooManyRequests,
     )
 }
 
@@ -286,12 +344,20 @@ def error_class(status: int) -> type[APIError]:
     return _BY_STATUS.get(status) or (ServerError if status >= 500 else IllegalArgumentError)
 
 
-def error_from_answer(status: int, body: bytes | str, *, method: str, path: str) -> APIError:
+def error_from_answer(
+    status: int,
+    body: bytes | str,
+    *,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> APIError:
     """Read a refusal, whichever of the protocol's shapes of error body it came in.
 
     The text is the value of ``error``, or what a registry lists; JSON within it, as the monitoring
     service relays it, is opened too. A 403 that only lists missing permissions is told in words.
     """
+    headers = {key.lower(): value for key, value in headers.items()}
     raw = body.decode(errors="replace") if isinstance(body, bytes) else body
     payload = _json_object(raw)
     # Port forwarding says in words what failed, and adds its own error's repr as `error`.
@@ -307,8 +373,41 @@ def error_from_answer(status: int, body: bytes | str, *, method: str, path: str)
     name = payload.get("errno")
     error = error_class(status) if name is None else storage_error(str(name), status)
     return error(
-        str(text or raw.strip()), status=status, method=method, path=path, payload=payload or None
+        str(text or raw.strip()),
+        status=status,
+        method=method,
+        path=path,
+        payload=payload or None,
+        request_id=_request_id(headers),
+        retry_after=_retry_after(headers),
     )
+
+
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    """Return the id of a request from the headers of its answer, whose names are lower-case."""
+    found = (headers.get(name.lower(), "").strip() for name in REQUEST_ID_HEADERS)
+    # It is shown to people: what could end a line or move a cursor is no id.
+    return next(
+        (text for text in found if text.isprintable() and 0 < len(text) <= LONGEST_REQUEST_ID),
+        None,
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of ``Retry-After``, which is a number or a date."""
+    text = headers.get("retry-after", "")
+    if text.isascii() and text.isdigit():
+        return float(text)
+    if not text:
+        return None
+    from email.utils import parsedate_to_datetime  # `import neuro_sync` is to stay quick
+
+    try:
+        # Both by the clock of whoever answered.
+        left = parsedate_to_datetime(text) - parsedate_to_datetime(headers.get("date", ""))
+    except (ValueError, TypeError):
+        return None
+    return max(left / timedelta(seconds=1), 0.0)
 
 
 def _told_by_registry(errors: object) -> str:
@@ -325,3 +424,82 @@ def _json_object(text: str) -> dict[str, object]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _attributes(error: NeuroError) -> dict[str, Any]:
+    """Return all that an error has besides its arguments and the errors it is chained to."""
+    found = dict(vars(error))
+    if isinstance(error, OSError):
+        fields = {name: getattr(error, name, None) for name in OS_ERROR_FIELDS}
+        found.update((name, value) for name, value in fields.items() if value is not None)
+    return found
+
+
+def _rebuild(kind: type[E], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> E:
+    """Return an error as it was; no constructor takes its own arguments back from ``args``."""
+    # Not kind.__new__, which is the wrong one where an OSError is a ValueError as well.
+    base = OSError if issubclass(kind, OSError) else Exception
+    error: E = base.__new__(kind, *args)
+    error.args = args
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+def _with_links_of(original: BaseException, error: E) -> E:
+    error.__cause__ = original.__cause__
+    error.__context__ = original.__context__
+    error.__suppress_context__ = original.__suppress_context__
+    return error
+
+
+def _pickled_links(error: BaseException) -> tuple[bytes | None, bytes | None, bool]:
+    """Return the cause and the context of an error, each pickled, and which of them is shown."""
+    context = None if error.__context__ is error.__cause__ else error.__context__
+    return _pickled(error.__cause__), _pickled(context), error.__suppress_context__
+
+
+def _pickled(error: BaseException | None) -> bytes | None:
+    """Pickle an error of a chain with its own links, or its text if it cannot be kept."""
+    if error is None:
+        return None
+    if isinstance(error, NeuroError) or type(error).__module__ == "builtins":
+        links = None if isinstance(error, NeuroError) else _pickled_links(error)
+        with suppress(Exception):  # whatever its attributes raise
+            pickled = pickle.dumps((error, links))
+            if str(_unpickled(pickled)) == str(error):
+                return pickled
+    kind = type(error)
+    stand_in = NeuroError(f"{kind.__module__}.{kind.__qualname__}: {error}")
+    return pickle.dumps((stand_in, _pickled_links(error)))
+
+
+def _unpickled(pickled: bytes | None) -> BaseException | None:
+    if pickled is None:
+        return None
+    error: BaseException
+    error, links = pickle.loads(pickled)  # noqa: S301  # a part of what is being unpickled
+    if links is not None:
+        _link(error, *links)
+    return error
+
+
+def _link(
+    error: BaseException, cause: bytes | None, context: bytes | None, suppress_context: bool
+) -> None:
+    error.__cause__ = _unpickled(cause)
+    error.__context__ = error.__cause__ if context is None else _unpickled(context)
+    error.__suppress_context__ = suppress_context
+
+
+def _unpickle(
+    kind: type[E],
+    args: tuple[Any, ...],
+    attributes: Mapping[str, Any],
+    cause: bytes | None = None,
+    context: bytes | None = None,
+    suppress_context: bool = False,
+) -> E:
+    error = _rebuild(kind, args, attributes)
+    _link(error, cause, context, suppress_context)
+    return error

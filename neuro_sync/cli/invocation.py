@@ -48,8 +48,8 @@ class Invocation:
         """Open the session of a command; `patience` is a shorter network timeout, in seconds."""
         from neuro_sync.client.session import Session
 
-        seconds = patience or self.network_timeout
-        timeout = (seconds, seconds) if seconds else (CONNECT_TIMEOUT, READ_TIMEOUT)
+        seconds = self.network_timeout if patience is None else patience
+        timeout = (CONNECT_TIMEOUT, READ_TIMEOUT) if seconds is None else (seconds, seconds)
         if self.local:
             return Session.local(start=False, timeout=timeout)
         return Session(path=self.config_path, timeout=timeout)

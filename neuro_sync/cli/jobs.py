@@ -69,7 +69,7 @@ def job() -> None:
     "--http",
     "--port",
     "http_port",
-    type=int,
+    type=click.IntRange(0, 65535),
     default=80,
     show_default=True,
     help="Where a web server inside listens.",

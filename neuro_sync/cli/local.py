@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import socket
@@ -20,7 +19,7 @@ from neuro_sync.errors import ConfigError
 
 from . import output
 from .accounts import project, user
-from .parameters import DURATION, as_json
+from .parameters import BYTES, DURATION, as_json
 from .programs import RunProgram, forwarding_signals
 
 if TYPE_CHECKING:
@@ -29,32 +28,6 @@ if TYPE_CHECKING:
     from neuro_sync.local.state import Address
 
 DEFAULT_PORT = 7787
-
-
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-if TYPE_CHECKING:  # generic since click 8.2, and only for type checkers
-    ParamType = click.ParamType[int]
-else:
-    ParamType = click.ParamType
-
-
-class Size(ParamType):
-    """Bytes, in units of 1024: ``512M``, ``16G``."""
-
-    name = "size"
-
-    def convert(self, value: str | int, param: object, context: click.Context | None) -> int:  # noqa: ARG002
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
-        if found is None:
-            self.fail(f"{value!r} is no size; write 512M or 16G", ctx=context)
-        return int(float(found[1]) * UNITS[found[2].upper()])
-
-
-SIZE = Size()
 
 
 @click.group()
@@ -78,7 +51,7 @@ state_option = click.option(
 @state_option
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: use a temporary folder.")
 @click.option("--cpu", type=float, help="Cores that its jobs may use together; those there are.")
-@click.option("--memory", type=SIZE, help="Memory that they may use, such as 16G; all there is.")
+@click.option("--memory", type=BYTES, help="Memory that they may use, such as 16G; all there is.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes any free one.")
 @click.option(
     "--runtime",
@@ -87,7 +60,7 @@ state_option = click.option(
     show_default=True,
     help="What runs its jobs: commands on this machine, or containers.",
 )
-@click.option("--log-limit", type=SIZE, help="End a job that writes more output; 10G.")
+@click.option("--log-limit", type=BYTES, help="End a job that writes more output; 10G.")
 @click.option(
     "--prune-older-than",
     type=DURATION,
@@ -130,7 +103,7 @@ def up(
             port=port,
             cores=cpu,
             memory=memory,
-            log_limit=log_limit or server.LOG_LIMIT,
+            log_limit=server.LOG_LIMIT if log_limit is None else log_limit,
             durable=False if no_sync else None,
             retention=_retention(prune_older_than, prune_keep),
             runtime=runtime,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from neuro_sync.errors import NeuroError
+from neuro_sync.models.durations import parse_duration
 
 from .invocation import OTHER_NAMES, Invocation
 
@@ -28,9 +30,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 COMPLETION_PATIENCE = 1.0
 """Seconds that a user waits for the Tab key."""
-UNIT_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTPkmgtp])?(b|iB|i|B)?")
-DURATION_PART = re.compile(r"(\d+)\s*(d|h|m|s)(?:ays?|ours?|in(?:ute)?s?|ecs?|econds?)?\s*")
 
 
 def complete(context: click.Context, read: Callable[[Session], Iterable[str]]) -> Iterator[str]:
@@ -108,7 +108,10 @@ class SizeType(ParamType):
         if not found:
             self.fail(f"{value!r} is no size; write 10G", param, context)
         power = "KMGTP".index(found[2].upper()) + 1 if found[2] else 0
-        return int(float(found[1]) * (1000 if found[3] == "b" else 1024) ** power)
+        size = float(found[1]) * (1000 if found[3] == "b" else 1024) ** power
+        if size > sys.maxsize:
+            self.fail(f"{value!r} is more than any machine has", param, context)
+        return int(size)
 
 
 class PresetType(ParamType):
@@ -131,12 +134,10 @@ class DurationType(ParamType):
     def convert(self, value: Any, param: Any, context: click.Context | None) -> float:
         if isinstance(value, float | int):
             return float(value)
-        if value == "0":
-            return 0.0
-        parts = DURATION_PART.findall(value)
-        if not parts or DURATION_PART.sub("", value):
-            self.fail(f"{value!r} is no duration; write it as 1d2h3m4s", param, context)
-        return float(sum(int(count) * UNIT_SECONDS[unit] for count, unit in parts))
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, context)
 
 
 class MomentType(ParamType):
@@ -147,13 +148,16 @@ class MomentType(ParamType):
     def convert(self, value: Any, param: Any, context: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
-        if DURATION_PART.match(value) and not DURATION_PART.sub("", value):
-            ago = timedelta(seconds=DurationType().convert(value, param, context))
-            return datetime.now(timezone.utc) - ago
+        with suppress(ValueError):
+            seconds = parse_duration(value)
+            try:
+                return datetime.now(timezone.utc) - timedelta(seconds=seconds)
+            except OverflowError:
+                self.fail(f"{value!r} is before all time", param, context)
         try:
             # Python 3.10 does not know the letter.
             return datetime.fromisoformat(re.sub("Z$", "+00:00", value)).astimezone()
-        except ValueError:
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time; write 2026-03-01T12:30 or 2h", param, context)
 
 

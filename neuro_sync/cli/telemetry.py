@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from neuro_sync.errors import NeuroError
+from neuro_sync.models.durations import deadline
 from neuro_sync.monotonic import monotonic
 
 from . import output
@@ -43,7 +44,7 @@ def _samples(
     session: Session, jobs: Sequence[JobDescription], timeout: float | None
 ) -> Iterator[tuple[JobDescription, JobTelemetry]]:
     """Yield the samples of all jobs as they come, each read in a thread of its own."""
-    deadline = None if timeout is None else monotonic() + timeout
+    end = deadline(timeout, monotonic())
     samples: SimpleQueue[Sample] = SimpleQueue()
     running = len(jobs)
     with ExitStack() as stack:
@@ -54,11 +55,11 @@ def _samples(
             )
             reader.start()
         while running:
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
+            left = end - monotonic()
+            if left <= 0:
                 return
             try:
-                job, sample = samples.get(timeout=left)
+                job, sample = samples.get(timeout=min(left, threading.TIMEOUT_MAX))
             except Empty:
                 return
             if sample is None:

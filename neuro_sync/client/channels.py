@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections import deque
@@ -24,8 +23,11 @@ from neuro_sync.errors import (
     StreamInterrupted,
 )
 from neuro_sync.models import frames
+from neuro_sync.models.durations import Duration, deadline
 from neuro_sync.models.jobs import ExecInspect, Message
 from neuro_sync.monotonic import monotonic
+
+from .arguments import characters
 
 if TYPE_CHECKING:
     from neuro_sync.transport.websocket import WebSocket
@@ -99,18 +101,18 @@ class StdStream(Closing, Iterator[Message]):
         )
         self._thread.start()
 
-    def read_out(self, *, timeout: float | None = None) -> Message | None:
+    def read_out(self, *, timeout: Duration | None = None) -> Message | None:
         """Wait for the next piece of output; ``None`` is the end.
 
         Raises:
             StreamInterrupted: The connection broke. All that came before has been returned.
             ProtocolError: The platform sent something unreadable.
-            CommandTimeout: Nothing came within `timeout` seconds; the stream goes on.
+            CommandTimeout: Nothing came within `timeout`; the stream goes on.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        end = deadline(timeout, monotonic())
         with self._changed:
             while not self._output and not self._over:
-                self._wait_for_change(deadline)
+                self._wait_for_change(end)
             if self._output:
                 message = self._output.popleft()
                 self._kept -= len(message.data)
@@ -174,10 +176,11 @@ class StdStream(Closing, Iterator[Message]):
         Raises:
             StreamClosed: The command is over.
         """
+        size = frames.resize(height=characters("h", h), width=characters("w", w))
         self._check_open()
-        self._send(frames.resize(height=h, width=w))
+        self._send(size)
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout: Duration | None = None) -> int:
         """Wait until the command is over, and return its exit code.
 
         Output is kept meanwhile, however much it is, and can be read afterwards. Of an attached
@@ -187,15 +190,15 @@ class StdStream(Closing, Iterator[Message]):
             StreamInterrupted: The connection ended before there was an exit code.
             ProtocolError: The platform sent something unreadable instead.
             StreamClosed: The stream was closed here before the command was over.
-            CommandTimeout: It was not over within `timeout` seconds; the stream goes on.
+            CommandTimeout: It was not over within `timeout`; the stream goes on.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        end = deadline(timeout, monotonic())
         with self._changed:
             self._waiting += 1
             self._changed.notify_all()
             try:
                 while not self._over:
-                    self._wait_for_change(deadline)
+                    self._wait_for_change(end)
             finally:
                 self._waiting -= 1
         if self._exited is not None:
@@ -230,17 +233,18 @@ class StdStream(Closing, Iterator[Message]):
         return self._exited.message if self._exited else ""
 
     def communicate(
-        self, input: bytes | None = None, *, timeout: float | None = None
+        self, input: bytes | None = None, *, timeout: Duration | None = None
     ) -> CommandResult[bytes]:
         """Write all the input and read all the output, at the same time, until the end.
 
         Raises:
             NotSupported: There is input, and `close_stdin` does not work here.
-            CommandTimeout: It was not over within `timeout` seconds; the stream goes on.
+            CommandTimeout: It was not over within `timeout`; the stream goes on.
             StreamInterrupted: The connection ended before there was an exit code.
         """
-        deadline = math.inf if timeout is None else monotonic() + timeout
+        end = deadline(timeout, monotonic())
         if input is not None:
+            memoryview(input)  # a text is refused here, not in the thread
             if not self.can_close_stdin:
                 self.close_stdin()
             name = f"neuro-sync: input of {self._what}"
@@ -250,9 +254,9 @@ class StdStream(Closing, Iterator[Message]):
             self._feeder.start()
         written: dict[int, list[bytes]] = {1: [], 2: []}
         try:
-            while message := self.read_out(timeout=_left(deadline)):
+            while message := self.read_out(timeout=end - monotonic()):
                 written[message.fileno].append(message.data)
-            exit_code = self.wait(_left(deadline))
+            exit_code = self.wait(end - monotonic())
         except CommandTimeout as error:
             error.stdout, error.stderr = b"".join(written[1]), b"".join(written[2])
             raise
@@ -308,11 +312,11 @@ class StdStream(Closing, Iterator[Message]):
             self.write_in(data)
             self.close_stdin()
 
-    def _wait_for_change(self, deadline: float | None) -> None:
-        left = None if deadline is None else deadline - monotonic()
-        if left is not None and left <= 0:
+    def _wait_for_change(self, end: float) -> None:
+        left = end - monotonic()
+        if left <= 0:
             raise CommandTimeout(f"{self._what} was not over in time")
-        self._changed.wait(left)
+        self._changed.wait(None if left > threading.TIMEOUT_MAX else left)
 
     def _check_open(self) -> None:
         if self._over or self._exited is not None:
@@ -365,10 +369,6 @@ class StdStream(Closing, Iterator[Message]):
             self._output.append(received)
             self._kept += len(received.data)
             self._changed.notify_all()
-
-
-def _left(deadline: float) -> float | None:
-    return None if deadline == math.inf else deadline - monotonic()
 
 
 class PreparedCommand:

@@ -55,8 +55,6 @@ class FileContent(Closing, Iterator[bytes]):
         offset: int,
         size: int | None,
     ) -> None:
-        if offset < 0 or (size is not None and size < 0):
-            raise ValueError(f"offset {offset} and size {size} should not be negative")
         self._transport = transport
         self._clock = clock
         self._uri = uri
@@ -216,5 +214,6 @@ def missing(uri: URL) -> Iterator[None]:
             f"there is no {uri}, or it is not yours to see",
             method=error.method,
             path=error.path,
+            request_id=error.request_id,
             payload={"errno": "ENOENT"},
         ) from error

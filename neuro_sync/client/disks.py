@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 from neuro_sync.errors import NotSupported
 from neuro_sync.models.config import ClusterConfig
 from neuro_sync.models.disks import Disk, NewDisk
+from neuro_sync.models.durations import Duration, deadline
+from neuro_sync.models.jobs import LONGEST_LIFE_SPAN_MINUTES
 from neuro_sync.transport.http import HttpTransport, segment
 
 from .arguments import BadValuesRefused
@@ -28,7 +29,7 @@ class Disks(Section):
     def create(
         self,
         storage: int,
-        timeout_unused: float | timedelta | None = None,
+        timeout_unused: Duration | None = None,
         name: str | None = None,
         *,
         cluster_name: str | None = None,
@@ -37,8 +38,7 @@ class Disks(Section):
     ) -> Disk:
         """Make a disk of so many bytes.
 
-        It is deleted when no job has used it for `timeout_unused`, seconds or a ``timedelta``; by
-        default it is kept.
+        It is deleted when no job has used it for `timeout_unused`; by default it is kept.
 
         Raises:
             IllegalArgumentError: A value was refused.
@@ -48,12 +48,11 @@ class Disks(Section):
         Endpoint: POST {disks}
         """
         cluster = self._config.cluster(cluster_name)
-        if isinstance(timeout_unused, timedelta):
-            timeout_unused = timeout_unused.total_seconds()
+        life_span = deadline(timeout_unused, 0, "timeout_unused")
         with BadValuesRefused():
             disk = NewDisk(
                 storage=storage,
-                life_span=timeout_unused,
+                life_span=None if life_span > LONGEST_LIFE_SPAN_MINUTES * 60 else life_span,
                 name=name,
                 **self._config.tenant(org_name, project_name),
             )

@@ -38,8 +38,9 @@ class PortForward(Closing):
         """Listen; `dial` prepares the websocket of a connection."""
         self._dial = dial
         self._what = what
-        if not 0 <= local_port <= LAST_PORT:
-            raise ConfigError(f"there is no port {local_port}; the last one is {LAST_PORT}")
+        is_number = isinstance(local_port, int) and not isinstance(local_port, bool)
+        if not is_number or not 0 <= local_port <= LAST_PORT:
+            raise ConfigError(f"there is no port {local_port!r}; they go from 1 to {LAST_PORT}")
         try:
             self._listener = socket.create_server((HOST, local_port), backlog=128)
         except OSError as error:

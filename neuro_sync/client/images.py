@@ -240,6 +240,7 @@ class Images(Section):
                 f"there is no {image}, or it is not yours to see",
                 method=error.method,
                 path=error.path,
+                request_id=error.request_id,
                 payload=error.payload,
             ) from error
 

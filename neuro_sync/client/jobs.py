@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
 
@@ -29,6 +29,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.models import frames
 from neuro_sync.models.base import Model, read_answer
+from neuro_sync.models.durations import Duration, deadline, in_seconds
 from neuro_sync.models.images import (
     LATEST,
     AbstractDockerImageProgress,
@@ -41,6 +42,7 @@ from neuro_sync.models.images import (
     RemoteImage,
 )
 from neuro_sync.models.jobs import (
+    LONGEST_LIFE_SPAN_MINUTES,
     Container,
     DiskVolume,
     ExecInspect,
@@ -57,13 +59,14 @@ from neuro_sync.models.jobs import (
     SecretFile,
     SharedMemory,
     Volume,
+    command_line,
 )
 from neuro_sync.models.uris import complete
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport, segment
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
-from .arguments import BadValuesRefused
+from .arguments import BadValuesRefused, at_most, characters, several, strings, whole_number
 from .config import Config, Section
 from .logs import LogLines, LogRequest, LogSource
 from .parse import Parser
@@ -89,8 +92,7 @@ LIFE_SPAN = "max_run_time_minutes"
 
 Job = str | URL | JobDescription
 """Which job: its id, its name, its ``job:`` address, or what was known of it before."""
-Duration = float | timedelta
-"""Seconds, or a ``timedelta``."""
+JOB_TYPES: tuple[type[Job], ...] = (str, URL, JobDescription)
 Until = Literal["finished", "running"]
 OnUpdate = Callable[[JobDescription], object]
 """Is told what a job is like now."""
@@ -139,7 +141,7 @@ class Jobs(Section):
         tty: bool = False,
         shm: bool = False,
         name: str | None = None,
-        tags: Sequence[str] = (),
+        tags: str | Sequence[str] = (),
         description: str | None = None,
         pass_config: bool = False,
         wait_for_jobs_quota: bool = False,
@@ -179,25 +181,25 @@ class Jobs(Section):
                 cluster_name=cluster_name,
                 org_name=org_name,
                 project_name=project_name,
-                entrypoint=_words(entrypoint),
-                command=_words(command),
+                entrypoint=entrypoint,
+                command=command,
                 working_dir=working_dir,
                 http=http,
-                env=env or {},
-                volumes=tuple(volumes),
-                secret_env=secret_env or {},
-                secret_files=tuple(secret_files),
-                disk_volumes=tuple(disk_volumes),
+                env={} if env is None else env,
+                volumes=volumes,
+                secret_env={} if secret_env is None else secret_env,
+                secret_files=secret_files,
+                disk_volumes=disk_volumes,
                 tty=tty,
                 resources=SharedMemory(shm=shm),
                 name=name,
-                tags=tuple(tags),
+                tags=tags,
                 description=description,
                 pass_config=pass_config,
                 wait_for_jobs_quota=wait_for_jobs_quota,
-                schedule_timeout=_seconds(schedule_timeout),
+                schedule_timeout=_seconds(schedule_timeout, "schedule_timeout"),
                 restart_policy=restart_policy,
-                max_run_time_minutes=_minutes(life_span),
+                max_run_time_minutes=_minutes(life_span, "life_span"),
                 privileged=privileged,
                 energy_schedule_name=energy_schedule_name,
                 **({"priority": priority} if priority else {}),
@@ -211,7 +213,7 @@ class Jobs(Section):
         container: Container,
         *,
         name: str | None = None,
-        tags: Sequence[str] = (),
+        tags: str | Sequence[str] = (),
         description: str | None = None,
         scheduler_enabled: bool = False,
         is_preemptible: bool = False,
@@ -239,15 +241,15 @@ class Jobs(Section):
             spec = JobRun(
                 container=container,
                 name=name,
-                tags=tuple(tags),
+                tags=tags,
                 description=description,
                 scheduler_enabled=scheduler_enabled or is_preemptible,
                 preemptible_node=preemptible_node,
                 pass_config=pass_config,
                 wait_for_jobs_quota=wait_for_jobs_quota,
-                schedule_timeout=_seconds(schedule_timeout),
+                schedule_timeout=_seconds(schedule_timeout, "schedule_timeout"),
                 restart_policy=restart_policy,
-                max_run_time_minutes=_minutes(life_span),
+                max_run_time_minutes=_minutes(life_span, "life_span"),
                 cluster_name=self._config.cluster_name,
                 org_name=org_name or self._config.org_name,
                 project_name=project_name or self._config.project_name,
@@ -306,8 +308,13 @@ class Jobs(Section):
 
         Endpoint: PUT /jobs/{id}/max_run_time_minutes
         """
+        minutes = _minutes(additional_life_span, "additional_life_span")
+        if minutes is None:
+            raise IllegalArgumentError(
+                f"additional_life_span = {additional_life_span!r}: should be a time that ends"
+            )
         with BadValuesRefused():
-            change = LifeSpanChange(additional_max_run_time_minutes=_minutes(additional_life_span))
+            change = LifeSpanChange(additional_max_run_time_minutes=minutes)
         body = change.model_dump(exclude_none=True)
         self._transport.request("PUT", self._api("jobs", self._key(id), LIFE_SPAN), body=body)
 
@@ -387,9 +394,9 @@ class Jobs(Section):
         """
         if until not in get_args(Until):
             raise IllegalArgumentError(f"until = {until!r}: it is 'running' or 'finished'")
-        one = isinstance(id, str | URL | JobDescription)
-        ids = (id,) if isinstance(id, str | URL | JobDescription) else tuple(id)
-        deadline = None if timeout is None else self._clock.now() + _in_seconds(timeout)
+        one = isinstance(id, JOB_TYPES)
+        ids: tuple[Job, ...] = several("id", id, JOB_TYPES)
+        end = deadline(timeout, self._clock.now())
         tell: OnUpdate = on_update or (lambda _: None)
         jobs = [self.status(job) for job in ids]
         for job in jobs:
@@ -397,7 +404,7 @@ class Jobs(Section):
         heard = self._clock.now()
         delay = FIRST_POLL
         while waiting := [place for place, job in enumerate(jobs) if not _reached(job, until)]:
-            left = math.inf if deadline is None else deadline - self._clock.now()
+            left = end - self._clock.now()
             if left <= 0:
                 late = jobs[waiting[0]]
                 raise WaitTimeout(f"{late} was not {until} in time", late)
@@ -478,8 +485,7 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/log
         """
-        if tail is not None and tail < 0:
-            raise IllegalArgumentError(f"tail = {tail}: should be 0 or more lines")
+        tail = at_most("tail", tail)
         job_id, job = self._look_up(id)
         cluster_name = id.cluster_name if isinstance(id, JobDescription) else None
         source = LogSource(
@@ -547,7 +553,8 @@ class Jobs(Section):
         """
         from .channels import StdStream
 
-        command = cmd if isinstance(cmd, str) else shlex.join(cmd)
+        with BadValuesRefused():
+            command = command_line(cmd)
         query = [("cmd", command)]
         query += _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
         try:
@@ -629,10 +636,11 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/exec, a websocket
         """
-        stream = self.exec(id, cmd, stdin=input is not None, cluster_name=cluster_name)
+        limit = _seconds(timeout, "timeout")
         data = input.encode() if isinstance(input, str) else input
+        stream = self.exec(id, cmd, stdin=input is not None, cluster_name=cluster_name)
         with stream:
-            result = stream.communicate(data, timeout=_seconds(timeout))
+            result = stream.communicate(data, timeout=limit)
         if check and result.exit_code != 0:
             tail = (result.stderr or result.stdout).decode(errors="replace").strip()
             why = stream.exit_message or tail[-2000:]
@@ -652,7 +660,8 @@ class Jobs(Section):
         Raises:
             IllegalArgumentError: There is no such job.
         """
-        command = cmd if isinstance(cmd, str) else shlex.join(cmd)
+        with BadValuesRefused():
+            command = command_line(cmd)
         return self._commands.add(self._id_of(id), command, tty=tty)
 
     def exec_start(self, id: Job, exec_id: str) -> StdStream:
@@ -688,9 +697,11 @@ class Jobs(Section):
 
         Endpoint: POST {monitoring}/{id}/resize
         """
+        size = {name: characters(name, value) for name, value in (("w", w), ("h", h))}
         url = f"{self._monitoring_url(id)}/resize"
         try:
-            self._transport.request("POST", url, query=[("w", str(w)), ("h", str(h))])
+            query = [(name, str(value)) for name, value in size.items()]
+            self._transport.request("POST", url, query=query)
         except ResourceNotFound as error:
             if error.payload is not None:  # the call is there, the job is not
                 raise
@@ -786,8 +797,9 @@ class Jobs(Section):
         """
         from neuro_sync.transport.websocket import WebSocket
 
-        from .forward import PortForward
+        from .forward import LAST_PORT, PortForward
 
+        whole_number("job_port", job_port, least=1, most=LAST_PORT)
         url = f"{self._monitoring_url(id, cluster_name)}/port_forward/{job_port}"
         return PortForward(
             lambda: WebSocket(self._transport, url),
@@ -868,21 +880,22 @@ class Jobs(Section):
     def list(
         self,
         *,
-        statuses: Iterable[JobStatus] = (),
+        statuses: JobStatus | str | Iterable[JobStatus | str] = (),
         name: str | None = None,
-        tags: Iterable[str] = (),
-        owners: Iterable[str] = (),
+        tags: str | Iterable[str] = (),
+        owners: str | Iterable[str] = (),
         since: datetime | None = None,
         until: datetime | None = None,
         reverse: bool = False,
         limit: int | None = None,
         cluster_name: str | None = None,
-        org_names: Iterable[str] = (),
-        project_names: Iterable[str] = (),
+        org_names: str | Iterable[str] = (),
+        project_names: str | Iterable[str] = (),
     ) -> Records[JobDescription]:
         """Return the jobs that the caller may see, oldest first, each read as it is asked for.
 
-        Filters of one kind are alternatives, but a job must carry all of `tags`. `since` and
+        Filters of one kind are alternatives, but a job must carry all of `tags`; one string may be
+        given alone. `since` and
         `until` compare the time of creation, themselves included; without a zone they are local
         time. With `reverse` the newest come first, so that ``reverse=True, limit=10`` are the
         ten newest. Jobs that the platform is removing are left out.
@@ -892,17 +905,19 @@ class Jobs(Section):
 
         Endpoint: GET /jobs
         """
+        limit = at_most("limit", limit, least=1)
         # As text, so that the platform's error names a status that there is not.
-        query = [("status", str(status)) for status in statuses]
+        query = [("status", str(status)) for status in strings("statuses", statuses)]
         query += [("name", name)] if name else []
-        query += [("tag", tag) for tag in tags]
-        query += [("owner", owner) for owner in owners]
+        query += [("tag", tag) for tag in strings("tags", tags)]
+        query += [("owner", owner) for owner in strings("owners", owners)]
         query += [("since", str(_instant(since)))] if since else []
         query += [("until", str(_instant(until)))] if until else []
         query.append(("cluster_name", cluster_name or self._config.cluster_name))
-        orgs = tuple(org_names) or ((self._config.org_name,) if self._config.org_name else ())
-        query += [("org_name", org) for org in orgs]
-        query += [("project_name", project) for project in project_names]
+        orgs = strings("org_names", org_names) or (self._config.org_name,)
+        query += [("org_name", org) for org in orgs if org]
+        projects = strings("project_names", project_names)
+        query += [("project_name", project) for project in projects]
         query += [("reverse", "1")] if reverse else []
         query += [("limit", str(limit))] if limit is not None else []
         # A platform lists jobs under removal too, unless it is asked not to.
@@ -974,26 +989,24 @@ def _check_words(command: str, refusal: APIError) -> None:
     ) from refusal
 
 
-def _words(command: str | Sequence[str] | None) -> Any:
-    """Return a command as its model takes it, which joins words to a line."""
-    return command if command is None or isinstance(command, str) else [*command]
-
-
 def _reached(job: JobDescription, until: Until) -> bool:
     return job.status.is_finished or (until == "running" and job.status.is_running)
 
 
-def _in_seconds(duration: Duration) -> float:
-    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+def _seconds(duration: Duration | None, name: str) -> float | None:
+    return None if duration is None else in_seconds(duration, name)
 
 
-def _seconds(duration: Duration | None) -> float | None:
-    return None if duration is None else _in_seconds(duration)
+def _minutes(duration: Duration | None, name: str) -> int | None:
+    """Return whole minutes, rounded up: a job may not be stopped before its time.
 
-
-def _minutes(duration: Duration | None) -> int | None:
-    """Return whole minutes, rounded up: a job may not be stopped before its time."""
-    return None if duration is None else math.ceil(_in_seconds(duration) / 60)
+    A time that is longer than any job runs is no limit.
+    """
+    seconds = math.inf if duration is None else in_seconds(duration, name)
+    if seconds <= 0:
+        raise IllegalArgumentError(f"{name} = {duration!r}: should be more than 0 seconds")
+    minutes = seconds / 60
+    return None if minutes > LONGEST_LIFE_SPAN_MINUTES else math.ceil(minutes)
 
 
 def _aware(moment: datetime | None) -> datetime | None:

@@ -109,4 +109,11 @@ def _refusal(error: APIError, path: str, told: tuple[str, ...]) -> APIError:
     said = error.payload if isinstance(error.payload, dict) else {}
     text = masked(str(said.get("error_description") or error.text), *told)
     kind = type(error) if error.status in PASSING else AuthenticationError
-    return kind(text, status=error.status, method="POST", path=path)
+    return kind(
+        text,
+        status=error.status,
+        method="POST",
+        path=path,
+        request_id=error.request_id,
+        retry_after=error.retry_after,
+    )

@@ -34,11 +34,13 @@ from neuro_sync.models.parse import (
 )
 from neuro_sync.models.uris import SCHEME, complete, parse_uri, shorten
 
-from .arguments import BadValuesRefused
+from .arguments import BadValuesRefused, several, strings
 from .config import Config, Section
 
 PLAIN_IN_PATHS = "/:@!$&'()*,;=~"
 """What a path of a URL holds unquoted, beside letters, digits and ``-._``."""
+
+PATH_TYPES: tuple[type[str | Path], ...] = (str, Path)
 
 
 class Parser(Section):
@@ -57,7 +59,7 @@ class Parser(Section):
         self,
         id_or_name_or_uri: str,
         *,
-        allowed_schemes: Collection[str] = (),
+        allowed_schemes: str | Collection[str] = (),
         project_name: str | None = None,
         cluster_name: str | None = None,
         org_name: str | None = None,
@@ -75,6 +77,7 @@ class Parser(Section):
             ConfigError: There is no such cluster.
         """
         text = id_or_name_or_uri
+        allowed_schemes = strings("allowed_schemes", allowed_schemes)
         scheme, colon, _ = text.partition(":")
         if "file" in allowed_schemes and not (
             colon and SCHEME.fullmatch(scheme) and len(scheme) > 1  # one letter is a drive's
@@ -98,7 +101,7 @@ class Parser(Section):
         self,
         uri: URL,
         *,
-        allowed_schemes: Collection[str] = (),
+        allowed_schemes: str | Collection[str] = (),
         project_name: str | None = None,
         cluster_name: str | None = None,
         org_name: str | None = None,
@@ -182,14 +185,16 @@ class Parser(Section):
             uri = self._read(address, "secret", cluster_name, org_name)
             return SecretFile(secret_uri=uri, container_path=path)
 
-    def volumes(self, volume: Sequence[str], cluster_name: str | None = None) -> VolumeParseResult:
+    def volumes(
+        self, volume: str | Sequence[str], cluster_name: str | None = None
+    ) -> VolumeParseResult:
         """Read volumes, disks and secret files, and sort them by kind.
 
         Raises:
             IllegalArgumentError: One of them is none of these.
         """
         volumes, disks, secrets = [], [], []
-        for text in volume:
+        for text in strings("volume", volume):
             if text in ("HOME", "ALL"):
                 raise IllegalArgumentError(
                     f"the volume {text!r} is no longer supported; name what is mounted, such as "
@@ -207,8 +212,8 @@ class Parser(Section):
 
     def envs(
         self,
-        env: Sequence[str],
-        env_file: Sequence[str | Path] = (),
+        env: str | Sequence[str],
+        env_file: str | Path | Sequence[str | Path] = (),
         cluster_name: str | None = None,
     ) -> EnvParseResult:
         """Read variables, ``NAME=VALUE`` each; those of the files first, and the last one counts.
@@ -220,8 +225,9 @@ class Parser(Section):
             IllegalArgumentError: A secret's address is none, or a file is not UTF-8.
             OSError: A file cannot be read.
         """
-        lines = [line for file in env_file for line in variable_lines(_text_of(Path(file)))]
-        values = dict(split_variables([*lines, *env], os.environ))
+        files = several("env_file", env_file, PATH_TYPES)
+        lines = [line for file in files for line in variable_lines(_text_of(Path(file)))]
+        values = dict(split_variables([*lines, *strings("env", env)], os.environ))
         with BadValuesRefused():
             secrets = {
                 name: self._read(value, "secret", cluster_name)

@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PrivateAttr,
     ValidationError,
     field_validator,
@@ -20,38 +21,29 @@ from pydantic import (
 
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.base import Model
+from neuro_sync.models.durations import parse_duration
 
 USER_FILE = "user.toml"
 PROJECT_FILES = (".neuro.toml", ".apolo.toml")
 """Looked for in the current folder and its parents; in one folder the first one counts."""
 ALIAS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
-LIFE_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
-SECONDS = (86400, 3600, 60, 1)
+LIFE_SPAN_WANTED = "should look like 1d2h3m4s, or 0 for no limit"
 NAMES = ("cluster-name", "org-name", "project-name")
 """What only a project may settle."""
 
 
-def parse_life_span(text: str) -> float:
-    """Return the seconds of a text such as ``1d2h3m4s``; ``0`` sets no limit.
-
-    Raises:
-        ValueError: It is no such text.
-    """
-    if text == "0":
-        return 0.0
-    found = LIFE_SPAN.fullmatch(text) if text else None
-    if found is None:
-        raise ValueError("should look like 1d2h3m4s, or 0 for no limit")
-    return float(
-        sum(int(part or 0) * unit for part, unit in zip(found.groups(), SECONDS, strict=True))
-    )
-
-
 def _life_span(value: object) -> float:
-    return parse_life_span(value if isinstance(value, str) else "")
+    if not isinstance(value, str):
+        raise ValueError(LIFE_SPAN_WANTED)
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise ValueError(LIFE_SPAN_WANTED) from None
 
 
-LifeSpan = Annotated[float, BeforeValidator(_life_span)]
+LifeSpan = Annotated[
+    float, BeforeValidator(_life_span), PlainSerializer(lambda seconds: f"{seconds:.0f}s", str)
+]
 
 WANTED = {
     "string_type": "should be a text",

@@ -37,6 +37,7 @@ from neuro_sync.transport.overlap import Overlap
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from . import downloads, uploads
+from .arguments import at_most, strings, whole_number
 from .config import Config, Section
 from .content import ATTEMPTS, DELAY, FileContent, missing
 from .globbing import has_magic, matches
@@ -167,7 +168,7 @@ class Storage(Section):
         content = _as_bytes(data)
         if not content:
             raise ValueError("there is no data to write")
-        self._write(self._location(uri), content, offset)
+        self._write(self._location(uri), content, whole_number("offset", offset))
 
     def send(self, place: Location, content: bytes | Content, offset: int) -> None:
         """Write a part of a file; what begins at offset 0 replaces a file that is there."""
@@ -199,6 +200,7 @@ class Storage(Section):
 
         Endpoint: GET /storage/…?op=OPEN
         """
+        offset, size = whole_number("offset", offset), at_most("size", size)
         full, url = self._locate(uri)
         return FileContent(self._transport, self._clock, full, url, offset, size)
 
@@ -316,7 +318,7 @@ class Storage(Section):
         update: bool = False,
         continue_: bool = False,
         filter: Filter | None = None,
-        ignore_file_names: Iterable[str] = (".apoloignore", ".neuroignore"),
+        ignore_file_names: str | Iterable[str] = (".apoloignore", ".neuroignore"),
         progress: AbstractRecursiveFileProgress | None = None,
     ) -> None:
         """Copy what is in a local folder into one of the storage, which is made if it is missing.
@@ -325,10 +327,11 @@ class Storage(Section):
         folder with a ``/`` at its end. What the ignore files say, in `src`, the folders above it
         and below it, is left out; they are written as for git.
         """
+        ignore_files = strings("ignore_file_names", ignore_file_names)
         place = self._location(dst)
         mode = Mode(update, continue_)
         with self._lane(place) as lane, Crew(progress) as crew:
-            copy = uploads.FolderUpload(self, crew, lane, mode, filter, tuple(ignore_file_names))
+            copy = uploads.FolderUpload(self, crew, lane, mode, filter, ignore_files)
             copy.start(local_path(src), place)
             crew.run()
 
@@ -432,7 +435,8 @@ class Storage(Section):
             found = (line.status for line in read_models(stream, ListedFile))
         else:
             found = _whole_listing(stream)
-        return Records(stream, (status.within(full) for status in found))
+        folder = str(full)
+        return Records(stream, (status.within(folder) for status in found))
 
 
 class _Generated:

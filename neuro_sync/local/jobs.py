@@ -30,6 +30,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
+    LONGEST_LIFE_SPAN_MINUTES,
     Container,
     HTTPPort,
     JobOptions,
@@ -339,6 +340,10 @@ class JobService:
             return
         if add:
             minutes += job.description.get("max_run_time_minutes") or 0
+            if minutes > LONGEST_LIFE_SPAN_MINUTES:
+                raise IllegalArgumentError(
+                    f"value is greater than {LONGEST_LIFE_SPAN_MINUTES}: it would be {minutes}"
+                )
         self._store.describe(job.id, {**job.description, "max_run_time_minutes": minutes})
         now = self._clock.now()
         self._carry_out(self._schedule.set_life_span(job.id, _seconds(minutes), now))
@@ -751,7 +756,7 @@ def _describe_container(container: Container) -> dict[str, Any]:
 def _answer(description: Mapping[str, Any], life: Transitions, now: datetime) -> str:
     """Put together what the wire tells of a job at one moment."""
     summary = lifecycle.history(life, now)
-    history = summary.model_dump(mode="json", exclude_none=True)
+    history = summary.model_dump(mode="json", exclude_none=True, exclude={"transitions"})
     statuses = [item.model_dump(mode="json", exclude_none=True) for item in life]
     for item in (history, *statuses):
         for field in ("reason", "description"):

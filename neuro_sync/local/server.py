@@ -127,8 +127,14 @@ class LocalPlatform(Closing):
         and ends when it is sent SIGTERM, so that ``neuro local down`` may do that.
         """
         for name, value in (("cores", cores), ("memory", memory), ("jobs", total_running_jobs)):
-            if value is not None and not 0 < value < math.inf:
+            if isinstance(value, bool) or (value is not None and not 0 < value < math.inf):
                 raise ConfigError(f"{name} = {value}: a platform needs a number above 0")
+        if isinstance(port, bool) or not isinstance(port, int):
+            raise ConfigError(f"port = {port!r}: should be a whole number, 0 for any free one")
+        if not 0 <= grace < math.inf:
+            raise ConfigError(f"grace = {grace}: should be seconds, 0 or more")
+        if log_limit is not None and log_limit <= 0:
+            raise ConfigError(f"log_limit = {log_limit}: should be bytes, or None for no limit")
         self._is_program = is_program
         self._forget = False
         self._is_ephemeral = ephemeral

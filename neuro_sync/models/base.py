@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     StrictBool,
@@ -33,6 +35,9 @@ DISCREET: ConfigDict = ConfigDict(hide_input_in_errors=True)
 ANSWER: dict[str, str] = {"written by": "the platform"}
 """The validation context of a platform's answer; `written` looks for it."""
 
+WIRE: dict[str, str] = {"read by": "the other side"}
+"""The context of what is read or written for the wire, which knows some values as text only."""
+
 
 class Model(BaseModel):
     """What travels. An unknown field is a user's typo, so it is refused."""
@@ -48,6 +53,8 @@ class Model(BaseModel):
         defer_build=True,
         # The values of a listing differ; looking each up in a cache costs more than it saves.
         cache_strings="keys",
+        # JSON itself has no such numbers; null would not be read back.
+        ser_json_inf_nan="strings",
     )
 
     stand_ins: ClassVar[Mapping[str, object]] = MappingProxyType({})
@@ -87,7 +94,7 @@ class Model(BaseModel):
         Raises:
             ValidationError: As pydantic tells it.
         """
-        return cls.model_validate_json(body, by_name=False, by_alias=True)
+        return cls.model_validate_json(body, by_name=False, by_alias=True, context=WIRE)
 
 
 def read_answer(adapter: TypeAdapter[T], body: bytes | str, what: str) -> T:
@@ -218,11 +225,23 @@ def at_least(limit: float) -> AfterValidator:
     """The same as ``Field(ge=limit)``, for what users write."""
 
     def check(value: float) -> float:
-        if value < limit:
+        if not value >= limit:  # nor is it no number
             raise PydanticKnownError("greater_than_equal", {"ge": limit})
+        if value == math.inf:
+            raise PydanticKnownError("finite_number")
         return value
 
     return written(check)
+
+
+def _a_number(value: object) -> object:
+    if isinstance(value, bool | bytes | bytearray):
+        raise ValueError("should be a number")
+    return value
+
+
+NUMBER = BeforeValidator(_a_number)
+"""Refuses flags, which are numbers for Python, and bytes, which are numbers for pydantic."""
 
 
 def explain(error: ValidationError) -> str:
@@ -247,6 +266,8 @@ def _explain_one(item: dict[str, Any]) -> str:
         return f"{name!r} is required"
     if item["type"] == "extra_forbidden":
         return f"there is no field {name!r}"
+    if item["type"] == "tuple_type":
+        return f"{name}: should be a list, not {type(item['input']).__name__}"
     if isinstance(item["input"], str | int | float) and not CONFIDENTIAL & {*item["loc"]}:
         return f"{name} = {item['input']!r}: {message}" if name else message
     return f"{name}: {message}" if name else message

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from yarl import URL
 
-from .base import Model, at_least
+from .base import NUMBER, Model, at_least
 from .jobs import NAME_PATTERN, Instant, TenantName
 from .uris import build
 
@@ -72,8 +72,8 @@ class Disk(Model):
 class NewDisk(Model):
     """The body of ``POST {disks}``."""
 
-    storage: Annotated[int, at_least(1)]
-    life_span: Annotated[float, at_least(0)] | None = None
+    storage: Annotated[int, NUMBER, at_least(1)]
+    life_span: Annotated[float, NUMBER, at_least(0)] | None = None
     name: DiskName | None = None
     org_name: TenantName
     project_name: TenantName

@@ -19,6 +19,10 @@ CHANNELS_WITH_EOF = "v2-eof.channels.neuro-sync"
 STDIN, STDOUT, STDERR, STATUS, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 
 
+LARGEST_SIDE = 2**16 - 1
+"""Characters in a row or a column of a terminal; the kernel knows no more."""
+
+
 @dataclass(frozen=True)
 class Exited:
     """The last message of the server: the command is over."""
@@ -84,7 +88,7 @@ def from_client(frame: bytes) -> Input | Resize | EndOfInput:
         return Input(payload)
     if channel == RESIZE:
         fields = {name.lower(): value for name, value in _fields(payload).items()}
-        return Resize(_number(fields, "height"), _number(fields, "width"))
+        return Resize(_characters(fields, "height"), _characters(fields, "width"))
     if channel == CLOSE and payload == bytes([STDIN]):
         return EndOfInput()
     raise BadFrame(f"channel {channel} is not one of the client's")
@@ -126,6 +130,13 @@ def _fields(payload: bytes) -> dict[str, object]:
     if not isinstance(fields, dict):
         raise BadFrame(f"no JSON object: {payload[:100]!r}")
     return fields
+
+
+def _characters(fields: dict[str, object], name: str) -> int:
+    number = _number(fields, name)
+    if not 0 <= number <= LARGEST_SIDE:
+        raise BadFrame(f"no terminal has a {name} of {number} characters")
+    return number
 
 
 def _number(fields: dict[str, object], name: str) -> int:

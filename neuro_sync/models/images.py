@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
@@ -11,13 +12,14 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    SerializationInfo,
     ValidationInfo,
     model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import Self
 
-from .base import ANSWER, Model, Text
+from .base import ANSWER, WIRE, Model, Text
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
@@ -375,7 +377,10 @@ def _read_reference(reference: str) -> RemoteImage:
 
 
 class _Reference:
-    """A `RemoteImage` in Python, a Docker reference on the wire."""
+    """A `RemoteImage` in Python, a Docker reference on the wire.
+
+    Elsewhere an image is written as a reference only if that tells all of it.
+    """
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
@@ -383,7 +388,7 @@ class _Reference:
         return core_schema.with_info_plain_validator_function(
             self._read,
             serialization=core_schema.plain_serializer_function_ser_schema(
-                RemoteImage.as_docker_url, return_schema=core_schema.str_schema()
+                self._write, info_arg=True
             ),
         )
 
@@ -396,6 +401,8 @@ class _Reference:
     def _read(value: object, info: ValidationInfo) -> RemoteImage:
         if isinstance(value, RemoteImage):
             return value
+        if isinstance(value, dict) and info.context is not WIRE:
+            return RemoteImage.model_validate(value)
         if not isinstance(value, str):
             raise ValueError("an image is text such as 'ubuntu:latest'")
         try:
@@ -404,6 +411,14 @@ class _Reference:
             if info.context is ANSWER:
                 return RemoteImage(name="INVALID-IMAGE-NAME")
             raise
+
+    @staticmethod
+    def _write(image: RemoteImage, info: SerializationInfo) -> str | dict[str, str | None]:
+        reference = image.as_docker_url()
+        with suppress(ValueError):
+            if info.context is WIRE or _read_reference(reference) == image:
+                return reference
+        return image.model_dump(exclude_none=True)
 
 
 ImageReference = Annotated[RemoteImage, _Reference()]

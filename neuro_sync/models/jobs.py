@@ -9,7 +9,8 @@ from __future__ import annotations
 import posixpath
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -17,25 +18,26 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
-    AliasPath,
     AwareDatetime,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
     ValidationInfo,
-    computed_field,
+    field_serializer,
     model_validator,
 )
 from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 from yarl import URL
 
-from .base import ANSWER, DISCREET, Flag, Model, Text, at_least, written
+from .base import ANSWER, DISCREET, NUMBER, WIRE, Flag, Model, Text, at_least, written
 from .images import ImageReference
 from .uris import DiskURI, SecretURI, StorageURI
 
 MIB = 2**20
+LONGEST_LIFE_SPAN_MINUTES = 10**9
+"""Some two thousand years, within which a date can still be written."""
 
 
 class JobStatus(str, Enum):
@@ -148,13 +150,28 @@ def _command_line(text: str) -> str:
 
 
 def _joined(value: object, info: ValidationInfo) -> object:
-    """Join the words of a command to the line that the wire knows; it splits into them again."""
-    if info.mode != "python" or not isinstance(value, list | tuple):
-        return value
-    for word in value:
+    return value if value is None or info.mode != "python" else command_line(value)
+
+
+NO_WORDS: tuple[type, ...] = (bytes, bytearray, Mapping, AbstractSet)
+"""What can be iterated over, and is no list of words."""
+
+
+def command_line(command: object) -> str:
+    """Return the line of a command; its words are joined so that the wire splits it into them.
+
+    Raises:
+        ValueError: It is neither a line nor words.
+    """
+    if isinstance(command, str):
+        return command
+    if not isinstance(command, Iterable) or isinstance(command, NO_WORDS):
+        raise ValueError(f"a command is a string, or a list of its words, not {command!r}")
+    words = list(command)
+    for word in words:
         if not isinstance(word, str):
             raise ValueError(f"each word has to be a string: {word!r}")
-    return shlex.join(value)
+    return shlex.join(words)
 
 
 def _mount_path(path: str) -> str:
@@ -179,6 +196,11 @@ def _port(port: int) -> int:
     return port
 
 
+def _one_tag(value: object, info: ValidationInfo) -> object:
+    """Take one tag alone for a list of it; the wire has lists only."""
+    return (value,) if isinstance(value, str) and info.mode == "python" else value
+
+
 CommandLine = Annotated[str, BeforeValidator(_joined), written(_command_line)]
 MountPath = Annotated[str, written(_mount_path)]
 NonBlank = Annotated[str, written(_not_blank)]
@@ -187,14 +209,14 @@ NonBlank = Annotated[str, written(_not_blank)]
 class Resources(Model):
     """What a container gets of a machine."""
 
-    memory_mb: Annotated[int, at_least(16)] | None = None
+    memory_mb: Annotated[int, NUMBER, at_least(16)] | None = None
     """MiB; or give ``memory``, in bytes. The other one is worked out, and bytes win."""
-    memory: Annotated[int, at_least(16 * MIB)] | None = None
+    memory: Annotated[int, NUMBER, at_least(16 * MIB)] | None = None
     """Bytes."""
-    cpu: Annotated[float, at_least(0.1)]
+    cpu: Annotated[float, NUMBER, at_least(0.1)]
     """Cores; ``0.5`` is half of one."""
     gpu: Annotated[
-        Annotated[int, at_least(0)] | None,
+        Annotated[int, NUMBER, at_least(0)] | None,
         Field(validation_alias=AliasChoices("nvidia_gpu", "gpu"), serialization_alias="nvidia_gpu"),
     ] = None
     """How many GPUs of NVIDIA."""
@@ -205,35 +227,29 @@ class Resources(Model):
             serialization_alias="nvidia_gpu_model",
         ),
     ] = None
-    amd_gpu: Annotated[int, at_least(0)] | None = None
+    amd_gpu: Annotated[int, NUMBER, at_least(0)] | None = None
     amd_gpu_model: NonBlank | None = None
-    intel_gpu: Annotated[int, at_least(0)] | None = None
+    intel_gpu: Annotated[int, NUMBER, at_least(0)] | None = None
     intel_gpu_model: NonBlank | None = None
     nvidia_migs: Mapping[str, Any] | None = None
     """Slices of a GPU: profile to ``{"count": n}``."""
     shm: Flag = True
     """Whether ``/dev/shm`` is as large as the memory."""
-    tpu_type: Annotated[
-        str | None,
-        Field(validation_alias=AliasChoices("tpu_type", AliasPath("tpu", "type")), exclude=True),
-    ] = None
-    tpu_software_version: Annotated[
-        str | None,
-        Field(
-            validation_alias=AliasChoices(
-                "tpu_software_version", AliasPath("tpu", "software_version")
-            ),
-            exclude=True,
-        ),
-    ] = None
+    tpu_type: Annotated[str | None, Field(exclude=True)] = None
+    tpu_software_version: Annotated[str | None, Field(exclude=True)] = None
+    tpu: Annotated[Mapping[str, str | None] | None, Field(repr=False)] = None
+    """Both TPU fields as the wire nests them."""
 
-    @computed_field(repr=False)  # type: ignore[prop-decorator]  # mypy knows no decorated property
-    @property
-    def tpu(self) -> dict[str, str | None] | None:
-        """Both TPU fields as the wire nests them."""
-        if not self.tpu_type:
-            return None
-        return {"type": self.tpu_type, "software_version": self.tpu_software_version}
+    @model_validator(mode="after")
+    def _tpu_in_both_forms(self) -> Self:
+        if self.tpu is None and self.tpu_type:
+            version = self.tpu_software_version
+            self.__dict__["tpu"] = {"type": self.tpu_type, "software_version": version}
+        else:
+            nested = self.tpu or {}
+            self.__dict__["tpu_type"] = nested.get("type")
+            self.__dict__["tpu_software_version"] = nested.get("software_version")
+        return self
 
     @model_validator(mode="after")
     def _memory_in_both_units(self, info: ValidationInfo) -> Self:
@@ -249,7 +265,7 @@ class Resources(Model):
 class HTTPPort(Model):
     """A web server inside a job, and who may see it."""
 
-    port: Annotated[int, written(_port)]
+    port: Annotated[int, NUMBER, written(_port)]
     requires_auth: Flag = True
     """Whether visitors have to log in to the platform first."""
     health_check_path: NonBlank | None = None
@@ -333,14 +349,17 @@ TenantName = Annotated[str, Field(min_length=3, max_length=255, pattern=TENANT_P
 Tag = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^\S+$")]
 
 
+Minutes = Annotated[int, NUMBER, Field(ge=1, le=LONGEST_LIFE_SPAN_MINUTES)]
+
+
 class JobOptions(Model):
     """What a user says of a job besides what runs; the part both forms of a request share."""
 
     name: JobName | None = None
     """3 to 40 lower-case letters, digits and single dashes, a letter first: ``train-1``."""
     description: NonBlank | None = None
-    tags: Annotated[tuple[Tag, ...], Field(max_length=16)] = ()
-    """At most 16, each without white space."""
+    tags: Annotated[tuple[Tag, ...], Field(max_length=16), BeforeValidator(_one_tag)] = ()
+    """At most 16, each without white space; one may be given alone."""
     preset_name: NonBlank | None = None
     pass_config: Flag = False
     """Whether the platform lets the job act as its owner."""
@@ -348,9 +367,11 @@ class JobOptions(Model):
     """Whether the job waits for a place instead of being refused."""
     privileged: Flag = False
     priority: Annotated[JobPriority, written(_known)] = JobPriority.NORMAL
-    schedule_timeout: Annotated[float, Field(ge=1, lt=2_592_000)] | None = None
+    schedule_timeout: Annotated[float, NUMBER, Field(ge=1, lt=2_592_000)] | None = None
     """Seconds after which a job that finds no machine fails."""
-    max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    max_run_time_minutes: (
+        Annotated[int, NUMBER, Field(ge=1, le=LONGEST_LIFE_SPAN_MINUTES)] | None
+    ) = None
     """Minutes after which a running job is stopped."""
     restart_policy: Annotated[JobRestartPolicy, written(_known)] = JobRestartPolicy.NEVER
     cluster_name: TenantName | None = None
@@ -378,7 +399,7 @@ class JobOptions(Model):
         A platform refuses a field that it does not know, so that an old one can only be served
         by a client that does not mention what was not asked for.
         """
-        body = self.model_dump(mode="json", exclude_none=True)
+        body = self.model_dump(mode="json", exclude_none=True, context=WIRE)
         for field in ("priority", "restart_policy"):
             if field not in self.model_fields_set or body[field] == "never":
                 del body[field]
@@ -412,9 +433,13 @@ class JobRun(JobOptions):
 class LifeSpanChange(Model):
     """The body of ``PUT /jobs/{id}/max_run_time_minutes``."""
 
-    max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    max_run_time_minutes: (
+        Annotated[int, NUMBER, Field(ge=1, le=LONGEST_LIFE_SPAN_MINUTES)] | None
+    ) = None
     """The new limit."""
-    additional_max_run_time_minutes: Annotated[int, Field(ge=1)] | None = None
+    additional_max_run_time_minutes: (
+        Annotated[int, NUMBER, Field(ge=1, le=LONGEST_LIFE_SPAN_MINUTES)] | None
+    ) = None
     """What is added to the limit; none counts as 0."""
 
     @model_validator(mode="after")
@@ -460,7 +485,7 @@ class JobStatusHistory(Model):
     finished_at: Instant | None = None
     run_time_seconds: float = 0.0
     """The time it was running, over all restarts."""
-    transitions: Annotated[tuple[JobStatusItem, ...], Field(exclude=True)] = ()
+    transitions: tuple[JobStatusItem, ...] = ()
     """All steps, oldest first."""
 
     @property
@@ -543,6 +568,24 @@ class JobDescription(Model):
             self.__dict__["status"] = history.status
         return self
 
+    @field_serializer("history", mode="wrap")
+    def _leave_transitions_out(self, history: JobStatusHistory, write: Any) -> Any:
+        return {key: value for key, value in write(history).items() if key != "transitions"}
+
+    # Only platforms write descriptions: also one that was saved is held to no rule for users.
+
+    @classmethod
+    def model_validate(cls, obj: Any, *, context: Any = ANSWER, **options: Any) -> Self:
+        """Read a description from what `model_dump` returns."""
+        return super().model_validate(obj, context=context, **options)
+
+    @classmethod
+    def model_validate_json(
+        cls, json_data: str | bytes | bytearray, *, context: Any = ANSWER, **options: Any
+    ) -> Self:
+        """Read a description from what `model_dump_json` returns."""
+        return super().model_validate_json(json_data, context=context, **options)
+
     @property
     def reason(self) -> str:
         """Why it has its status; the same as ``history.reason``."""
@@ -610,6 +653,10 @@ class JobTelemetry(Model):
 
 class Message(Model):
     """A piece of a job's output."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
     fileno: Literal[1, 2]
     """1 is standard output, 2 standard error; with a terminal all is 1."""

@@ -57,7 +57,7 @@ SecretValue = Annotated[
     Field(repr=False),
     BeforeValidator(_bytes),
     written(_filled),
-    PlainSerializer(lambda value: b64encode(value).decode(), str),
+    PlainSerializer(lambda value: b64encode(value).decode(), str, when_used="json"),
 ]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, NamedTuple
+from functools import cached_property
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, SkipValidation
+from pydantic import Field, SkipValidation, ValidationError
+from pydantic_core import PydanticSerializationError
 from typing_extensions import Self
 from yarl import URL
 
@@ -34,6 +38,10 @@ class FileStatusType(str, Enum):
         return cls.UNKNOWN
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class _Named(Model):
     """What holds a file's name, which may have bytes that are no text.
 
@@ -45,8 +53,29 @@ class _Named(Model):
     def _from_value(cls, value: object) -> Self:
         return cls.model_validate(value, extra="ignore", context=ANSWER)
 
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """Read JSON, in which a name may have lone surrogates."""
+        try:
+            return super().model_validate_json(json_data, **options)
+        except ValidationError:
+            text = json_data if isinstance(json_data, str) else json_data.decode(errors="replace")
+            if not re.search(r"(?i)\\ud[89a-f]", text):
+                raise
+            with suppress(json.JSONDecodeError, RecursionError):
+                return cls.model_validate(json.loads(text), **options)
+            raise
 
-class FileStatus(Model):
+    def model_dump_json(self, **options: Any) -> str:
+        """Return JSON, in which a name may have lone surrogates."""
+        try:
+            return super().model_dump_json(**options)
+        except PydanticSerializationError:
+            indent = options.pop("indent", None)
+            return json.dumps(self.model_dump(mode="json", **options), indent=indent)
+
+
+class FileStatus(_Named):
     """A file or folder of the storage."""
 
     path: Annotated[str, SkipValidation]  # it may hold bytes that are no text, as surrogates
@@ -60,31 +89,31 @@ class FileStatus(Model):
     """The most that the caller may do with it."""
     target: str | None = None
     """Where a link points, if the platform tells."""
-
-    _uri: URL | None = None
-    _folder: URL | None = None
+    # The client knows them, and they are not on the wire. A listing has one text for the folder of
+    # all its files, since to build each address takes longer than all the rest of reading it.
+    location: Annotated[str | None, Field(alias="uri", repr=False, exclude_if=_is_none)] = None
+    folder: Annotated[str | None, Field(repr=False, exclude_if=_is_none)] = None
 
     def at(self, uri: URL) -> Self:
-        """Say at which address it is."""
-        self._uri = uri
+        """Set the address that it has."""
+        self.__dict__["location"] = str(uri)
         return self
 
-    def within(self, folder: URL) -> Self:
-        """Say in which folder it is."""
-        self._folder = folder
+    def within(self, folder: str) -> Self:
+        """Set the address of the folder that it is in."""
+        self.__dict__.update(folder=folder, location=None)
         return self
 
     @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
-    @property
+    @cached_property
     def uri(self) -> URL:
         """Its full address."""
-        # Built when somebody asks, since that takes longer than all the rest of reading a listing.
-        if self._uri is None:
-            self._uri = child(self._folder or URL("storage:"), self.name)
-        return self._uri
+        if self.location is not None:
+            return URL(self.location, encoded=True)
+        return child(URL(self.folder or "storage:", encoded=True), self.name)
 
     def is_file(self) -> bool:
         return self.type is FileStatusType.FILE

@@ -27,14 +27,19 @@ UNQUOTED = "/@:!$&'()*+,;=~"
 
 
 class AsGiven:
-    """Takes what we have made ourselves; writes it as text."""
+    """Takes an address that we have made ourselves without a check; writes it as text."""
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         # Addresses know pydantic only since yarl 1.23.
-        text = core_schema.to_string_ser_schema(when_used="json-unless-none")
-        return core_schema.any_schema(serialization=text)
+        return core_schema.no_info_plain_validator_function(
+            self._read, serialization=core_schema.to_string_ser_schema(when_used="json-unless-none")
+        )
+
+    @staticmethod
+    def _read(value: object) -> object:
+        return URL(value, encoded=True) if isinstance(value, str) else value
 
 
 class _Address:
@@ -92,11 +97,16 @@ OTHER_SCHEMES = ("role", "user", "cluster", "token")
 
 
 def parse_resource(text: str) -> URL:
-    """Check the address of anything that a permission may be about, short or full."""
-    scheme, colon, _ = text.partition(":")
+    """Check the address of anything that a permission may be about, short or full.
+
+    A scheme alone, such as ``role:``, means all that there is of it, where nothing completes it.
+    """
+    scheme, colon, rest = text.partition(":")
     if not colon or scheme.lower() not in TENANT_SCHEMES + OTHER_SCHEMES:
         known = ", ".join(f"{name}:" for name in TENANT_SCHEMES + OTHER_SCHEMES)
         raise ValueError(f"{text!r} should begin with one of {known}")
+    if not rest and scheme.lower() in OTHER_SCHEMES:
+        return URL.build(scheme=scheme.lower())
     return parse_address(text, scheme.lower())
 
 

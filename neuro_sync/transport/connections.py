@@ -18,15 +18,22 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connectionpool import ConnectionPool
 
 from neuro_sync.errors import ConfigError, NeuroError, NotSupported
+from neuro_sync.models.durations import Duration, in_seconds
 
 from .answers import POOLS, socks_pools
 from .tokens import ForkSafeLock
 
-Timeout = tuple[float, float]
-"""Seconds to connect, and seconds of silence while an answer is read."""
+Timeout = Duration | tuple[Duration, Duration]
+"""How long to connect, and how long an answer may be silent while it is read; or one for both."""
+
+LONGEST_TIMEOUT_S = 20 * 86400.0
+"""What is longer sets no limit: the kernel counts milliseconds, in 31 bits."""
 
 Certificate = str | tuple[str, str]
 """The path of a client's certificate; and of its key, if that is in another file."""
+
+
+PAIR_WANTED = "should be how long to connect and how long to be silent, such as (10, 60)"
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -55,7 +62,7 @@ class ConnectionSettings:
     """What a connection needs that is not made by `HttpTransport`, to be of the same kind."""
 
     user_agent: str
-    timeout: Timeout
+    timeout: tuple[float | None, float | None]
     proxy: str | None = field(repr=False)
     """The address of the proxy to go through, which may hold a password."""
     proxy_headers: Mapping[str, str] = field(repr=False)
@@ -67,6 +74,26 @@ class ConnectionSettings:
     def tls(self) -> ssl.SSLContext:
         """Return what `requests` trusts, for connections that it does not make."""
         return tls_context(self.verify, self.cert)
+
+
+def socket_timeouts(timeout: Timeout) -> tuple[float | None, float | None]:
+    """Return the seconds to connect and to be silent; None is no limit.
+
+    Raises:
+        ConfigError: They are no such times.
+    """
+    pair = timeout if isinstance(timeout, tuple | list) else (timeout, timeout)
+    try:
+        connect, read = (in_seconds(each, "timeout") for each in pair)
+    except ValueError as error:
+        raise ConfigError(f"timeout = {timeout!r}: {PAIR_WANTED}") from error
+    if connect <= 0 or read <= 0:
+        raise ConfigError(f"timeout = {timeout!r}: should be more than 0 seconds")
+    return _limited(connect), _limited(read)
+
+
+def _limited(seconds: float) -> float | None:
+    return None if seconds > LONGEST_TIMEOUT_S else seconds
 
 
 class Connections:

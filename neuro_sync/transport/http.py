@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import platform
 import random
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote, urlencode, urlsplit
@@ -40,6 +40,7 @@ from .connections import (
     ConnectionSettings,
     Timeout,
     socket_options,
+    socket_timeouts,
 )
 from .stream import Stream
 from .tokens import FixedToken, TokenSource, masked
@@ -105,7 +106,7 @@ class HttpTransport:
             ConfigError: The token or the application's name cannot be sent.
         """
         self.tokens: TokenSource = FixedToken(token) if isinstance(token, str) else token
-        self._timeout = timeout
+        self._timeout = socket_timeouts(timeout)
         self._clock = clock or Clock()
         self._headers = {
             "User-Agent": _user_agent(application),
@@ -120,7 +121,7 @@ class HttpTransport:
         """Return the same connections, used in another way."""
         other = copy.copy(self)
         if timeout is not None:
-            other._timeout = timeout  # noqa: SLF001  # a copy of ours
+            other._timeout = socket_timeouts(timeout)  # noqa: SLF001  # a copy of ours
         if tokens is not None:
             other.tokens = tokens
         return other
@@ -128,7 +129,8 @@ class HttpTransport:
     @property
     def read_timeout(self) -> float:
         """Seconds of silence after which an answer that is being read counts as lost."""
-        return self._timeout[1]
+        read = self._timeout[1]
+        return math.inf if read is None else read
 
     def request(
         self,
@@ -281,7 +283,7 @@ class HttpTransport:
                 delay = FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311
             except _Passing as passing:
                 reason = passing.error
-                delay = passing.retry_after or FIRST_DELAY * 2**attempt
+                delay = passing.error.retry_after or FIRST_DELAY * 2**attempt
                 if attempt == attempts or delay > LONGEST_DELAY:
                     raise reason from None
             logger.info("%s; trying again in %.1f s", reason, delay)
@@ -328,7 +330,10 @@ class HttpTransport:
         session, settings = self._connections.to(url)
         try:
             response = session.get_adapter(url).send(
-                request, stream=True, timeout=self._timeout, **settings
+                request,
+                stream=True,
+                timeout=self._timeout,  # type: ignore[arg-type]  # the stub lacks (None, number)
+                **settings,
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it
@@ -376,10 +381,9 @@ def _refusal(response: requests.Response, method: str, url: str) -> Exception:
         text = f"the platform sends us on to {where}; use that address instead"
         return APIError(text, status=status, method=method, path=path)
     said = masked(response.content.decode(errors="replace"), *secrets)
-    error = error_from_answer(status, said, method=method, path=path)
-    if status in PASSING:
-        return _Passing(error, _retry_after(response.headers))
-    return error
+    headers = {name: masked(value, *secrets) for name, value in response.headers.items()}
+    error = error_from_answer(status, said, method=method, path=path, headers=headers)
+    return _Passing(error) if status in PASSING else error
 
 
 def _put_content(request: requests.PreparedRequest, content: bytes | Content) -> None:
@@ -393,24 +397,9 @@ def _put_content(request: requests.PreparedRequest, content: bytes | Content) ->
 class _Passing(Exception):
     """A refusal that may be gone a moment later; it never leaves this module."""
 
-    def __init__(self, error: APIError, retry_after: float) -> None:
+    def __init__(self, error: APIError) -> None:
         super().__init__(str(error))
         self.error = error
-        self.retry_after = retry_after
-        """Seconds; 0 if it was not told."""
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds after which a platform wants to be asked again; 0 if it does not say."""
-    told = headers.get("Retry-After", "")
-    if told.isascii() and told.isdigit():
-        return float(told)
-    try:
-        # Both by the clock of whoever answered.
-        left = parsedate_to_datetime(told) - parsedate_to_datetime(headers.get("Date", ""))
-    except (ValueError, TypeError):
-        return 0
-    return max(left.total_seconds(), 0)
 
 
 def segment(text: str) -> str:

@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import urlencode, urlsplit
 
@@ -173,7 +173,7 @@ class WebSocket(Closing):
             self._discard()
             said = (error.resp_headers or {}).get("x-error") or error.resp_body or b""
             # Not chained: the original repeats the whole answer, which may repeat the token.
-            raise self._refusal(error.status_code, said, token) from None
+            raise self._refusal(error.status_code, said, error.resp_headers, token) from None
         except ConnectionFailed:  # the proxy's
             raise
         except (TimeoutError, WebSocketTimeoutException) as error:
@@ -237,13 +237,19 @@ class WebSocket(Closing):
             header["Sec-WebSocket-Protocol"] = self._offered
         return header
 
-    def _refusal(self, status: int, said: bytes | str, token: str) -> NeuroError:
+    def _refusal(
+        self, status: int, said: bytes | str, headers: Mapping[str, str] | None, token: str
+    ) -> NeuroError:
         if status < 400:
             return ProtocolError(f"the answer was {status}, and no websocket: {self._what}")
         if isinstance(said, bytes):
             said = said.decode(errors="replace")
         return error_from_answer(
-            status, masked(said, token), method="GET", path=urlsplit(self._url).path
+            status,
+            masked(said, token),
+            method="GET",
+            path=urlsplit(self._url).path,
+            headers={name: masked(value, token) for name, value in (headers or {}).items()},
         )
 
     def send(self, message: bytes) -> None:

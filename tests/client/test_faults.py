@@ -148,10 +148,12 @@ def test_an_upgrade_that_is_refused_says_why(
     proxy: FaultProxy, far: Session, finished: JobDescription
 ) -> None:
     reason = b'{"error": "too many terminals are open"}'
-    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nX-Error: "
+    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
+    head += b"X-Request-ID: req-4711\r\nRetry-After: 7\r\nX-Error: "
     proxy.plan("GET /api/v1/monitoring/jobs/", Fault(answer=head + reason + b"\r\n\r\n"))
-    with pytest.raises(ServerNotAvailable, match="too many terminals are open"):
+    with pytest.raises(ServerNotAvailable, match="too many terminals are open") as refused:
         far.jobs.exec(finished, "true")
+    assert (refused.value.request_id, refused.value.retry_after) == ("req-4711", 7)
 
 
 def test_a_list_that_hangs_raises(

@@ -306,7 +306,7 @@ def test_lists_can_be_filtered_in_every_way(session: Session) -> None:
 
 def test_a_status_that_there_is_not_is_named(session: Session) -> None:
     with pytest.raises(IllegalArgumentError, match="'runing' is not a valid JobStatus"):
-        session.jobs.list(statuses=["runing"])  # type: ignore[list-item]  # a typo
+        session.jobs.list(statuses=["runing"])
 
 
 def test_a_wait_for_what_never_comes_is_refused(session: Session) -> None:

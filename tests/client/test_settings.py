@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuro_sync import ConfigError, Session
-from neuro_sync.client.settings import Settings, parse_life_span, read_settings
+from neuro_sync.client.settings import Settings, read_settings
+from neuro_sync.models.durations import parse_duration
 
 
 @pytest.fixture
@@ -102,8 +103,8 @@ def test_the_project_comes_before_the_user_key_by_key(tmp_path: Path, user_file:
             ),
         ),
         (
-            "[job]\nlife-span='1 day'",
-            "job.life-span = '1 day': should look like 1d2h3m4s, or 0 for no limit",
+            "[job]\nlife-span='1 fortnight'",
+            "job.life-span = '1 fortnight': should look like 1d2h3m4s, or 0 for no limit",
         ),
         ("[job]\nlife-span=3", "job.life-span = 3: should look like 1d2h3m4s, or 0 for no limit"),
         ("[job]\nps-format=3", "job.ps-format = 3: should be a text"),
@@ -165,15 +166,15 @@ def test_a_life_span_is_the_sum_of_its_parts(parts: tuple[int | None, ...], minu
     text = "".join(f"{part}{name}" for part, name, _ in told)
     if not text:
         with pytest.raises(ValueError, match="should look like 1d2h3m4s"):
-            parse_life_span(text)
+            parse_duration(text)
     else:
-        assert parse_life_span(text) == sum(part * seconds for part, _, seconds in told)
+        assert parse_duration(text) == sum(part * seconds for part, _, seconds in told)
 
 
 @pytest.mark.parametrize("text", ["", "1", "-1d", "1h1d", "1d 2h", "1.5h", "00", "d"])
 def test_a_life_span_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="should look like 1d2h3m4s"):
-        parse_life_span(text)
+        parse_duration(text)
 
 
 def test_a_session_reads_both_files(home: Path) -> None:

@@ -21,6 +21,7 @@ from neuro_sync import (
     ServerNotAvailable,
     Session,
     StreamInterrupted,
+    TooManyRequests,
 )
 from neuro_sync.client.saved_login import LoginStore
 from neuro_sync.local.server import LocalPlatform
@@ -344,7 +345,7 @@ def test_a_new_token_that_is_refused_as_well_ends_the_call(
     assert (oauth.refreshes, door.refused) == (1, 2)
 
 
-@pytest.mark.parametrize(("status", "error"), [(503, ServerNotAvailable), (429, NeuroError)])
+@pytest.mark.parametrize(("status", "error"), [(503, ServerNotAvailable), (429, TooManyRequests)])
 def test_a_token_endpoint_that_is_busy_is_no_reason_to_log_in_again(
     store: LoginStore, oauth: OAuthServer, status: int, error: type[Exception]
 ) -> None:

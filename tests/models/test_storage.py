@@ -74,7 +74,7 @@ def test_an_answer_that_lacks_something_is_told() -> None:
 def test_any_name_is_read_and_addressed(name: str) -> None:
     folder = URL("storage://cluster/org/project")
     line = json.dumps({"FileStatus": {**FILE, "path": name}})
-    status: FileStatus = ListedFile.from_answer(line).status.within(folder)
+    status: FileStatus = ListedFile.from_answer(line).status.within(str(folder))
     assert status.path == status.name == name
     assert path_of(status.uri) == f"/org/project/{name}"
     assert parse_address(str(status.uri), "storage") == status.uri

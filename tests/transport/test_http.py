@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -25,12 +26,15 @@ from neuro_sync import (
     ServerError,
     ServerNotAvailable,
     StreamInterrupted,
+    TooManyRequests,
 )
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
 
 URL = "http://platform.test/api/v1/jobs"
 CANARY = "canary-token-4711"
+LATER = {"Retry-After": "7"}
+DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
 class Skipping(Clock):
@@ -85,6 +89,62 @@ def test_a_platform_that_stays_away_is_given_up(transport: HttpTransport) -> Non
     with pytest.raises(ServerNotAvailable, match="busy"):
         transport.request("GET", URL)
     assert len(responses.calls) == 4
+
+
+@responses.activate
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_too_many_requests_are_an_error_of_their_own(
+    transport: HttpTransport, clock: Skipping, method: str
+) -> None:
+    responses.add(method, URL, status=429, json={"error": "slow down"}, headers=LATER)
+    with pytest.raises(TooManyRequests, match="slow down") as refused:
+        transport.request(method, URL)
+    assert not isinstance(refused.value, IllegalArgumentError)
+    assert (refused.value.status, refused.value.retry_after) == (429, 7)
+    assert clock.slept == ([7, 7, 7] if method == "GET" else [])
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "9" * 400}, math.inf),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:09 GMT", "Date": DATE}, 9),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:00:00 GMT", "Date": DATE}, 0),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_a_refusal_tells_when_to_ask_again(
+    transport: HttpTransport, headers: dict[str, str], seconds: float | None
+) -> None:
+    responses.post(URL, status=503, headers=headers)
+    with pytest.raises(ServerNotAvailable) as refused:
+        transport.request("POST", URL)
+    assert refused.value.retry_after == seconds
+
+
+@responses.activate
+@pytest.mark.parametrize("header", ["X-Request-ID", "x-request-id", "X-Correlation-Id", "CF-RAY"])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429, 500, 503, 599])
+def test_a_refusal_tells_what_the_platform_calls_the_request(
+    transport: HttpTransport, header: str, status: int
+) -> None:
+    responses.post(URL, status=status, json={"error": "no"}, headers={header: "req-4711"})
+    with pytest.raises(APIError, match=r"^no \(\d+ for POST .*, request req-4711\)$") as refused:
+        transport.request("POST", URL)
+    assert (refused.value.request_id, refused.value.text) == ("req-4711", "no")
+
+
+@responses.activate
+@pytest.mark.parametrize("name", ["", "  ", "a\x1b[2Jb", "a\x85b", "x" * 129, CANARY])
+def test_what_is_no_name_of_a_request_is_not_shown(transport: HttpTransport, name: str) -> None:
+    responses.post(URL, status=500, json={"error": "no"}, headers={"X-Request-ID": name})
+    with pytest.raises(ServerError) as refused:
+        transport.request("POST", URL)
+    assert refused.value.request_id in (None, "***")
+    assert CANARY not in str(refused.value)
 
 
 @responses.activate

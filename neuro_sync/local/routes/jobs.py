@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Any, NoReturn
@@ -198,7 +199,7 @@ def _limit(value: str | None) -> int | None:
         raise IllegalArgumentError(str(error)) from error
     if limit < 1:
         raise IllegalArgumentError("limit should be > 0")
-    return limit
+    return min(limit, sys.maxsize)
 
 
 def _by_hostname(hostname: str) -> dict[str, Any]:
