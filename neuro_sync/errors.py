@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
+    from yarl import URL
+
     from .models.jobs import JobDescription
+
+LISTED_FAILURES = 5
+"""How many files the text of a `CopyIncomplete` names."""
 
 
 class NeuroError(Exception):
@@ -40,6 +47,10 @@ class RequestTimeout(ConnectionFailed, TimeoutError):
 
 class StreamInterrupted(ConnectionFailed):
     """A stream was cut, and taking it up again failed. The job may well go on."""
+
+
+class FileChanged(StreamInterrupted):
+    """A file of the storage changed while it was read. Nothing is wrong with the connection."""
 
 
 class StreamClosed(NeuroError, BrokenPipeError):
@@ -89,6 +100,45 @@ class JobFailed(NeuroError, RuntimeError):
     @property
     def exit_code(self) -> int | None:
         return self.job.history.exit_code
+
+
+class CopyFailure(NamedTuple):
+    """A file or folder that could not be copied, and why."""
+
+    src: URL
+    dst: URL
+    error: Exception
+
+    @property
+    def message(self) -> str:
+        """The source and the reason in one line."""
+        name = unquote(self.src.raw_path, errors="surrogateescape")
+        where = name if self.src.scheme == "file" else str(self.src)
+        reason = getattr(self.error, "text", None) or getattr(self.error, "strerror", None)
+        text = f"{where}: {reason or self.error}"
+        # A name may have a line break, or bytes that are no text.
+        return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
+
+
+class CopyIncomplete(NeuroError, OSError):
+    """Some files of a folder could not be copied; all others were."""
+
+    def __init__(self, failures: Sequence[CopyFailure]) -> None:
+        self.failures: tuple[CopyFailure, ...] = tuple(failures)
+        """What is missing; a folder stands for all that is in it."""
+        shown = "; ".join(failure.message for failure in self.failures[:LISTED_FAILURES])
+        more = len(self.failures) - LISTED_FAILURES
+        super().__init__(
+            f"{_files(len(self.failures))} could not be copied: {shown}"
+            + (f"; and {more} more" if more > 0 else "")
+        )
+
+    def __reduce__(self) -> tuple[type[CopyIncomplete], tuple[tuple[CopyFailure, ...]]]:
+        return type(self), (self.failures,)
+
+
+def _files(count: int) -> str:
+    return "1 file or folder" if count == 1 else f"{count} files or folders"
 
 
 class EngineFailed(NeuroError, RuntimeError):

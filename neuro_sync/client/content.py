@@ -12,6 +12,7 @@ from yarl import URL
 from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     ConnectionFailed,
+    FileChanged,
     IllegalArgumentError,
     ProtocolError,
     ResourceNotFound,
@@ -20,6 +21,7 @@ from neuro_sync.errors import (
     StorageNotFound,
     StreamInterrupted,
 )
+from neuro_sync.models.uris import path_of
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.stream import Stream
@@ -98,6 +100,8 @@ class FileContent(Closing, Iterator[bytes]):
         self._is_range = True
         try:
             return self._connect(self.stop)
+        except FileChanged:
+            raise
         except ConnectionFailed as failure:
             raise StreamInterrupted(f"{error}; and again: {failure}") from failure
 
@@ -146,7 +150,7 @@ class FileContent(Closing, Iterator[bytes]):
             self.stop = total = int(length)
         version = (total, headers.get("Last-Modified"))
         if self._version not in (None, version):
-            raise StreamInterrupted(f"{self._uri} has changed while it was read")
+            raise FileChanged(f"{self._uri} has changed while it was read")
         self._version = version
 
     def close(self) -> None:
@@ -161,13 +165,28 @@ class FileContent(Closing, Iterator[bytes]):
 
 @contextmanager
 def missing(uri: URL) -> Iterator[None]:
-    """Tell which file it is that the platform has not found."""
+    """Raise which file it is that the platform has not found."""
     try:
         yield
     except ResourceNotFound as error:
+        text = f"there is no {uri}, or it is not yours to see"
+        # The hosted service has no route for such an address, so its 404 has no JSON body.
+        if error.payload is None and not _is_one_line_of_text(path_of(uri)):
+            text = (
+                f"this platform cannot address {uri}: a name in it has a line break, or bytes "
+                "that are no UTF-8. Rename it"
+            )
         raise StorageNotFound(
-            f"there is no {uri}, or it is not yours to see",
+            text,
             method=error.method,
             path=error.path,
             payload={"errno": "ENOENT"},
         ) from error
+
+
+def _is_one_line_of_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\n" not in path

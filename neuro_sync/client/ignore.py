@@ -43,11 +43,11 @@ class IgnoreRules:
             specs.append((folder, PathSpec.from_lines("gitignore", lines)))
         return IgnoreRules(tuple(specs))
 
-    def ignores(self, path: Path, *, is_dir: bool) -> bool:
-        """Tell whether a file or folder is left out: the last pattern that matches it says so."""
+    def verdict(self, path: Path, *, is_dir: bool) -> bool | None:
+        """Return whether a file or folder is left out, None if no pattern matches it."""
         for folder, spec in reversed(self.specs):
             name = path.relative_to(folder).as_posix() + ("/" if is_dir else "")
             verdict: bool | None = spec.check_file(name).include
             if verdict is not None:
                 return verdict
-        return False
+        return None

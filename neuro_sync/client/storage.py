@@ -133,7 +133,8 @@ class Storage(Section):
             except StorageNotFound as error:
                 text = f"there is no {above} to make it in; with parents, that is made, too"
                 raise StorageNotFound(text, payload={"errno": "ENOENT"}) from error
-        self._transport.request("PUT", url, query=[("op", "MKDIRS")])
+        with missing(full):
+            self._transport.request("PUT", url, query=[("op", "MKDIRS")])
 
     def create(self, uri: URL | str, data: Buffer | Iterable[Buffer]) -> None:
         """Write a whole file, in place of one that is there; missing folders above it are made.
@@ -324,6 +325,10 @@ class Storage(Section):
         Eight files are copied at a time. `filter` is asked for each path below `src`, that of a
         folder with a ``/`` at its end. What the ignore files say, in `src`, the folders above it
         and below it, is left out; they are written as for git.
+
+        Raises:
+            CopyIncomplete: Some files could not be copied. All others were.
+            OSError: `src` is no folder, or cannot be read.
         """
         place = self._location(dst)
         mode = Mode(update, continue_)
@@ -368,7 +373,12 @@ class Storage(Section):
         filter: Filter | None = None,
         progress: AbstractRecursiveFileProgress | None = None,
     ) -> None:
-        """Copy what is in a folder of the storage into a local one, which is made if missing."""
+        """Copy what is in a folder of the storage into a local one, which is made if missing.
+
+        Raises:
+            CopyIncomplete: Some files could not be copied. All others were.
+            StorageNotFound: There is no such folder.
+        """
         place = self._location(src)
         mode = Mode(update, continue_)
         with self._lane(place) as lane, Crew(progress) as crew:
