@@ -89,9 +89,12 @@ class PlaceType(ParamType):
         folder = folder + slash if slash else "storage:"
 
         def read(session: Session) -> Iterator[str]:
+            from neuro_sync.models.uris import quoted_name
+
             with session.storage.list(folder) as files:
                 for file in files:
-                    yield f"{folder}{file.name}{'/' if file.is_dir() else ''}"
+                    name = quoted_name(file.name)
+                    yield f"{folder}{name}{'/' if file.is_dir() else ''}"
 
         return [CompletionItem(path) for path in complete(ctx, read) if path.startswith(incomplete)]
 

@@ -57,7 +57,7 @@ COLLECTED = 8 * 2**20
 """Bytes of an iterator that are sent together."""
 
 Place = str | Path | URL
-"""A local file: a path, or a ``file:`` address."""
+"""A local file: a path, or a ``file:`` address. In text, ``~/`` at the beginning is your home."""
 
 
 class Storage(Section):
@@ -264,12 +264,15 @@ class Storage(Section):
             text = f"there is no folder {_above(target)} to move {full} to"
             raise StorageNotFound(text, payload=error.payload) from error
 
-    def glob(self, uri: URL | str, *, dironly: bool = False) -> Records[URL]:
+    def glob(
+        self, uri: URL | str, *, dironly: bool = False, names_first: bool = False
+    ) -> Records[URL]:
         """Find what matches a pattern, with ``*``, ``?``, ``[…]``, and ``**`` for any depth.
 
         Names that begin with a dot match only a pattern that does. A pattern that ends with ``/``
         finds folders only. Without any of these marks, the address is yielded as it is, whether
-        there is something or not.
+        there is something or not. With `names_first`, a file or folder whose name is the pattern
+        itself, such as ``run[1].csv``, is the only match.
         """
         # In an address a question mark begins a query; no pattern has one.
         pattern = str(uri).replace("?", "%3F")
@@ -278,7 +281,7 @@ class Storage(Section):
         if has_magic(path_of(full)):
             root = build(full.scheme, full.host or "", "/")
             only = dironly or pattern.endswith("/")
-            found = matches(self, root, _names(full), folders_only=only)
+            found = matches(self, root, _names(full), folders_only=only, names_first=names_first)
         if pattern.endswith("/"):
             found = (
                 build(match.scheme, match.host or "", path_of(match).rstrip("/") + "/")

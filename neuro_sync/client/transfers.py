@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from yarl import URL
 
@@ -21,12 +22,15 @@ from neuro_sync.errors import (
     CopyFailure,
     CopyIncomplete,
     FileChanged,
+    IllegalArgumentError,
     NDJSONError,
     NeuroError,
     StorageError,
 )
 from neuro_sync.models import storage as models
-from neuro_sync.models.uris import build
+from neuro_sync.models.uris import build, file_path
+
+from .arguments import BadValuesRefused
 
 T = TypeVar("T")
 
@@ -89,7 +93,7 @@ def ends_copy(error: Exception) -> bool:
     if getattr(error, "errno", None) in ENDING_ERRNOS:
         return True
     # The rest of ours: no connection, no login, or an answer that cannot be read.
-    is_about_one_file = isinstance(error, APIError | NDJSONError | FileChanged)
+    is_about_one_file = isinstance(error, APIError | NDJSONError | FileChanged | CopyIncomplete)
     return isinstance(error, NeuroError) and not is_about_one_file
 
 
@@ -408,11 +412,19 @@ def file_uri(path: Path) -> URL:
 def local_path(place: str | Path | URL) -> Path:
     """Return the local file that is meant by a path, or by a ``file:`` address.
 
+    Text that begins with ``~/`` lies in the user's home folder, and text that begins with
+    ``file:`` is an address. Any other text, and a ``Path``, is the path as it is.
+
     Raises:
-        ValueError: It is an address of something else.
+        IllegalArgumentError: It is an address of something else.
     """
-    if not isinstance(place, URL):
-        return Path(place).expanduser()
-    if place.scheme != "file" or place.host:
-        raise ValueError(f"{place} is no local file; give a path, or a URL such as file:///a/b")
-    return Path(unquote(place.raw_path, errors="surrogateescape"))
+    if isinstance(place, URL) and place.scheme != "file":
+        raise IllegalArgumentError(
+            f"{place} is no local file; give a path, or a URL such as file:///a/b"
+        )
+    if isinstance(place, Path):
+        return place
+    if isinstance(place, URL) or place.startswith("file:"):
+        with BadValuesRefused():
+            return file_path(str(place))
+    return Path(os.path.expanduser(place) if place == "~" or place.startswith("~/") else place)

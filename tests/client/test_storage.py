@@ -200,6 +200,31 @@ def test_addresses_may_be_short_of_another_project_or_full(session: Session, roo
             session.storage.stat(wrong)
 
 
+@pytest.mark.parametrize("name", ["~$report.docx", "~", "~nobody", "file:x", "a#b%41?"])
+def test_a_local_name_may_begin_with_anything(
+    session: Session,
+    root: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("x")
+    address = "file://" + quote(str(tmp_path / name))
+    as_text = [] if name in ("~", "file:x") else [name]
+    for number, place in enumerate([Path(name), f"./{name}", address, URL(address), *as_text]):
+        session.storage.upload_file(place, f"{root}/{number}")
+        session.storage.download_file(f"{root}/{number}", place)
+    Path(name).unlink()
+    (Path(name) / "sub").mkdir(parents=True)
+    session.storage.upload_dir(address, f"{root}/copy")
+    session.storage.download_dir(f"{root}/copy", address)
+    assert contents(folder / "copy") == {"sub": None}
+    with pytest.raises(FileNotFoundError):
+        session.storage.upload_file("~nobody-here/x", f"{root}/x")
+
+
 def test_refusals_are_the_builtin_errors_too(session: Session, root: str, folder: Path) -> None:
     storage = session.storage
     storage.create(f"{root}/file", b"x")
