@@ -53,12 +53,9 @@ def complete(context: click.Context, read: Callable[[Session], Iterable[str]]) -
 
 
 class JobType(ParamType):
-    """A job: its id, its name, or its address ``job:NAME``."""
+    """A job: its id, its name, or its address ``job:NAME``, which `Jobs` resolves."""
 
     name = "job"
-
-    def convert(self, value: str, param: object, context: click.Context | None) -> str:  # noqa: ARG002
-        return value.rpartition("/")[2].removeprefix("job:") if value.startswith("job:") else value
 
     def shell_complete(
         self, ctx: click.Context, _: click.Parameter, incomplete: str

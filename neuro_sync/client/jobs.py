@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args, overload
 
 from pydantic import TypeAdapter
 from yarl import URL
@@ -93,6 +93,13 @@ OnUpdate = Callable[[JobDescription], object]
 """Is told what a job is like now."""
 
 _CAPACITY = TypeAdapter(dict[str, int], config={"defer_build": True})
+
+
+class _Located(NamedTuple):
+    """A job, and the cluster that it is on; None is the current one."""
+
+    id: str
+    cluster_name: str | None
 
 
 class Jobs(Section):
@@ -325,10 +332,9 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/top, as JSON lines or a websocket
         """
-        if cluster_name is None and isinstance(id, JobDescription):
-            cluster_name = id.cluster_name
-        url = self._config.cluster(cluster_name).monitoring_url
-        return self._telemetry.open(url, self._id_of(id))
+        job = self._locate(id, cluster_name)
+        url = self._config.cluster(job.cluster_name).monitoring_url
+        return self._telemetry.open(url, job.id)
 
     def get_capacity(self, *, cluster_name: str | None = None) -> Mapping[str, int]:
         """Return how many jobs of each preset could be started now; roughly, and only for now.
@@ -474,8 +480,7 @@ class Jobs(Section):
         """
         if tail is not None and tail < 0:
             raise IllegalArgumentError(f"tail = {tail}: should be 0 or more lines")
-        job_id = self._id_of(id)
-        cluster_name = id.cluster_name if isinstance(id, JobDescription) else None
+        job_id, cluster_name = self._locate(id)
         wanted = LogRequest(_instant(since), timestamps, tail, follow)
         return LogLines(
             lambda stamp: self._open_log(job_id, cluster_name, stamp, True, ""),
@@ -558,9 +563,10 @@ class Jobs(Section):
         return WebSocket(self._transport, url, query=query, subprotocols=offered).open()
 
     def _monitoring_url(self, id: Job, cluster_name: str | None = None) -> str:
-        if cluster_name is None and isinstance(id, JobDescription):
-            cluster_name = id.cluster_name
-        return f"{self._config.cluster(cluster_name).monitoring_url}/{self._id_of(id)}"
+        return self._url_of(self._locate(id, cluster_name))
+
+    def _url_of(self, job: _Located) -> str:
+        return f"{self._config.cluster(job.cluster_name).monitoring_url}/{job.id}"
 
     @overload
     def run_command(
@@ -728,11 +734,11 @@ class Jobs(Section):
         target = self._parse.platform_image(image, cluster_name=cluster_name)
         tag = target.tag or LATEST
         target = target.model_copy(update={"tag": tag})
-        job = id if isinstance(id, JobDescription) else self._id_of(id)
-        job_id = self._id_of(job)
+        job = self._locate(id, cluster_name)
+        job_id = job.id
         progress = progress or AbstractDockerImageProgress()
         with self._transport.stream(
-            f"{self._monitoring_url(job, cluster_name)}/save",
+            f"{self._url_of(job)}/save",
             method="POST",
             body={"container": {"image": target.as_docker_url()}},
             accept=NDJSON,
@@ -773,11 +779,12 @@ class Jobs(Section):
 
         from .forward import PortForward
 
-        url = f"{self._monitoring_url(id, cluster_name)}/port_forward/{job_port}"
+        job = self._locate(id, cluster_name)
+        url = f"{self._url_of(job)}/port_forward/{job_port}"
         return PortForward(
             lambda: WebSocket(self._transport, url),
             local_port,
-            f"port {job_port} of {self._id_of(id)}",
+            f"port {job_port} of {job.id}",
         )
 
     def _open_log(
@@ -793,34 +800,40 @@ class Jobs(Section):
             query.append(("since", since))
         if separator is not None:
             query.append(("separator", separator))
-        if cluster_name is None and isinstance(id, JobDescription):
-            cluster_name = id.cluster_name
-        monitoring = self._config.cluster(cluster_name).monitoring_url
-        url = f"{monitoring}/{self._id_of(id)}/log"
+        url = f"{self._monitoring_url(id, cluster_name)}/log"
         return self._transport.stream(url, query=query, is_silent=True)
 
     def _id_of(self, id: Job) -> str:
+        return self._locate(id).id
+
+    def _locate(self, id: Job, cluster_name: str | None = None) -> _Located:
         """Return the id itself, which is all that the monitoring service knows jobs by."""
-        key = self._key(id)
-        return key if JOB_ID.fullmatch(key) else self.status(key).id
+        if not isinstance(id, JobDescription):
+            key, found_on = self._read(id)
+            if JOB_ID.fullmatch(key):
+                return _Located(key, cluster_name or found_on)
+            id = self.status(key)
+        return _Located(id.id, cluster_name or id.cluster_name)
 
     def _key(self, id: Job) -> str:
         """Return the part of a path that names the job."""
-        if isinstance(id, JobDescription):
-            return id.id
+        return id.id if isinstance(id, JobDescription) else self._read(id).id
+
+    def _read(self, id: str | URL) -> _Located:
+        """Return the id or name that is given, and the cluster if it is an address."""
         text = str(id)
         if not text:
             raise IllegalArgumentError("which job? its id or name is empty")
-        return self._find(text) if text.startswith("job:") else segment(text)
+        return self._find(text) if text.startswith("job:") else _Located(segment(text), None)
 
-    def _find(self, address: str) -> str:
+    def _find(self, address: str) -> _Located:
         """Return the id of the job at an address, which may end with its name."""
         uri = self._parse.str_to_uri(address, allowed_schemes=("job",))
         *tenant, key = uri.parts[1:] or ("",)
         if not key:
             raise IllegalArgumentError(f"{address!r} ends with no job's id or name")
         if JOB_ID.fullmatch(key):
-            return key
+            return _Located(key, uri.host)
         project = tenant.pop() if tenant else None
         found = self.list(
             name=key,
@@ -832,7 +845,7 @@ class Jobs(Section):
         )
         with found:
             for job in found:
-                return job.id
+                return _Located(job.id, job.cluster_name or uri.host)
         raise IllegalArgumentError(f"no such job {address}")
 
     def _api(self, *parts: str) -> str:
