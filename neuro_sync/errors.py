@@ -285,6 +285,13 @@ class NotSupported(ServerError, NotImplementedError):
     status = 501
 
 
+class InputNotEnded(CommandTimeout, NotSupported):
+    """A command got its input and went silent: it may wait for an end that cannot be sent.
+
+    The hosted platform has no message for the end of input, except with a terminal.
+    """
+
+
 class BadGateway(ServerError):
     """The platform's front door did not reach the service behind it."""
 

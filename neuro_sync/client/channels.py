@@ -17,6 +17,7 @@ from typing_extensions import Self
 from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     CommandTimeout,
+    InputNotEnded,
     NeuroError,
     NotSupported,
     ProtocolError,
@@ -93,6 +94,10 @@ class StdStream(Closing, Iterator[Message]):
         self._failure: NeuroError | None = None
         self._over = False
         self._closed = False
+        # Whether all input was delivered to a platform that cannot be told of its end, and when
+        # something was delivered or came last.
+        self._is_end_owed = False
+        self._active = 0.0
         self._feeder: threading.Thread | None = None
         self._thread = threading.Thread(
             target=self._receive, name=f"neuro-sync: {what}", daemon=True
@@ -107,10 +112,12 @@ class StdStream(Closing, Iterator[Message]):
             ProtocolError: The platform sent something unreadable.
             CommandTimeout: Nothing came within `timeout` seconds; the stream goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        return self._read(None if timeout is None else time.monotonic() + timeout)
+
+    def _read(self, deadline: float | None, eof_timeout: float = math.inf) -> Message | None:
         with self._changed:
             while not self._output and not self._over:
-                self._wait_for_change(deadline)
+                self._wait_for_change(deadline, eof_timeout)
             if self._output:
                 message = self._output.popleft()
                 self._kept -= len(message.data)
@@ -143,6 +150,34 @@ class StdStream(Closing, Iterator[Message]):
         view = memoryview(data)
         for start in range(0, len(view), INPUT_PIECE):
             self._send(frames.stdin(view[start : start + INPUT_PIECE].tobytes()))
+
+    def leave_stdin_open(self) -> None:
+        """Note that all input was written, where `close_stdin` cannot send that."""
+        with self._changed:
+            self._is_end_owed = True
+            self._active = time.monotonic()
+            self._changed.notify_all()
+
+    def silence_left(self, eof_timeout: float) -> float:
+        """Return for how many more seconds nothing may happen.
+
+        Without limit, unless all input was written and its end cannot be sent.
+
+        Raises:
+            InputNotEnded: None are left.
+        """
+        if not self._is_end_owed or self._over:
+            return math.inf
+        left = self._active + eof_timeout - time.monotonic()
+        if left <= 0:
+            raise InputNotEnded(
+                f"{self._what} has been sent its input, and then nothing happened for "
+                f"{eof_timeout:g} s. It may wait for the end of its input, which this platform "
+                "cannot send; it goes on in the job. Tell it how much to read, as in "
+                "sh -c 'head -c 1000 | COMMAND', use a terminal (tty=True, -t), or wait longer "
+                "(eof_timeout=, --eof-timeout)"
+            )
+        return left
 
     def close_stdin(self) -> None:
         """Tell the command that its input is over; with a terminal this types Ctrl-D.
@@ -230,19 +265,26 @@ class StdStream(Closing, Iterator[Message]):
         return self._exited.message if self._exited else ""
 
     def communicate(
-        self, input: bytes | None = None, *, timeout: float | None = None
+        self,
+        input: bytes | None = None,
+        *,
+        timeout: float | None = None,
+        eof_timeout: float | None = frames.EOF_TIMEOUT_S,
     ) -> CommandResult[bytes]:
         """Write all the input and read all the output, at the same time, until the end.
 
+        Where `close_stdin` does not work, a command that got all its input has to end by itself.
+        It is given up when nothing happens for `eof_timeout` seconds; ``None`` sets no limit.
+
         Raises:
-            NotSupported: There is input, and `close_stdin` does not work here.
+            InputNotEnded: Nothing happened for `eof_timeout` seconds after the input. The error
+                has the output so far; the stream goes on.
             CommandTimeout: It was not over within `timeout` seconds; the stream goes on.
             StreamInterrupted: The connection ended before there was an exit code.
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        silence = math.inf if eof_timeout is None else eof_timeout
         if input is not None:
-            if not self.can_close_stdin:
-                self.close_stdin()
             name = f"neuro-sync: input of {self._what}"
             self._feeder = threading.Thread(
                 target=self._feed, args=(input,), name=name, daemon=True
@@ -250,9 +292,9 @@ class StdStream(Closing, Iterator[Message]):
             self._feeder.start()
         written: dict[int, list[bytes]] = {1: [], 2: []}
         try:
-            while message := self.read_out(timeout=_left(deadline)):
+            while message := self._read(deadline, silence):
                 written[message.fileno].append(message.data)
-            exit_code = self.wait(_left(deadline))
+            exit_code = self.wait(None if deadline is None else deadline - time.monotonic())
         except CommandTimeout as error:
             error.stdout, error.stderr = b"".join(written[1]), b"".join(written[2])
             raise
@@ -279,21 +321,27 @@ class StdStream(Closing, Iterator[Message]):
         if self._feeder is not None:
             self._feeder.join()
 
-    def interact(self, *, history: LogLines | None = None) -> int | None:
+    def interact(
+        self,
+        *,
+        history: LogLines | None = None,
+        eof_timeout: float | None = frames.EOF_TIMEOUT_S,
+    ) -> int | None:
         """Connect the user's terminal with the stream until one of them is over, then close it.
 
         The terminal is in raw mode meanwhile and is restored in any case. Its size is passed on.
         Ctrl-P Ctrl-Q detaches: the command goes on and ``None`` is returned, else its exit code.
         `history` is what was written before, ``jobs.logs(id, follow=False)``; it is shown until
-        the stream has something to show, and closed.
+        the stream has something to show, and closed. `eof_timeout` is as for `communicate`.
 
         Raises:
             NotSupported: There are no terminals of this kind on Windows.
+            InputNotEnded: All input was sent, and nothing happened for `eof_timeout` seconds.
             StreamInterrupted: The connection ended before there was an exit code.
         """
         from .terminal import interact
 
-        return interact(self, history)
+        return interact(self, history, math.inf if eof_timeout is None else eof_timeout)
 
     def __repr__(self) -> str:
         state = f", exited {self._exited.exit_code}" if self._exited else ""
@@ -303,13 +351,17 @@ class StdStream(Closing, Iterator[Message]):
         # A command need not read all its input; how it ended is told to whoever waits for it.
         with suppress(NeuroError):
             self.write_in(data)
-            self.close_stdin()
+            if self.can_close_stdin:
+                self.close_stdin()
+            else:
+                self.leave_stdin_open()
 
-    def _wait_for_change(self, deadline: float | None) -> None:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
+    def _wait_for_change(self, deadline: float | None, eof_timeout: float = math.inf) -> None:
+        left = math.inf if deadline is None else deadline - time.monotonic()
+        if left <= 0:
             raise CommandTimeout(f"{self._what} was not over in time")
-        self._changed.wait(left)
+        left = min(left, self.silence_left(eof_timeout))
+        self._changed.wait(None if left == math.inf else left)
 
     def _check_open(self) -> None:
         if self._over or self._exited is not None:
@@ -359,13 +411,10 @@ class StdStream(Closing, Iterator[Message]):
             while self._kept >= KEPT and not self._waiting and not self._closed:
                 if not self._changed.wait(self._websocket.heartbeat):
                     self._websocket.ping()
+            self._active = time.monotonic()
             self._output.append(received)
             self._kept += len(received.data)
             self._changed.notify_all()
-
-
-def _left(deadline: float) -> float | None:
-    return None if deadline == math.inf else deadline - time.monotonic()
 
 
 class PreparedCommand:

@@ -576,6 +576,7 @@ class Jobs(Section):
         *,
         input: bytes | str | None = None,
         timeout: Duration | None = None,
+        eof_timeout: Duration | None = frames.EOF_TIMEOUT_S,
         check: bool = False,
         text: Literal[False] = False,
         cluster_name: str | None = None,
@@ -589,6 +590,7 @@ class Jobs(Section):
         *,
         input: bytes | str | None = None,
         timeout: Duration | None = None,
+        eof_timeout: Duration | None = frames.EOF_TIMEOUT_S,
         check: bool = False,
         text: Literal[True],
         cluster_name: str | None = None,
@@ -601,6 +603,7 @@ class Jobs(Section):
         *,
         input: bytes | str | None = None,
         timeout: Duration | None = None,
+        eof_timeout: Duration | None = frames.EOF_TIMEOUT_S,
         check: bool = False,
         text: bool = False,
         cluster_name: str | None = None,
@@ -609,21 +612,28 @@ class Jobs(Section):
 
         `input` is all that the command reads. With `text` its output is decoded as UTF-8.
 
+        The hosted platform cannot send a command where its input ends. The command gets the
+        input all the same, and has to end by itself, as ``head -n 1`` does. It is given up when
+        nothing happens for `eof_timeout` seconds after the input; ``None`` sets no limit.
+
         Raises:
             CommandFailed: With ``check=True``, when it did not end with 0.
             CommandTimeout: It was not over within `timeout`; the error has its output so far. It
                 may go on inside the job.
             StreamInterrupted: The connection ended before there was an exit code.
-            NotSupported: There is `input`, and the platform cannot tell a command where it ends.
-                The command was started without any.
+            InputNotEnded: Nothing happened for `eof_timeout` seconds after the input, and the
+                platform cannot send its end. The error has the output so far.
             ResourceNotFound: The job is not running.
 
         Endpoint: GET {monitoring}/{id}/exec, a websocket
         """
-        stream = self.exec(id, cmd, stdin=input is not None, cluster_name=cluster_name)
         data = input.encode() if isinstance(input, str) else input
+        # Without input there is nothing whose end would have to be sent.
+        stream = self.exec(id, cmd, stdin=bool(data), cluster_name=cluster_name)
         with stream:
-            result = stream.communicate(data, timeout=_seconds(timeout))
+            result = stream.communicate(
+                data or None, timeout=_seconds(timeout), eof_timeout=_seconds(eof_timeout)
+            )
         if check and result.exit_code != 0:
             tail = (result.stderr or result.stdout).decode(errors="replace").strip()
             why = stream.exit_message or tail[-2000:]

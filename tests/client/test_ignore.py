@@ -22,7 +22,7 @@ def is_copied_by_them(lines: bytes, path: str) -> bool:
     rules = FileFilter()
     rules.read_from_buffer(lines)
     try:
-        rules.match(path).send(None)  # type: ignore[attr-defined]  # a coroutine that never waits
+        rules.match(path).send(None)  # a coroutine that never waits
     except StopIteration as ended:
         return bool(ended.value)
     raise AssertionError("it waits")

@@ -213,7 +213,8 @@ def test_a_local_name_may_begin_with_anything(
     Path(name).write_text("x")
     address = "file://" + quote(str(tmp_path / name))
     as_text = [] if name in ("~", "file:x") else [name]
-    for number, place in enumerate([Path(name), f"./{name}", address, URL(address), *as_text]):
+    places: list[str | Path | URL] = [Path(name), f"./{name}", address, URL(address), *as_text]
+    for number, place in enumerate(places):
         session.storage.upload_file(place, f"{root}/{number}")
         session.storage.download_file(f"{root}/{number}", place)
     Path(name).unlink()
