@@ -10,16 +10,22 @@ import copy
 import errno
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 from typing_extensions import Self
 
 if TYPE_CHECKING:
+    from yarl import URL
+
     from .models.jobs import JobDescription
+
+LISTED_FAILURES = 5
+"""How many files the text of a `CopyIncomplete` names."""
 
 
 E = TypeVar("E", bound="NeuroError")
@@ -75,6 +81,10 @@ class StreamInterrupted(ConnectionFailed):
     """A stream was cut, and taking it up again failed. The job may well go on."""
 
 
+class FileChanged(StreamInterrupted):
+    """A file of the storage changed while it was read. Nothing is wrong with the connection."""
+
+
 class StreamClosed(NeuroError, BrokenPipeError):
     """The stream was over, or was closed here. What it received before stays readable."""
 
@@ -122,6 +132,45 @@ class JobFailed(NeuroError, RuntimeError):
     @property
     def exit_code(self) -> int | None:
         return self.job.history.exit_code
+
+
+class CopyFailure(NamedTuple):
+    """A file or folder that could not be copied, and why."""
+
+    src: URL
+    dst: URL
+    error: Exception
+
+    @property
+    def message(self) -> str:
+        """The source and the reason in one line."""
+        name = unquote(self.src.raw_path, errors="surrogateescape")
+        where = name if self.src.scheme == "file" else str(self.src)
+        reason = getattr(self.error, "text", None) or getattr(self.error, "strerror", None)
+        text = f"{where}: {reason or self.error}"
+        # A name may have a line break, or bytes that are no text.
+        return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
+
+
+class CopyIncomplete(NeuroError, OSError):
+    """Some files of a folder could not be copied; all others were."""
+
+    def __init__(self, failures: Sequence[CopyFailure]) -> None:
+        self.failures: tuple[CopyFailure, ...] = tuple(failures)
+        """What is missing; a folder stands for all that is in it."""
+        shown = "; ".join(failure.message for failure in self.failures[:LISTED_FAILURES])
+        more = len(self.failures) - LISTED_FAILURES
+        super().__init__(
+            f"{_files(len(self.failures))} could not be copied: {shown}"
+            + (f"; and {more} more" if more > 0 else "")
+        )
+
+    def __reduce__(self) -> tuple[type[CopyIncomplete], tuple[tuple[CopyFailure, ...]]]:
+        return type(self), (self.failures,)
+
+
+def _files(count: int) -> str:
+    return "1 file or folder" if count == 1 else f"{count} files or folders"
 
 
 class EngineFailed(NeuroError, RuntimeError):
@@ -284,6 +333,13 @@ class NotSupported(ServerError, NotImplementedError):
     """This platform lacks the call; the text says what to call instead."""
 
     status = 501
+
+
+class InputNotEnded(CommandTimeout, NotSupported):
+    """A command got its input and went silent: it may wait for an end that cannot be sent.
+
+    The hosted platform has no message for the end of input, except with a terminal.
+    """
 
 
 class BadGateway(ServerError):

@@ -17,6 +17,8 @@ from typing import Any
 
 from typing_extensions import Self
 
+from neuro_sync.models import frames
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -209,6 +211,13 @@ class FrontDoor(_Listener):
         body = json.dumps(self._described(json.loads(body))).encode()
         length = b"content-length: %d" % len(body)
         return re.sub(rb"(?i)content-length: \d+", length, head) + b"\r\n\r\n" + body
+
+
+class DoorWithoutEndOfInput(FrontDoor):
+    """Hides that the platform knows the end of a command's input, which the hosted one does not."""
+
+    def _admitted(self, head: bytes) -> bytes | None:
+        return head.replace(frames.CHANNELS_WITH_EOF.encode() + b", ", b"")
 
 
 class HttpProxy(_Listener):

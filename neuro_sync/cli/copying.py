@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import click
 from typing_extensions import Self
+from yarl import URL
 
+from neuro_sync.client.ignore import Pattern, verdict
+from neuro_sync.client.transfers import ends_copy
 from neuro_sync.closing import Closing
-from neuro_sync.errors import ConnectionFailed, IllegalArgumentError, ResourceNotFound
+from neuro_sync.errors import ConnectionFailed, IllegalArgumentError
 from neuro_sync.models.storage import (
     AbstractDeleteProgress,
     AbstractRecursiveFileProgress,
@@ -23,16 +26,15 @@ from neuro_sync.models.storage import (
     StorageProgressStep,
 )
 
-from . import output
+from . import exit_codes, output
+from .places import SCHEME, Place, expanded, place
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from neuro_sync.client.session import Session
 
-SCHEME = "storage:"
 IGNORE_FILES = (".neuroignore", ".apoloignore")
-WILD = frozenset("*?[")
 
 
 def copy(
@@ -44,56 +46,53 @@ def copy(
     no_target_directory: bool,
     update: bool,
     continue_: bool,
-    exclude: Sequence[str],
-    include: Sequence[str],
+    patterns: Sequence[Pattern],
     exclude_from_files: str | None,
-    glob: bool,
+    glob: bool | None,
     progress: bool,
 ) -> None:
-    """Copy each source to where it belongs."""
-    sources, target = _split(paths, target_directory)
-    is_upload = target.startswith(SCHEME)
-    for source in sources:
-        if source.startswith(SCHEME) is is_upload:
+    """Copy each source to where it belongs; one that cannot be copied costs itself alone."""
+    texts, target = _split(session, paths, target_directory)
+    for text in texts:
+        if text.startswith(SCHEME) is target.is_remote:
             raise IllegalArgumentError(
-                f"{source} and {target} are on the same side; one of them begins with {SCHEME}"
+                f"{text} and {target} are on the same side; one of them begins with {SCHEME}"
             )
     settings = session.config.settings.storage
-    keep = _filter([*settings.cp_exclude, *exclude], include)
+    keep = _filter([*map(Pattern.parse, settings.cp_exclude), *patterns])
     names = exclude_from_files.split() if exclude_from_files is not None else None
     ignore_files = names or settings.cp_exclude_from_files or IGNORE_FILES
-    sources = [*expanded(session, sources, glob)]
+    sources = [*expanded(session, texts, glob)]
+    destination = _destinations(session, sources, target, target_directory, no_target_directory)
     storage = session.storage
-    folders = {
-        source
-        for source in sources
-        if (Path(source).is_dir() if is_upload else storage.stat(source).is_dir())
-    }
-    if folders and not recursive:
-        raise IllegalArgumentError(f"{min(folders)} is a folder; copy it with -r")
-    place = _placer(session, sources, target, target_directory, no_target_directory)
     told = CopyProgress(drawn=progress and sys.stdout.isatty() and not output.is_quiet())
-    with told, _told_how_to_go_on(told, continues=continue_):
-        for source in sources:
-            to, is_folder = place(source), source in folders
-            if is_upload and is_folder:
+
+    def copy_one(source: Place) -> None:
+        here_or_there, to = source.where, destination(source)
+        is_folder = (
+            here_or_there.is_dir()
+            if isinstance(here_or_there, Path)
+            else storage.stat(here_or_there).is_dir()
+        )
+        if is_folder and not recursive:
+            raise IllegalArgumentError(f"{source} is a folder; copy it with -r")
+        mode: Any = {"update": update, "continue_": continue_, "progress": told}
+        if isinstance(here_or_there, Path):
+            if is_folder:
                 storage.upload_dir(
-                    source,
-                    to,
-                    update=update,
-                    continue_=continue_,
-                    filter=keep,
-                    ignore_file_names=ignore_files,
-                    progress=told,
-                )
-            elif is_upload:
-                storage.upload_file(source, to, update=update, continue_=continue_, progress=told)
-            elif is_folder:
-                storage.download_dir(
-                    source, to, update=update, continue_=continue_, filter=keep, progress=told
+                    here_or_there, str(to), filter=keep, ignore_file_names=ignore_files, **mode
                 )
             else:
-                storage.download_file(source, to, update=update, continue_=continue_, progress=told)
+                storage.upload_file(here_or_there, str(to), **mode)
+        elif is_folder:
+            storage.download_dir(here_or_there, to, filter=keep, **mode)
+        else:
+            storage.download_file(here_or_there, to, **mode)
+
+    with told, _told_how_to_go_on(told, continues=continue_):
+        exit_codes.for_each(sources, copy_one, ends=ends_copy)
+    if told.has_left_out:
+        raise click.exceptions.Exit(exit_codes.INPUT_OUTPUT)
 
 
 @contextmanager
@@ -112,90 +111,54 @@ def move(
     *,
     target_directory: str | None,
     no_target_directory: bool,
-    glob: bool,
+    glob: bool | None,
 ) -> None:
     """Move each source to where it belongs."""
-    sources, target = _split(paths, target_directory)
-    for path in (*sources, target):
-        if not path.startswith(SCHEME):
-            raise IllegalArgumentError(f"{path} is not on the storage; write {SCHEME}{path}")
-    sources = [*expanded(session, sources, glob)]
-    place = _placer(session, sources, target, target_directory, no_target_directory)
+    texts, target = _split(session, paths, target_directory)
+    for text in (*texts, target.text):
+        if not text.startswith(SCHEME):
+            raise IllegalArgumentError(f"{text} is not on the storage; write {SCHEME}{text}")
+    sources = [*expanded(session, texts, glob)]
+    destination = _destinations(session, sources, target, target_directory, no_target_directory)
     for source in sources:
-        session.storage.mv(source, place(source))
+        session.storage.mv(str(source.where), str(destination(source)))
 
 
-def expanded(session: Session, paths: Sequence[str], glob: bool) -> Iterator[str]:
-    """Yield what patterns on the storage match; those of this machine the shell has expanded.
-
-    Raises:
-        ResourceNotFound: Nothing matches.
-    """
-    for path in paths:
-        if not (glob and path.startswith(SCHEME) and WILD & set(path)):
-            yield path
-            continue
-        with session.storage.glob(path) as found:
-            matches = [str(uri) for uri in found]
-        if not matches:
-            raise ResourceNotFound(f"nothing matches {path}")
-        yield from matches
-
-
-def _split(paths: Sequence[str], target_directory: str | None) -> tuple[list[str], str]:
+def _split(
+    session: Session, paths: Sequence[str], target_directory: str | None
+) -> tuple[list[str], Place]:
     if target_directory is not None:
-        return [*paths], target_directory
+        return [*paths], place(session, target_directory)
     *sources, target = paths
     if not sources:
         raise IllegalArgumentError(f"where to? name a target after {target}")
-    return sources, target
+    return sources, place(session, target)
 
 
-def _placer(
+def _destinations(
     session: Session,
-    sources: Sequence[str],
-    target: str,
+    sources: Sequence[Place],
+    target: Place,
     target_directory: str | None,
     no_target_directory: bool,
-) -> Callable[[str], str]:
+) -> Callable[[Place], Path | URL]:
     """Return what says where a source goes: into the target, or in its place."""
     if no_target_directory and len(sources) > 1:
         raise IllegalArgumentError("with -T there is one source")
     is_into = not no_target_directory and (
         target_directory is not None
         or len(sources) > 1
-        or target.endswith("/")
-        or _is_folder(session, target)
+        or target.text.endswith("/")
+        or target.is_folder(session)
     )
     if not is_into:
-        return lambda _: target
-    inside = target if target.endswith(("/", SCHEME)) else f"{target}/"
-    return lambda source: inside + _name(source)
+        return lambda _: target.where
+    return lambda source: target.child(source.name)
 
 
-def _is_folder(session: Session, place: str) -> bool:
-    if not place.startswith(SCHEME):
-        return Path(place).is_dir()
-    try:
-        return session.storage.stat(place).is_dir()
-    except ResourceNotFound:
-        return False
-
-
-def _name(source: str) -> str:
-    if source.startswith(SCHEME):
-        return source.removeprefix(SCHEME).rstrip("/").rpartition("/")[2]
-    return os.path.basename(os.path.abspath(source))
-
-
-def _filter(exclude: Sequence[str], include: Sequence[str]) -> Callable[[str], bool] | None:
-    """Return what says of a path whether it is copied; the patterns are written as for git."""
-    if not exclude:
-        return None
-    from pathspec import PathSpec
-
-    spec = PathSpec.from_lines("gitignore", [*exclude, *(f"!{pattern}" for pattern in include)])
-    return lambda path: not spec.match_file(path)
+def _filter(patterns: Sequence[Pattern]) -> Callable[[str], bool] | None:
+    """Return what says of a path whether it is copied."""
+    return (lambda path: not verdict(patterns, path)) if patterns else None
 
 
 class Removals(AbstractDeleteProgress):
@@ -206,13 +169,15 @@ class Removals(AbstractDeleteProgress):
 
 
 class CopyProgress(AbstractRecursiveFileProgress, Closing):
-    """Draws how far a copy is; off a terminal it only tells what could not be copied."""
+    """Draws how far a copy is; off a terminal it only reports what is not copied."""
 
     def __init__(self, *, drawn: bool) -> None:
         self._stack = ExitStack()
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._drawn = drawn
+        self.has_left_out = False
+        """Whether something was not copied."""
         self._total = 0
         self._copied: dict[str, int] = {}
         """Bytes by file, of those that are under way; what is done is kept in one sum."""
@@ -254,7 +219,8 @@ class CopyProgress(AbstractRecursiveFileProgress, Closing):
         self._draw(data.src.name)
 
     def fail(self, data: StorageProgressFail) -> None:
-        output.note(f"{data.src}: {data.message}")
+        self.has_left_out = True
+        output.error(data.message)
 
     def _draw(self, name: str) -> None:
         if self._bars is not None and self._task is not None:

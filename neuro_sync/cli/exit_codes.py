@@ -12,6 +12,7 @@ from neuro_sync.errors import (
     AuthError,
     ConfigError,
     ConnectionFailed,
+    CopyIncomplete,
     EngineFailed,
     IllegalArgumentError,
     NeuroError,
@@ -34,21 +35,30 @@ BY_KIND: tuple[tuple[type[Exception], int], ...] = (
     (ResourceNotFound, NOT_FOUND),
     (IllegalArgumentError, 65),
     (ConnectionFailed, INPUT_OUTPUT),
+    (CopyIncomplete, INPUT_OUTPUT),
     (EngineFailed, 76),
     (NeuroError, 70),
 )
 """The first kind that fits counts."""
 
 
-def of_error(error: NeuroError) -> int:
+def of_error(error: NeuroError | OSError) -> int:
     """Return the exit code for an error."""
+    if not isinstance(error, NeuroError):
+        return INPUT_OUTPUT
     if is_unknown_job(error):
         return NOT_FOUND  # the platform answers with 400, as for any bad value
     return next(code for kind, code in BY_KIND if isinstance(error, kind))
 
 
-def story(error: NeuroError) -> str:
+def story(error: NeuroError | OSError) -> str:
     """Return an error as a user is told it, without the request that it came from."""
+    if isinstance(error, CopyIncomplete):  # each was reported when it failed
+        count = len(error.failures)
+        return f"{count} of its files or folders {'was' if count == 1 else 'were'} not copied"
+    if not isinstance(error, NeuroError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
     if isinstance(error, ConfigError):
         from neuro_sync.client.lookup import NoPlatformFound
 
@@ -68,7 +78,7 @@ def _no_login(places: Iterable[str]) -> str:
     )
 
 
-def is_unknown_job(error: NeuroError) -> bool:
+def is_unknown_job(error: Exception) -> bool:
     """Tell whether the platform said that there is no such job."""
     return isinstance(error, APIError) and error.text.startswith("no such job")
 
@@ -83,13 +93,25 @@ def of_job(job: JobDescription) -> int:
     return job.history.exit_code or otherwise
 
 
-def for_each(items: Iterable[Item], act: Callable[[Item], object]) -> None:
-    """Do the same with each; tell which failed, and end with the code of the first of them."""
+def for_each(
+    items: Iterable[Item],
+    act: Callable[[Item], object],
+    *,
+    ends: Callable[[Exception], bool] = lambda _: False,
+) -> None:
+    """Do the same with each; print which failed, and exit with the code of the first of them.
+
+    An error of which `ends` says so is raised at once.
+    """
     failed: list[int] = []
     for item in items:
         try:
             act(item)
-        except NeuroError as error:
+        except BrokenPipeError:  # whoever reads our output has seen enough
+            raise
+        except (NeuroError, OSError) as error:
+            if ends(error):
+                raise
             told = story(error)
             output.error(told if str(item) in told else f"{item}: {told}")
             failed.append(of_error(error))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neuro_sync.errors import IllegalArgumentError, NeuroError
+from neuro_sync.models.frames import EOF_TIMEOUT_S
 from neuro_sync.models.jobs import HTTPPort, JobPriority, JobRestartPolicy, JobStatus
 
 from . import exit_codes, job_views, output, watching
@@ -25,6 +26,16 @@ DEFAULT_LIFE_SPAN = 86400.0
 STATUSES = [status.value for status in JobStatus if status is not JobStatus.UNKNOWN]
 COMMAND_LINE = {"allow_interspersed_args": False}
 """What comes after the first argument belongs to the command inside the job, options too."""
+
+
+eof_timeout_option = click.option(
+    "--eof-timeout",
+    type=DURATION,
+    default=EOF_TIMEOUT_S,
+    metavar="3m4s",
+    help="How long it may be silent after its piped input, on a platform that cannot send the end "
+    f"of it; 0 is for ever.  [default: {EOF_TIMEOUT_S:g}s]",
+)
 
 
 def _no_option(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
@@ -162,7 +173,7 @@ def run(
         with watching.forwarded(session, job, ports):
             if not job.container.tty:
                 watching.show_log(session, job)
-            elif watching.attach(session, job):
+            elif watching.attach(session, job, EOF_TIMEOUT_S):
                 watching.leave(job)
         watching.finish(session.jobs.wait(job))
 
@@ -387,12 +398,18 @@ def _running(session: Session) -> list[JobDescription]:
 @click.option(
     "-t/-T", "--tty/--no-tty", default=None, help="With a terminal; if you have one, by default."
 )
+@eof_timeout_option
 @click.argument("job", type=JOB)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 @pass_session
 def exec(
-    session: Session, context: click.Context, job: str, command: tuple[str, ...], tty: bool | None
+    session: Session,
+    context: click.Context,
+    job: str,
+    command: tuple[str, ...],
+    tty: bool | None,
+    eof_timeout: float,
 ) -> None:
     """Run a command inside a running job.
 
@@ -408,7 +425,7 @@ def exec(
         tty = sys.stdin.isatty() and sys.stdout.isatty()
     stdin = tty or watching.has_input()
     stream = session.jobs.exec(job, command_of(command) or "", tty=tty, stdin=stdin)
-    context.exit(watching.command_ended(session, job, stream) or 0)
+    context.exit(watching.command_ended(session, job, stream, eof_timeout or None) or 0)
 
 
 @job.command()
@@ -420,9 +437,12 @@ def exec(
     metavar="LOCAL:REMOTE",
     help="Make a port of it one of this machine; repeatable.",
 )
+@eof_timeout_option
 @click.argument("job", type=JOB)
 @pass_session
-def attach(session: Session, job: str, ports: tuple[tuple[int, int], ...]) -> None:
+def attach(
+    session: Session, job: str, ports: tuple[tuple[int, int], ...], eof_timeout: float
+) -> None:
     """Connect your terminal with a job.
 
     It ends with the exit code of the job. Ctrl-P Ctrl-Q leaves a job that has a terminal, Ctrl-C
@@ -435,7 +455,7 @@ def attach(session: Session, job: str, ports: tuple[tuple[int, int], ...]) -> No
         found = watching.until_it_runs(session, found)
         output.note(job_views.TTY_RULE if found.container.tty else job_views.PLAIN_RULE)
         with watching.forwarded(session, found, ports):
-            if watching.attach(session, found):
+            if watching.attach(session, found, eof_timeout or None):
                 watching.leave(found)
         watching.finish(session.jobs.wait(found))
 

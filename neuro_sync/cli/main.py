@@ -81,8 +81,7 @@ class LocalFailure(click.ClickException):
     exit_code = exit_codes.INPUT_OUTPUT
 
     def __init__(self, error: OSError) -> None:
-        where = f"{error.filename}: " if error.filename else ""
-        super().__init__(f"{where}{error.strerror or error}")
+        super().__init__(exit_codes.story(error))
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002  # click's signature
         output.error(self.message)

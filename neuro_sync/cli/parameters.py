@@ -53,12 +53,9 @@ def complete(context: click.Context, read: Callable[[Session], Iterable[str]]) -
 
 
 class JobType(ParamType):
-    """A job: its id, its name, or its address ``job:NAME``."""
+    """A job: its id, its name, or its address ``job:NAME``, which `Jobs` resolves."""
 
     name = "job"
-
-    def convert(self, value: str, param: object, context: click.Context | None) -> str:  # noqa: ARG002
-        return value.rpartition("/")[2].removeprefix("job:") if value.startswith("job:") else value
 
     def shell_complete(
         self, ctx: click.Context, _: click.Parameter, incomplete: str
@@ -89,9 +86,12 @@ class PlaceType(ParamType):
         folder = folder + slash if slash else "storage:"
 
         def read(session: Session) -> Iterator[str]:
+            from neuro_sync.models.uris import quoted_name
+
             with session.storage.list(folder) as files:
                 for file in files:
-                    yield f"{folder}{file.name}{'/' if file.is_dir() else ''}"
+                    name = quoted_name(file.name)
+                    yield f"{folder}{name}{'/' if file.is_dir() else ''}"
 
         return [CompletionItem(path) for path in complete(ctx, read) if path.startswith(incomplete)]
 

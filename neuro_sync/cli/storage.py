@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuro_sync.errors import IllegalArgumentError
+from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
+from neuro_sync.models.uris import path_of
 
 from . import exit_codes, output
 from .invocation import pass_session
@@ -25,13 +28,15 @@ SORT_KEYS: dict[str, Callable[[FileStatus], Any]] = {
     "time": lambda file: (file.modification_time, file.name),
 }
 
+PATTERN_ORDER = f"{__name__}.pattern_order"
+"""Where the context keeps which of --exclude and --include came when."""
 PROJECT_DEPTH = 2
 """Parts of a project's address: its organisation and its name."""
 
 glob_option = click.option(
     "--glob/--no-glob",
-    default=True,
-    help="Whether * and ? stand for any characters.  [default: yes]",
+    default=None,
+    help="Whether * and ? are patterns.  [default: unless a file has that very name]",
 )
 
 
@@ -43,7 +48,18 @@ def storage() -> None:
     """
 
 
-@storage.command()
+class _CopyCommand(click.Command):
+    """Keeps the order of --exclude and --include, which click sorts by option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=[*args])
+        ctx.meta[PATTERN_ORDER] = [
+            option.name for option in order if option.name in ("exclude", "include")
+        ]
+        return super().parse_args(ctx, args)
+
+
+@storage.command(cls=_CopyCommand)
 @click.option("-r", "--recursive", is_flag=True, help="Copy folders, with all that is in them.")
 @click.option("-t", "--target-directory", metavar="FOLDER", type=PLACE, help="Copy all into it.")
 @click.option(
@@ -61,12 +77,22 @@ def storage() -> None:
 @glob_option
 @click.option("-P/ ", "--progress/--no-progress", "progress", default=True, help="Draw a bar.")
 @click.argument("paths", nargs=-1, required=True, type=PLACE, metavar="SOURCE... TARGET")
+@click.pass_context
 @pass_session
-def cp(session: Session, /, paths: tuple[str, ...], **wish: Any) -> None:
+def cp(
+    session: Session,
+    context: click.Context,
+    /,
+    paths: tuple[str, ...],
+    exclude: tuple[str, ...],
+    include: tuple[str, ...],
+    **wish: Any,
+) -> None:
     """Copy files and folders to the storage, or from it.
 
     What begins with `storage:` is on the platform, anything else on this machine. Patterns are
-    written as for git.
+    written as for git, and the last one that matches decides. What cannot be copied is reported,
+    and the rest is copied.
 
     \b
     Examples:
@@ -74,9 +100,16 @@ def cp(session: Session, /, paths: tuple[str, ...], **wish: Any) -> None:
       neuro cp storage:results/model.bin .
       neuro cp -r --exclude '*.tmp' --update . storage:project
     """
+    from neuro_sync.client.ignore import Pattern
+
     from .copying import copy
 
-    copy(session, paths, **wish)
+    given = {"exclude": iter(exclude), "include": iter(include)}
+    patterns = [
+        Pattern(next(given[option]), excludes=option == "exclude")
+        for option in context.meta[PATTERN_ORDER]
+    ]
+    copy(session, paths, patterns=patterns, **wish)
 
 
 @storage.command()
@@ -201,7 +234,7 @@ def rm(
     session: Session,
     paths: tuple[str, ...],
     recursive: bool,
-    glob: bool,
+    glob: bool | None,
     progress: bool,
     no_preserve_root: bool,
 ) -> None:
@@ -209,22 +242,44 @@ def rm(
 
     Example: neuro rm -r 'storage:runs/2023-*'
     """
-    from .copying import Removals, expanded
+    from .copying import Removals
+    from .places import expanded
 
     if not no_preserve_root:
         for path in paths:
             _preserve_root(session, path)
+    if glob:
+        for path in paths:
+            _refuse_name(session, path)
     told = Removals() if progress else None
     exit_codes.for_each(
         expanded(session, paths, glob),
-        lambda path: session.storage.rm(path, recursive=recursive, progress=told),
+        lambda place: session.storage.rm(str(place.where), recursive=recursive, progress=told),
     )
+
+
+def _refuse_name(session: Session, path: str) -> None:
+    """Raise for a pattern that is also the name of a file: which is meant is not clear."""
+    from .places import is_pattern, named
+
+    if not is_pattern(path):
+        return
+    with suppress(ResourceNotFound):
+        session.storage.stat(str(named(session, path).where))
+        raise IllegalArgumentError(
+            f"{path} is a pattern, and the name of a file as well. Leave out --glob to remove "
+            "that file, or write the pattern in another way"
+        )
 
 
 def _preserve_root(session: Session, path: str) -> None:
     """Refuse to remove all files of a project, as by a space in the wrong place."""
-    uri = session.parse.str_to_uri(path, allowed_schemes=("storage",))
-    if len([name for name in uri.path.split("/") if name not in ("", ".")]) <= PROJECT_DEPTH:
+    from .places import named
+
+    where = named(session, path).where
+    if isinstance(where, Path):
+        raise IllegalArgumentError(f"{path} is not on the storage; write storage:{path}")
+    if len([name for name in path_of(where).split("/") if name not in ("", ".")]) <= PROJECT_DEPTH:
         raise IllegalArgumentError(
             f"{path} is all of a project's files; name what is in it, or give --no-preserve-root"
         )

@@ -96,8 +96,13 @@ def _full(session: Session, uri: str) -> str:
     scheme, colon, name = uri.partition(":")
     if not colon:
         raise IllegalArgumentError(f"{uri!r} is no address; write job:{uri}, storage:{uri} or such")
-    is_name = scheme == "job" and name and "/" not in name
-    return str(session.jobs.status(name).uri) if is_name else uri
+    if scheme != "job" or not name:
+        return uri
+    if "/" not in name:
+        return str(session.jobs.status(name).uri)
+    full = session.parse.str_to_uri(uri, allowed_schemes=("job",))
+    is_of_project = len(full.parts[1:]) > (2 if session.org_name else 1)
+    return str(session.jobs.status(full).uri) if is_of_project else uri
 
 
 COLUMNS: tuple[Column[Permission], ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -64,26 +65,39 @@ def show_log(session: Session, job: JobDescription) -> None:
             output.raw(piece)
 
 
-def attach(session: Session, job: JobDescription) -> bool:
+def attach(session: Session, job: JobDescription, eof_timeout: float | None) -> bool:
     """Connect the terminal with a job; return whether the user left it by the keys for that.
 
-    What it wrote before is shown first.
+    What it wrote before is shown first. `eof_timeout` is as for `StdStream.interact`.
     """
     try:
         stream = session.jobs.attach(job, stdin=has_input())
     except ResourceNotFound:  # it has just ended
         show_log(session, job)
         return False
-    return stream.interact(history=session.jobs.logs(job, follow=False)) is None
+    log = session.jobs.logs(job, follow=False)
+    return stream.interact(history=log, eof_timeout=eof_timeout) is None
 
 
 def has_input() -> bool:
-    """Return whether somebody may type, or sends something; ``/dev/null`` is nobody."""
+    """Return whether somebody may type or sends something.
+
+    Nobody does by ``/dev/null``, an empty file, or a pipe that is empty and has no writer. Then
+    a command is started without input, since not every platform can send where it ends.
+    """
     try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
+        descriptor = sys.stdin.fileno()
+        status = os.fstat(descriptor)
     except (OSError, ValueError, AttributeError):  # closed, or none
         return False
-    return sys.stdin.isatty() or not stat.S_ISCHR(mode)
+    if stat.S_ISREG(status.st_mode):
+        # A file of /proc has content, and says that it is empty.
+        return bool(os.pread(descriptor, 1, os.lseek(descriptor, 0, os.SEEK_CUR)))
+    if stat.S_ISFIFO(status.st_mode) and hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return all(event & select.POLLIN for _, event in poll.poll(0))
+    return sys.stdin.isatty() or not stat.S_ISCHR(status.st_mode)
 
 
 @contextmanager
@@ -125,10 +139,12 @@ def forwarded(
         yield
 
 
-def command_ended(session: Session, job: str, stream: StdStream) -> int | None:
+def command_ended(
+    session: Session, job: str, stream: StdStream, eof_timeout: float | None
+) -> int | None:
     """Connect the terminal with a command; return its exit code, none if the user left it."""
     try:
-        code = stream.interact()
+        code = stream.interact(eof_timeout=eof_timeout)
     except StreamInterrupted:
         ended = session.jobs.status(job)
         if ended.status.is_finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -15,6 +16,7 @@ from typing_extensions import Self
 from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     CommandTimeout,
+    InputNotEnded,
     NeuroError,
     NotSupported,
     ProtocolError,
@@ -23,7 +25,7 @@ from neuro_sync.errors import (
     StreamInterrupted,
 )
 from neuro_sync.models import frames
-from neuro_sync.models.durations import Duration, deadline
+from neuro_sync.models.durations import Duration, deadline, in_seconds
 from neuro_sync.models.jobs import ExecInspect, Message
 from neuro_sync.monotonic import monotonic
 
@@ -95,6 +97,10 @@ class StdStream(Closing, Iterator[Message]):
         self._failure: NeuroError | None = None
         self._over = False
         self._closed = False
+        # Whether all input was delivered to a platform that cannot be told of its end, and when
+        # something was delivered or came last.
+        self._is_end_owed = False
+        self._active = 0.0
         self._feeder: threading.Thread | None = None
         self._thread = threading.Thread(
             target=self._receive, name=f"neuro-sync: {what}", daemon=True
@@ -109,10 +115,12 @@ class StdStream(Closing, Iterator[Message]):
             ProtocolError: The platform sent something unreadable.
             CommandTimeout: Nothing came within `timeout`; the stream goes on.
         """
-        end = deadline(timeout, monotonic())
+        return self._read(deadline(timeout, monotonic()))
+
+    def _read(self, end: float, eof_timeout: float = math.inf) -> Message | None:
         with self._changed:
             while not self._output and not self._over:
-                self._wait_for_change(end)
+                self._wait_for_change(end, eof_timeout)
             if self._output:
                 message = self._output.popleft()
                 self._kept -= len(message.data)
@@ -145,6 +153,34 @@ class StdStream(Closing, Iterator[Message]):
         view = memoryview(data)
         for start in range(0, len(view), INPUT_PIECE):
             self._send(frames.stdin(view[start : start + INPUT_PIECE].tobytes()))
+
+    def leave_stdin_open(self) -> None:
+        """Note that all input was written, where `close_stdin` cannot send that."""
+        with self._changed:
+            self._is_end_owed = True
+            self._active = monotonic()
+            self._changed.notify_all()
+
+    def silence_left(self, eof_timeout: float) -> float:
+        """Return for how many more seconds nothing may happen.
+
+        Without limit, unless all input was written and its end cannot be sent.
+
+        Raises:
+            InputNotEnded: None are left.
+        """
+        if not self._is_end_owed or self._over:
+            return math.inf
+        left = self._active + eof_timeout - monotonic()
+        if left <= 0:
+            raise InputNotEnded(
+                f"{self._what} has been sent its input, and then nothing happened for "
+                f"{eof_timeout:g} s. It may wait for the end of its input, which this platform "
+                "cannot send; it goes on in the job. Tell it how much to read, as in "
+                "sh -c 'head -c 1000 | COMMAND', use a terminal (tty=True, -t), or wait longer "
+                "(eof_timeout=, --eof-timeout)"
+            )
+        return left
 
     def close_stdin(self) -> None:
         """Tell the command that its input is over; with a terminal this types Ctrl-D.
@@ -233,20 +269,27 @@ class StdStream(Closing, Iterator[Message]):
         return self._exited.message if self._exited else ""
 
     def communicate(
-        self, input: bytes | None = None, *, timeout: Duration | None = None
+        self,
+        input: bytes | None = None,
+        *,
+        timeout: Duration | None = None,
+        eof_timeout: Duration | None = frames.EOF_TIMEOUT_S,
     ) -> CommandResult[bytes]:
         """Write all the input and read all the output, at the same time, until the end.
 
+        Where `close_stdin` does not work, a command that got all its input has to end by itself.
+        It is given up when nothing happens for `eof_timeout` seconds; ``None`` sets no limit.
+
         Raises:
-            NotSupported: There is input, and `close_stdin` does not work here.
+            InputNotEnded: Nothing happened for `eof_timeout` seconds after the input. The error
+                has the output so far; the stream goes on.
             CommandTimeout: It was not over within `timeout`; the stream goes on.
             StreamInterrupted: The connection ended before there was an exit code.
         """
         end = deadline(timeout, monotonic())
+        silence = math.inf if eof_timeout is None else in_seconds(eof_timeout, "eof_timeout")
         if input is not None:
             memoryview(input)  # a text is refused here, not in the thread
-            if not self.can_close_stdin:
-                self.close_stdin()
             name = f"neuro-sync: input of {self._what}"
             self._feeder = threading.Thread(
                 target=self._feed, args=(input,), name=name, daemon=True
@@ -254,7 +297,7 @@ class StdStream(Closing, Iterator[Message]):
             self._feeder.start()
         written: dict[int, list[bytes]] = {1: [], 2: []}
         try:
-            while message := self.read_out(timeout=end - monotonic()):
+            while message := self._read(end, silence):
                 written[message.fileno].append(message.data)
             exit_code = self.wait(end - monotonic())
         except CommandTimeout as error:
@@ -286,21 +329,27 @@ class StdStream(Closing, Iterator[Message]):
         if self._feeder is not None:
             self._feeder.join()
 
-    def interact(self, *, history: LogLines | None = None) -> int | None:
+    def interact(
+        self,
+        *,
+        history: LogLines | None = None,
+        eof_timeout: float | None = frames.EOF_TIMEOUT_S,
+    ) -> int | None:
         """Connect the user's terminal with the stream until one of them is over, then close it.
 
         The terminal is in raw mode meanwhile and is restored in any case. Its size is passed on.
         Ctrl-P Ctrl-Q detaches: the command goes on and ``None`` is returned, else its exit code.
         `history` is what was written before, ``jobs.logs(id, follow=False)``; it is shown until
-        the stream has something to show, and closed.
+        the stream has something to show, and closed. `eof_timeout` is as for `communicate`.
 
         Raises:
             NotSupported: There are no terminals of this kind on Windows.
+            InputNotEnded: All input was sent, and nothing happened for `eof_timeout` seconds.
             StreamInterrupted: The connection ended before there was an exit code.
         """
         from .terminal import interact
 
-        return interact(self, history)
+        return interact(self, history, math.inf if eof_timeout is None else eof_timeout)
 
     def __repr__(self) -> str:
         state = f", exited {self._exited.exit_code}" if self._exited else ""
@@ -310,12 +359,16 @@ class StdStream(Closing, Iterator[Message]):
         # A command need not read all its input; how it ended is told to whoever waits for it.
         with suppress(NeuroError):
             self.write_in(data)
-            self.close_stdin()
+            if self.can_close_stdin:
+                self.close_stdin()
+            else:
+                self.leave_stdin_open()
 
-    def _wait_for_change(self, end: float) -> None:
+    def _wait_for_change(self, end: float, eof_timeout: float = math.inf) -> None:
         left = end - monotonic()
         if left <= 0:
             raise CommandTimeout(f"{self._what} was not over in time")
+        left = min(left, self.silence_left(eof_timeout))
         self._changed.wait(None if left > threading.TIMEOUT_MAX else left)
 
     def _check_open(self) -> None:
@@ -366,6 +419,7 @@ class StdStream(Closing, Iterator[Message]):
             while self._kept >= KEPT and not self._waiting and not self._closed:
                 if not self._changed.wait(self._websocket.heartbeat):
                     self._websocket.ping()
+            self._active = monotonic()
             self._output.append(received)
             self._kept += len(received.data)
             self._changed.notify_all()

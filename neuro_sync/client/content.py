@@ -14,6 +14,7 @@ from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     APIError,
     ConnectionFailed,
+    FileChanged,
     IllegalArgumentError,
     ProtocolError,
     ResourceNotFound,
@@ -23,6 +24,7 @@ from neuro_sync.errors import (
     StreamInterrupted,
 )
 from neuro_sync.models.storage import ListedFile
+from neuro_sync.models.uris import path_of
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.stream import Stream
@@ -112,7 +114,7 @@ class FileContent(Closing, Iterator[bytes]):
         except (APIError, ProtocolError):
             return self.position
         if size < self.position:
-            raise StreamInterrupted(f"{self._uri} has changed while it was read")
+            raise FileChanged(f"{self._uri} has changed while it was read")
         return size
 
     def _reconnect(self, error: StreamInterrupted, attempt: int) -> Stream | None:
@@ -124,6 +126,8 @@ class FileContent(Closing, Iterator[bytes]):
         self._is_range = True
         try:
             return self._connect(self.stop)
+        except FileChanged:
+            raise
         except ConnectionFailed as failure:
             raise StreamInterrupted(f"{error}; and again: {failure}") from failure
 
@@ -175,7 +179,7 @@ class FileContent(Closing, Iterator[bytes]):
             self.stop = total = _number(size if coding else headers.get("Content-Length", size))
         version = _Version(total, headers.get("Last-Modified"))
         if self._version is not None and not self._version.may_be(version):
-            raise StreamInterrupted(f"{self._uri} has changed while it was read")
+            raise FileChanged(f"{self._uri} has changed while it was read")
         self._version = version
 
     def close(self) -> None:
@@ -206,14 +210,29 @@ def _number(text: str | None) -> int | None:
 
 @contextmanager
 def missing(uri: URL) -> Iterator[None]:
-    """Tell which file it is that the platform has not found."""
+    """Raise which file it is that the platform has not found."""
     try:
         yield
     except ResourceNotFound as error:
+        text = f"there is no {uri}, or it is not yours to see"
+        # The hosted service has no route for such an address, so its 404 has no JSON body.
+        if error.payload is None and not _is_one_line_of_text(path_of(uri)):
+            text = (
+                f"this platform cannot address {uri}: a name in it has a line break, or bytes "
+                "that are no UTF-8. Rename it"
+            )
         raise StorageNotFound(
-            f"there is no {uri}, or it is not yours to see",
+            text,
             method=error.method,
             path=error.path,
             request_id=error.request_id,
             payload={"errno": "ENOENT"},
         ) from error
+
+
+def _is_one_line_of_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\n" not in path

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
-from neuro_sync.errors import ProtocolError, StorageError, StorageIsDirectory
+from neuro_sync.errors import NeuroError, ProtocolError, StorageError, StorageIsDirectory
 from neuro_sync.models.storage import (
     FileStatus,
     StorageProgressComplete,
-    StorageProgressEnterDir,
-    StorageProgressFail,
     StorageProgressStart,
     StorageProgressStep,
 )
@@ -270,7 +268,10 @@ class _Wanted(NamedTuple):
 
 
 class FolderDownload:
-    """The copy of a folder: each folder and each file of it is a task of the crew."""
+    """The copy of a folder: each folder and each file of it is a task of the crew.
+
+    A file or folder that cannot be copied is skipped; of the copied folder itself it raises.
+    """
 
     def __init__(
         self,
@@ -295,9 +296,15 @@ class FolderDownload:
 
     def _copy(self, src: Location, folder: Folder, dst: Path, name: str) -> None:
         """Make a folder, and add a task for each thing that the storage has in it."""
-        found = listing(self._storage, folder.src)
-        dst.mkdir(parents=True, exist_ok=True)
-        self._crew.report(lambda: StorageProgressEnterDir(folder.src, folder.dst))
+        try:
+            found = listing(self._storage, folder.src)
+            dst.mkdir(parents=True, exist_ok=True)
+        except (NeuroError, OSError) as error:
+            if folder.above is None:
+                raise
+            self._crew.skip(folder.src, folder.dst, error)
+            return
+        self._crew.enter_folder(folder)
         small: list[_Wanted] = []
         for status in sorted(found.values(), key=lambda status: status.path, reverse=True):
             self._add(
@@ -309,15 +316,19 @@ class FolderDownload:
 
     def _add(self, wanted: _Wanted, folder: Folder, name: str, small: list[_Wanted]) -> None:
         src, status, dst = wanted
-        _check_name(status.path)
+        try:
+            _check_name(status.path)
+        except StorageError as error:
+            self._skip(wanted, error)
+            return
         below = f"{name}{status.path}" + ("/" if status.is_dir() else "")
         if self._filter is not None and not self._filter(below):
             return
         if status.is_dir():
             self._enter(src, Folder(src.uri, file_uri(dst), folder), dst, below)
         elif not status.is_file():
-            text = f"{src.uri}: it is neither a file nor a folder, but {status.type}"
-            self._crew.report(lambda: StorageProgressFail(src.uri, file_uri(dst), text))
+            reason = f"it is neither a file nor a folder, but {status.type}"
+            self._crew.leave_out(src.uri, file_uri(dst), reason)
         elif status.size <= SMALL and self._lane is not None:
             small.append(wanted)
         else:
@@ -325,22 +336,35 @@ class FolderDownload:
 
     def _fetch(self, wanted: _Wanted) -> None:
         src, status, dst = wanted
-        download_file(self._storage, src, status, dst, self._mode, self._crew.report)
+        try:
+            download_file(self._storage, src, status, dst, self._mode, self._crew.report)
+        except (NeuroError, OSError) as error:
+            self._skip(wanted, error)
+
+    def _skip(self, wanted: _Wanted, error: NeuroError | OSError) -> None:
+        self._crew.skip(wanted.src.uri, file_uri(wanted.dst), error)
 
     def _fetch_all(self, batch: Sequence[_Wanted], lane: Overlap) -> None:
         """Copy small files, each of which is tried again by itself if need be."""
         for (wanted, dst, permissions), answer in lane.answers(self._calls(batch), len(batch)):
             if answer is None or len(answer.content) != wanted.status.size:
                 self._fetch(wanted)
-            else:
+                continue
+            try:
                 _place(answer.content, wanted.src, dst, permissions, self._crew.report)
+            except OSError as error:
+                self._skip(wanted, error)
 
     def _calls(
         self, batch: Sequence[_Wanted]
     ) -> Iterator[tuple[tuple[_Wanted, Path, int | None], Call]]:
         """Ask for what of a batch has to be fetched."""
         for wanted in batch:
-            dst, found = _target(wanted.dst)
+            try:
+                dst, found = _target(wanted.dst)
+            except OSError as error:
+                self._skip(wanted, error)
+                continue
             is_file = found is None or stat.S_ISREG(found.st_mode)
             if not wanted.status.size or not is_file:
                 self._fetch(wanted)
@@ -355,7 +379,8 @@ def _call(src: Location) -> Call:
 
 
 def _check_name(name: str) -> None:
-    """Refuse a name that would lead out of the folder that is written to."""
-    separators = {"/", os.sep, os.altsep or "/"}
-    if name in ("", ".", "..") or "\0" in name or any(mark in name for mark in separators):
+    """Raise for a name that would lead out of the folder that is written to."""
+    if name in ("", ".", "..") or "\0" in name or "/" in name:
         raise ProtocolError(f"the platform lists a file by the name {name!r}, which none can have")
+    if os.name == "nt" and any(mark in name for mark in "\\:"):
+        raise StorageError("this machine has no such names", payload={"errno": "EINVAL"})

@@ -1,22 +1,57 @@
-"""Which files an upload leaves out, by the ignore files in its folders."""
+"""Which files a copy leaves out: by patterns on the command line and by the ignore files.
+
+The rules are those of the official client, which are nearly git's: the last pattern that matches
+decides.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathspec import PathSpec, Pattern
+from neuro_sync.errors import IllegalArgumentError
+
+
+class Pattern:
+    """A pattern, and whether what it matches is left out or copied after all.
+
+    A pattern without a slash, except at its end, matches at any depth; one with a slash at its
+    end matches folders only. ``*``, ``?`` and ``[...]`` match no slash, ``**`` any number of
+    folders.
+    """
+
+    def __init__(self, text: str, *, excludes: bool) -> None:
+        self.text = text
+        self.excludes = excludes
+        self._matches = re.compile(_regex(text), re.DOTALL).fullmatch
+
+    @classmethod
+    def parse(cls, line: str) -> Pattern:
+        """Read a pattern as files have it: with ``!`` before it, what matches is copied."""
+        return cls(line.removeprefix("!"), excludes=not line.startswith("!"))
+
+    def matches(self, path: str) -> bool:
+        """Return whether it matches a relative path, that of a folder with a slash at its end."""
+        return bool(self.text) and self._matches(path) is not None
+
+
+def verdict(patterns: Iterable[Pattern], path: str) -> bool | None:
+    """Return whether the last pattern that matches a path excludes it, None if none matches."""
+    found: bool | None = None
+    for pattern in patterns:
+        if pattern.matches(path):
+            found = pattern.excludes
+    return found
 
 
 @dataclass(frozen=True)
 class IgnoreRules:
-    """The patterns of a folder and of all above it, written as for git."""
+    """The patterns of the ignore files of a folder and of all above it."""
 
-    specs: tuple[tuple[Path, PathSpec[Pattern]], ...] = ()
-    """The folder of each file of patterns, the outermost first."""
+    files: tuple[tuple[Path, tuple[Pattern, ...]], ...] = ()
+    """The folder of each ignore file, the outermost first."""
 
     @classmethod
     def above(cls, folder: Path, names: Iterable[str]) -> IgnoreRules:
@@ -27,27 +62,92 @@ class IgnoreRules:
         return rules
 
     def with_folder(self, folder: Path, names: Iterable[str]) -> IgnoreRules:
-        """Add what the ignore files of a folder say."""
-        specs = list(self.specs)
+        """Add what the ignore files of a folder say.
+
+        Raises:
+            IllegalArgumentError: One of them is not UTF-8.
+            OSError: One of them cannot be read.
+        """
+        files = list(self.files)
         for name in sorted(names):
             file = folder / name
-            try:
-                lines = file.read_text("utf-8-sig").split("\n")
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if not file.is_file():
                 continue
+            try:
+                lines = file.read_bytes().decode("utf-8-sig").split("\n")
             except UnicodeDecodeError as error:
-                raise ValueError(f"the ignore file {file} is not UTF-8: {error}") from error
-            # Loaded when there are patterns: most folders have none.
-            from pathspec import PathSpec
+                text = f"the ignore file {file} is not UTF-8: {error}. Write it in UTF-8"
+                raise IllegalArgumentError(text) from error
+            rules = (_without_spaces(line) for line in lines if not line.startswith("#"))
+            files.append((folder, tuple(map(Pattern.parse, rules))))
+        return IgnoreRules(tuple(files)) if len(files) > len(self.files) else self
 
-            specs.append((folder, PathSpec.from_lines("gitignore", lines)))
-        return IgnoreRules(tuple(specs))
-
-    def ignores(self, path: Path, *, is_dir: bool) -> bool:
-        """Tell whether a file or folder is left out: the last pattern that matches it says so."""
-        for folder, spec in reversed(self.specs):
+    def verdict(self, path: Path, *, is_dir: bool) -> bool | None:
+        """Return whether a file or folder is left out, None if no pattern matches it."""
+        for folder, patterns in reversed(self.files):
             name = path.relative_to(folder).as_posix() + ("/" if is_dir else "")
-            verdict: bool | None = spec.check_file(name).include
-            if verdict is not None:
-                return verdict
-        return False
+            found = verdict(patterns, name)
+            if found is not None:
+                return found
+        return None
+
+
+def _without_spaces(line: str) -> str:
+    """Remove the end of a line and the spaces before it; one behind a backslash stays."""
+    line = line.removesuffix("\r")
+    stripped = line.rstrip(" ")
+    slashes = len(stripped) - len(stripped.rstrip("\\"))
+    return line[: len(stripped) + 1] if slashes % 2 else stripped
+
+
+def _regex(pattern: str) -> str:
+    pattern = pattern.lstrip("/") if "/" in pattern.rstrip("/") else f"**/{pattern}"
+    parts: list[str] = []
+    at = 0
+    while at < len(pattern):
+        mark, after = pattern[at], at + 1
+        starts_name = not parts or parts[-1] == "/"
+        if starts_name and pattern[at:] == "**":
+            return "".join(parts) + ".*"
+        if starts_name and pattern.startswith("**/", at):
+            parts.append("(?:.+/)?")
+            after = at + 3
+        elif mark == "*":
+            parts.append("[^/]*")
+        elif mark == "?":
+            parts.append("[^/]")
+        elif mark == "[" and (end := _end_of_class(pattern, at)):
+            parts.append(_class(pattern[at + 1 : end]))
+            after = end + 1
+        elif mark == "\\" and after < len(pattern):
+            parts.append(re.escape(pattern[after]))
+            after += 1
+        else:
+            parts.append(re.escape(mark))
+        at = after
+    # Without a slash at its end it matches folders, too.
+    return "".join(parts) + ("" if pattern.endswith("/") else "/?")
+
+
+def _end_of_class(pattern: str, start: int) -> int:
+    """Return where the ``]`` of a ``[`` is, 0 if there is none; the first character may be one."""
+    first = start + 2 if pattern.startswith("!", start + 1) else start + 1
+    return max(pattern.find("]", first + 1), 0)
+
+
+def _class(text: str) -> str:
+    """Return the regular expression for what is between ``[`` and ``]``."""
+    negated, text = text.startswith("!"), text.removeprefix("!")
+    items: list[str] = []
+    at = 0
+    while at < len(text):
+        first = last = text[at]
+        at += 1
+        if text.startswith("-", at) and at + 1 < len(text):
+            last = text[at + 1]
+            at += 2
+        if first <= last:
+            items.append(f"{re.escape(first)}-{re.escape(last)}")
+    if not items:  # ranges that go backwards hold nothing
+        return "[^/]" if negated else "(?!)"
+    return f"(?!/)[{'^' if negated else ''}{''.join(items)}]"

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args, overload
 
 from pydantic import TypeAdapter
 from yarl import URL
@@ -98,6 +98,15 @@ OnUpdate = Callable[[JobDescription], object]
 """Is told what a job is like now."""
 
 _CAPACITY = TypeAdapter(dict[str, int], config={"defer_build": True})
+
+
+class _Located(NamedTuple):
+    """A job, and the cluster that it is on; None is the current one."""
+
+    id: str
+    cluster_name: str | None
+    description: JobDescription | None = None
+    """What is known of it, if it had to be asked for."""
 
 
 class Jobs(Section):
@@ -335,10 +344,9 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/top, as JSON lines or a websocket
         """
-        if cluster_name is None and isinstance(id, JobDescription):
-            cluster_name = id.cluster_name
-        url = self._config.cluster(cluster_name).monitoring_url
-        return self._telemetry.open(url, self._id_of(id))
+        job = self._locate(id, cluster_name)
+        url = self._config.cluster(job.cluster_name).monitoring_url
+        return self._telemetry.open(url, job.id)
 
     def get_capacity(self, *, cluster_name: str | None = None) -> Mapping[str, int]:
         """Return how many jobs of each preset could be started now; roughly, and only for now.
@@ -486,8 +494,7 @@ class Jobs(Section):
         Endpoint: GET {monitoring}/{id}/log
         """
         tail = at_most("tail", tail)
-        job_id, job = self._look_up(id)
-        cluster_name = id.cluster_name if isinstance(id, JobDescription) else None
+        job_id, cluster_name, job = self._locate(id)
         source = LogSource(
             lambda moment, separator, notes: self._open_log(
                 job_id, cluster_name, _instant(moment), True, separator, notes=notes
@@ -578,9 +585,10 @@ class Jobs(Section):
         return WebSocket(self._transport, url, query=query, subprotocols=offered).open()
 
     def _monitoring_url(self, id: Job, cluster_name: str | None = None) -> str:
-        if cluster_name is None and isinstance(id, JobDescription):
-            cluster_name = id.cluster_name
-        return f"{self._config.cluster(cluster_name).monitoring_url}/{self._id_of(id)}"
+        return self._url_of(self._locate(id, cluster_name))
+
+    def _url_of(self, job: _Located) -> str:
+        return f"{self._config.cluster(job.cluster_name).monitoring_url}/{job.id}"
 
     @overload
     def run_command(
@@ -590,6 +598,7 @@ class Jobs(Section):
         *,
         input: bytes | str | None = None,
         timeout: Duration | None = None,
+        eof_timeout: Duration | None = frames.EOF_TIMEOUT_S,
         check: bool = False,
         text: Literal[False] = False,
         cluster_name: str | None = None,
@@ -603,6 +612,7 @@ class Jobs(Section):
         *,
         input: bytes | str | None = None,
         timeout: Duration | None = None,
+        eof_timeout: Duration | None = frames.EOF_TIMEOUT_S,
         check: bool = False,
         text: Literal[True],
         cluster_name: str | None = None,
@@ -615,6 +625,7 @@ class Jobs(Section):
         *,
         input: bytes | str | None = None,
         timeout: Duration | None = None,
+        eof_timeout: Duration | None = frames.EOF_TIMEOUT_S,
         check: bool = False,
         text: bool = False,
         cluster_name: str | None = None,
@@ -623,13 +634,17 @@ class Jobs(Section):
 
         `input` is all that the command reads. With `text` its output is decoded as UTF-8.
 
+        The hosted platform cannot send a command where its input ends. The command gets the
+        input all the same, and has to end by itself, as ``head -n 1`` does. It is given up when
+        nothing happens for `eof_timeout` seconds after the input; ``None`` sets no limit.
+
         Raises:
             CommandFailed: With ``check=True``, when it did not end with 0.
             CommandTimeout: It was not over within `timeout`; the error has its output so far. It
                 may go on inside the job.
             StreamInterrupted: The connection ended before there was an exit code.
-            NotSupported: There is `input`, and the platform cannot tell a command where it ends.
-                The command was started without any.
+            InputNotEnded: Nothing happened for `eof_timeout` seconds after the input, and the
+                platform cannot send its end. The error has the output so far.
             ResourceNotFound: The job is not running.
             IllegalArgumentError: There is no such job or no command, or the command has a quote
                 that is not closed.
@@ -637,10 +652,12 @@ class Jobs(Section):
         Endpoint: GET {monitoring}/{id}/exec, a websocket
         """
         limit = _seconds(timeout, "timeout")
+        silence = _seconds(eof_timeout, "eof_timeout")
         data = input.encode() if isinstance(input, str) else input
-        stream = self.exec(id, cmd, stdin=input is not None, cluster_name=cluster_name)
+        # Without input there is nothing whose end would have to be sent.
+        stream = self.exec(id, cmd, stdin=bool(data), cluster_name=cluster_name)
         with stream:
-            result = stream.communicate(data, timeout=limit)
+            result = stream.communicate(data or None, timeout=limit, eof_timeout=silence)
         if check and result.exit_code != 0:
             tail = (result.stderr or result.stdout).decode(errors="replace").strip()
             why = stream.exit_message or tail[-2000:]
@@ -754,11 +771,11 @@ class Jobs(Section):
         target = self._parse.platform_image(image, cluster_name=cluster_name)
         tag = target.tag or LATEST
         target = target.model_copy(update={"tag": tag})
-        job = id if isinstance(id, JobDescription) else self._id_of(id)
-        job_id = self._id_of(job)
+        job = self._locate(id, cluster_name)
+        job_id = job.id
         progress = progress or AbstractDockerImageProgress()
         with self._transport.stream(
-            f"{self._monitoring_url(job, cluster_name)}/save",
+            f"{self._url_of(job)}/save",
             method="POST",
             body={"container": {"image": target.as_docker_url()}},
             accept=NDJSON,
@@ -800,11 +817,12 @@ class Jobs(Section):
         from .forward import LAST_PORT, PortForward
 
         whole_number("job_port", job_port, least=1, most=LAST_PORT)
-        url = f"{self._monitoring_url(id, cluster_name)}/port_forward/{job_port}"
+        job = self._locate(id, cluster_name)
+        url = f"{self._url_of(job)}/port_forward/{job_port}"
         return PortForward(
             lambda: WebSocket(self._transport, url),
             local_port,
-            f"port {job_port} of {self._id_of(id)}",
+            f"port {job_port} of {job.id}",
         )
 
     def _open_log(
@@ -823,43 +841,40 @@ class Jobs(Section):
             query.append(("since", since))
         if separator is not None:
             query.append(("separator", separator))
-        if cluster_name is None and isinstance(id, JobDescription):
-            cluster_name = id.cluster_name
-        monitoring = self._config.cluster(cluster_name).monitoring_url
-        url = f"{monitoring}/{self._id_of(id)}/log"
+        url = f"{self._monitoring_url(id, cluster_name)}/log"
         return self._transport.stream(url, query=query, is_silent=True)
 
     def _id_of(self, id: Job) -> str:
-        """Return the id itself, which is all that the monitoring service knows jobs by."""
-        return self._look_up(id)[0]
+        return self._locate(id).id
 
-    def _look_up(self, id: Job) -> tuple[str, JobDescription | None]:
-        """Return the id, with what is known of the job if it had to be asked for."""
-        if isinstance(id, JobDescription):
-            return id.id, id
-        key = self._key(id)
-        if JOB_ID.fullmatch(key):
-            return key, None
-        job = self.status(key)
-        return job.id, job
+    def _locate(self, id: Job, cluster_name: str | None = None) -> _Located:
+        """Return the id itself, which is all that the monitoring service knows jobs by."""
+        if not isinstance(id, JobDescription):
+            found = self._read(id)
+            if JOB_ID.fullmatch(found.id):
+                return _Located(found.id, cluster_name or found.cluster_name)
+            id = self.status(found.id)
+        return _Located(id.id, cluster_name or id.cluster_name, id)
 
     def _key(self, id: Job) -> str:
         """Return the part of a path that names the job."""
-        if isinstance(id, JobDescription):
-            return id.id
+        return id.id if isinstance(id, JobDescription) else self._read(id).id
+
+    def _read(self, id: str | URL) -> _Located:
+        """Return the id or name that is given, and the cluster if it is an address."""
         text = str(id)
         if not text:
             raise IllegalArgumentError("which job? its id or name is empty")
-        return self._find(text) if text.startswith("job:") else segment(text)
+        return self._find(text) if text.startswith("job:") else _Located(segment(text), None)
 
-    def _find(self, address: str) -> str:
+    def _find(self, address: str) -> _Located:
         """Return the id of the job at an address, which may end with its name."""
         uri = self._parse.str_to_uri(address, allowed_schemes=("job",))
         *tenant, key = uri.parts[1:] or ("",)
         if not key:
             raise IllegalArgumentError(f"{address!r} ends with no job's id or name")
         if JOB_ID.fullmatch(key):
-            return key
+            return _Located(key, uri.host)
         project = tenant.pop() if tenant else None
         found = self.list(
             name=key,
@@ -871,7 +886,7 @@ class Jobs(Section):
         )
         with found:
             for job in found:
-                return job.id
+                return _Located(job.id, job.cluster_name or uri.host)
         raise IllegalArgumentError(f"no such job {address}")
 
     def _api(self, *parts: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes
 
 from yarl import URL
 
@@ -32,7 +32,7 @@ from neuro_sync.models.parse import (
     split_volume,
     variable_lines,
 )
-from neuro_sync.models.uris import SCHEME, complete, parse_uri, shorten
+from neuro_sync.models.uris import SCHEME, complete, file_path, parse_uri, shorten
 
 from .arguments import BadValuesRefused, several, strings
 from .config import Config, Section
@@ -85,7 +85,7 @@ class Parser(Section):
             return self.path_to_uri(Path(text))
         with BadValuesRefused():
             if colon and scheme.lower() == "file" and "file" in (allowed_schemes or ("file",)):
-                return self.path_to_uri(_path_of(text))
+                return self.path_to_uri(file_path(text))
             uri = parse_uri(text, allowed_schemes)
             if uri.host and not short:
                 return uri
@@ -144,7 +144,7 @@ class Parser(Section):
         with BadValuesRefused():
             if uri.scheme != "file":
                 raise ValueError(f"{str(uri)!r} is no 'file:' address")
-            return _path_of(str(uri))
+            return file_path(str(uri))
 
     def volume(
         self, volume: str, cluster_name: str | None = None, org_name: str | None = None
@@ -415,28 +415,6 @@ def _image(
         project_name=project,
         tag=tag,
     )
-
-
-def _path_of(text: str) -> Path:
-    """Read a ``file:`` address.
-
-    Raises:
-        ValueError: It names another machine, or a home folder, or has more than a path.
-    """
-    path = text.partition(":")[2]
-    if path.startswith("//"):
-        host, slash, rest = path[2:].partition("/")
-        if host:
-            raise ValueError(f"{text!r} names the machine {host!r}; write 'file:///PATH'")
-        path = slash + rest
-    for mark, quoted in (("#", "%23"), ("?", "%3F")):
-        if mark in path:
-            raise ValueError(
-                f"{text!r} is no file's address; within a name, {mark!r} is written {quoted!r}"
-            )
-    if path.startswith("~"):
-        raise ValueError(f"{text!r}: '~' is no home folder here; write the path")
-    return Path(os.fsdecode(unquote_to_bytes(path)))
 
 
 def _text_of(file: Path) -> str:

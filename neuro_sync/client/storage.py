@@ -58,7 +58,7 @@ COLLECTED = 8 * 2**20
 """Bytes of an iterator that are sent together."""
 
 Place = str | Path | URL
-"""A local file: a path, or a ``file:`` address."""
+"""A local file: a path, or a ``file:`` address. In text, ``~/`` at the beginning is your home."""
 
 
 class Storage(Section):
@@ -134,7 +134,8 @@ class Storage(Section):
             except StorageNotFound as error:
                 text = f"there is no {above} to make it in; with parents, that is made, too"
                 raise StorageNotFound(text, payload={"errno": "ENOENT"}) from error
-        self._transport.request("PUT", url, query=[("op", "MKDIRS")])
+        with missing(full):
+            self._transport.request("PUT", url, query=[("op", "MKDIRS")])
 
     def create(self, uri: URL | str, data: Buffer | Iterable[Buffer]) -> None:
         """Write a whole file, in place of one that is there; missing folders above it are made.
@@ -265,12 +266,15 @@ class Storage(Section):
             text = f"there is no folder {_above(target)} to move {full} to"
             raise StorageNotFound(text, payload=error.payload) from error
 
-    def glob(self, uri: URL | str, *, dironly: bool = False) -> Records[URL]:
+    def glob(
+        self, uri: URL | str, *, dironly: bool = False, names_first: bool = False
+    ) -> Records[URL]:
         """Find what matches a pattern, with ``*``, ``?``, ``[…]``, and ``**`` for any depth.
 
         Names that begin with a dot match only a pattern that does. A pattern that ends with ``/``
         finds folders only. Without any of these marks, the address is yielded as it is, whether
-        there is something or not.
+        there is something or not. With `names_first`, a file or folder whose name is the pattern
+        itself, such as ``run[1].csv``, is the only match.
         """
         # In an address a question mark begins a query; no pattern has one.
         pattern = str(uri).replace("?", "%3F")
@@ -279,7 +283,7 @@ class Storage(Section):
         if has_magic(path_of(full)):
             root = build(full.scheme, full.host or "", "/")
             only = dironly or pattern.endswith("/")
-            found = matches(self, root, _names(full), folders_only=only)
+            found = matches(self, root, _names(full), folders_only=only, names_first=names_first)
         if pattern.endswith("/"):
             found = (
                 build(match.scheme, match.host or "", path_of(match).rstrip("/") + "/")
@@ -326,6 +330,10 @@ class Storage(Section):
         Eight files are copied at a time. `filter` is asked for each path below `src`, that of a
         folder with a ``/`` at its end. What the ignore files say, in `src`, the folders above it
         and below it, is left out; they are written as for git.
+
+        Raises:
+            CopyIncomplete: Some files could not be copied. All others were.
+            OSError: `src` is no folder, or cannot be read.
         """
         ignore_files = strings("ignore_file_names", ignore_file_names)
         place = self._location(dst)
@@ -371,7 +379,12 @@ class Storage(Section):
         filter: Filter | None = None,
         progress: AbstractRecursiveFileProgress | None = None,
     ) -> None:
-        """Copy what is in a folder of the storage into a local one, which is made if missing."""
+        """Copy what is in a folder of the storage into a local one, which is made if missing.
+
+        Raises:
+            CopyIncomplete: Some files could not be copied. All others were.
+            StorageNotFound: There is no such folder.
+        """
         place = self._location(src)
         mode = Mode(update, continue_)
         with self._lane(place) as lane, Crew(progress) as crew:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -41,7 +42,9 @@ class DetachKeys:
         return before.removesuffix(self._held), bool(found)
 
 
-def interact(stream: StdStream, history: LogLines | None = None) -> int | None:
+def interact(
+    stream: StdStream, history: LogLines | None = None, eof_timeout: float = math.inf
+) -> int | None:
     """Pass on between this process's input and output and `stream`, and close it at the end."""
     try:
         import termios  # noqa: F401
@@ -72,7 +75,10 @@ def interact(stream: StdStream, history: LogLines | None = None) -> int | None:
         ):
             before.start()
             shower.start()
-            detached = _pass_on(typing, over, woken, stream, tell_size)
+            if not os.isatty(typing):
+                # Else what the input brings about would be in the log, too, and be shown twice.
+                before.finish()
+            detached = _pass_on(typing, over, woken, stream, tell_size, eof_timeout)
             if not detached:
                 before.finish()
             return None if detached else stream.exit_code
@@ -134,14 +140,20 @@ class _History:
 
 
 def _pass_on(
-    typing: int, over: int, woken: int, stream: StdStream, tell_size: Callable[[], None]
+    typing: int,
+    over: int,
+    woken: int,
+    stream: StdStream,
+    tell_size: Callable[[], None],
+    eof_timeout: float,
 ) -> bool:
     """Send what is typed until the stream is over; return whether the user left before."""
     keys = DetachKeys()
     sources = [typing, over, woken]
     has_sent = False
     while True:
-        ready, _, _ = select.select(sources, [], [])
+        left = stream.silence_left(eof_timeout)
+        ready, _, _ = select.select(sources, [], [], None if left == math.inf else left)
         if over in ready:
             return False
         if woken in ready and signal.SIGWINCH in os.read(woken, PIECE):
@@ -158,10 +170,10 @@ def _pass_on(
                 return True
             if not typed:
                 sources.remove(typing)
-                # That nothing came at all, as in a service, is no reason to fail where it cannot
-                # be told.
-                if has_sent or stream.can_close_stdin:
+                if stream.can_close_stdin:
                     stream.close_stdin()
+                elif has_sent:  # that nothing came at all, as in a service, is no reason to fail
+                    stream.leave_stdin_open()
         except StreamClosed:  # it ends just now; `over` will tell
             if typing in sources:
                 sources.remove(typing)

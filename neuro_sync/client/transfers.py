@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +12,25 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from yarl import URL
 
 from neuro_sync.closing import Closing
-from neuro_sync.errors import StorageError
+from neuro_sync.errors import (
+    APIError,
+    CopyFailure,
+    CopyIncomplete,
+    FileChanged,
+    IllegalArgumentError,
+    NDJSONError,
+    NeuroError,
+    StorageError,
+)
 from neuro_sync.models import storage as models
-from neuro_sync.models.uris import build
+from neuro_sync.models.uris import build, file_path
+
+from .arguments import BadValuesRefused
 
 T = TypeVar("T")
 
@@ -31,6 +44,12 @@ BATCH = 200
 """Small files that are copied by one task."""
 ENOUGH_BATCHES = 32
 """While so many wait, no more folders are read."""
+ENDING_STATUSES = frozenset({401, 429, 502, 503, 504})
+"""With these the platform refuses the caller, or is not there, whatever the file."""
+ENDING_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+"""What fails every file after the first: a full or read-only disk, no more descriptors."""
 LONGEST_FAREWELL = 1.0
 """Seconds that a worker may take to notice that it is to stop; then it is left to itself."""
 
@@ -65,6 +84,17 @@ def reporter(progress: models.AbstractFileProgress) -> Report:
 
 def _tell(progress: models.AbstractFileProgress, event: Event) -> None:
     getattr(progress, _METHODS[type(event)])(event)
+
+
+def ends_copy(error: Exception) -> bool:
+    """Return whether what failed one file would fail all others, too."""
+    if isinstance(error, APIError) and error.status in ENDING_STATUSES:
+        return True
+    if getattr(error, "errno", None) in ENDING_ERRNOS:
+        return True
+    # The rest of ours: no connection, no login, or an answer that cannot be read.
+    is_about_one_file = isinstance(error, APIError | NDJSONError | FileChanged | CopyIncomplete)
+    return isinstance(error, NeuroError) and not is_about_one_file
 
 
 class Location:
@@ -154,6 +184,8 @@ class Folder:
     above: Folder | None = None
     pending: int = 0
     """What in it is not done yet."""
+    is_entered: bool = False
+    """Whether its beginning was reported, and so will be its end."""
     check: Callable[[], None] = field(default=lambda: None)
     """What remains to be looked at when all of it has been copied."""
 
@@ -172,8 +204,8 @@ class Crew(Closing):
     """Threads that carry tasks out, while the thread of the caller hears what they report.
 
     A task may add more tasks. What copies files goes before what finds more of them, and the newest
-    folder before the others, so that little of a tree is held in memory. The first failure ends
-    the rest.
+    folder before the others, so that little of a tree is held in memory. A file that cannot be
+    copied is skipped; what would fail the others too ends the rest.
     """
 
     def __init__(
@@ -181,6 +213,8 @@ class Crew(Closing):
     ) -> None:
         """Say who hears what tasks report; without anybody, nothing is handed over."""
         self._progress = progress
+        self._hears_failures = _overrides_fail(progress)
+        self._failures: list[CopyFailure] = []
         self._limit = workers
         self._threads: list[threading.Thread] = []
         self._folders: list[_Job] = []
@@ -229,15 +263,51 @@ class Crew(Closing):
         if self._progress is not None:
             self._events.put(make())
 
-    def run(self) -> None:
-        """Wait until everything is done, and tell each event in this thread.
+    def enter_folder(self, folder: Folder) -> None:
+        """Report the beginning of a folder."""
+        folder.is_entered = True
+        self.report(partial(models.StorageProgressEnterDir, folder.src, folder.dst))
+
+    def skip(self, src: URL, dst: URL, error: NeuroError | OSError) -> None:
+        """Go on without a file or folder that cannot be copied.
 
         Raises:
-            BaseException: What a task raised first.
+            NeuroError, OSError: The same error, if it would fail the other files as well.
+        """
+        if ends_copy(error):
+            raise error
+        cause: BaseException | None = error
+        while cause is not None:  # the frames of a traceback would hold the contents of files
+            cause.__traceback__ = None
+            cause = cause.__cause__ or cause.__context__
+        self._note(CopyFailure(src, dst, error), is_failure=True)
+
+    def leave_out(self, src: URL, dst: URL, reason: str) -> None:
+        """Go on without what is neither a file nor a folder.
+
+        That is no failure of the copy, unless `progress` has no `fail` to be told by.
+        """
+        error = StorageError(reason, payload={"errno": "EINVAL"})
+        self._note(CopyFailure(src, dst, error), is_failure=not self._hears_failures)
+
+    def _note(self, failure: CopyFailure, *, is_failure: bool) -> None:
+        if is_failure:
+            with self._changed:
+                self._failures.append(failure)
+        self.report(lambda: models.StorageProgressFail(failure.src, failure.dst, failure.message))
+
+    def run(self) -> None:
+        """Wait until everything is done, and report each event in this thread.
+
+        Raises:
+            CopyIncomplete: Files were skipped. All others are copied.
+            BaseException: What ended the copy.
         """
         while True:
             event = self._events.get()
             if isinstance(event, _Done):
+                if self._failures:
+                    raise CopyIncomplete(self._failures)
                 return
             if isinstance(event, BaseException):
                 raise event
@@ -305,8 +375,14 @@ class Crew(Closing):
                 if ended.pending:
                     return
             ended.check()
-            self.report(partial(models.StorageProgressLeaveDir, ended.src, ended.dst))
+            if ended.is_entered:
+                self.report(partial(models.StorageProgressLeaveDir, ended.src, ended.dst))
             ended = ended.above
+
+
+def _overrides_fail(progress: models.AbstractFileProgress | None) -> bool:
+    default = models.AbstractRecursiveFileProgress.fail
+    return getattr(type(progress), "fail", default) is not default
 
 
 def is_file(headers: Mapping[str, str]) -> bool:
@@ -338,11 +414,19 @@ def file_uri(path: Path) -> URL:
 def local_path(place: str | Path | URL) -> Path:
     """Return the local file that is meant by a path, or by a ``file:`` address.
 
+    Text that begins with ``~/`` lies in the user's home folder, and text that begins with
+    ``file:`` is an address. Any other text, and a ``Path``, is the path as it is.
+
     Raises:
-        ValueError: It is an address of something else.
+        IllegalArgumentError: It is an address of something else.
     """
-    if not isinstance(place, URL):
-        return Path(place).expanduser()
-    if place.scheme != "file" or place.host:
-        raise ValueError(f"{place} is no local file; give a path, or a URL such as file:///a/b")
-    return Path(unquote(place.raw_path, errors="surrogateescape"))
+    if isinstance(place, URL) and place.scheme != "file":
+        raise IllegalArgumentError(
+            f"{place} is no local file; give a path, or a URL such as file:///a/b"
+        )
+    if isinstance(place, Path):
+        return place
+    if isinstance(place, URL) or place.startswith("file:"):
+        with BadValuesRefused():
+            return file_path(str(place))
+    return Path(os.path.expanduser(place) if place == "~" or place.startswith("~/") else place)

@@ -16,7 +16,9 @@ from yarl import URL
 
 from neuro_sync.errors import (
     ConnectionFailed,
+    NeuroError,
     ServerNotAvailable,
+    StorageError,
     StorageExists,
     StorageIsDirectory,
     StorageNotDirectory,
@@ -26,8 +28,6 @@ from neuro_sync.errors import (
 from neuro_sync.models.storage import (
     FileStatus,
     StorageProgressComplete,
-    StorageProgressEnterDir,
-    StorageProgressFail,
     StorageProgressStart,
     StorageProgressStep,
     child,
@@ -62,6 +62,8 @@ STEP = 2**20
 """Bytes between two reports of the progress."""
 LISTINGS = 4
 """How often a folder is listed when the connection breaks."""
+LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
+"""What a link fails with that dangles, or leads to itself."""
 MINIMAL_DEPTH = 3
 """Parts of an address that is a project's; nobody makes one by copying into it."""
 
@@ -235,7 +237,7 @@ class _Source(NamedTuple):
     name: str
     """Of it below the copied one, with a slash at its end."""
     rules: IgnoreRules
-    above: tuple[Path, ...]
+    above: tuple[str, ...]
     """The folders around it, to which a link may lead back."""
 
 
@@ -250,7 +252,10 @@ class _File(NamedTuple):
 
 
 class FolderUpload:
-    """The copy of a folder: each folder and each file of it is a task of the crew."""
+    """The copy of a folder: each folder and each file of it is a task of the crew.
+
+    A file or folder that cannot be copied is skipped; of the copied folder itself it raises.
+    """
 
     def __init__(
         self,
@@ -270,7 +275,7 @@ class FolderUpload:
 
     def start(self, src: Path, dst: Location) -> None:
         """Make the folder, whose own one has to be there, and begin to copy into it."""
-        src = src.resolve()
+        src = Path(os.path.realpath(src))  # of a loop of links, Path.resolve raises RuntimeError
         if not src.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(src))
         rules = IgnoreRules.above(src, self._ignore_file_names)
@@ -284,58 +289,87 @@ class FolderUpload:
 
     def _copy(self, src: _Source, dst: Location, mode: Mode, folder: Folder) -> None:
         """Prepare a folder, and add a task for each thing in it."""
-        there: dict[str, FileStatus] = {}
         try:
-            if mode.looks:
-                there = listing(self._storage, folder.dst)
-        except StorageNotFound:
-            mode = Mode()
-        if not mode.looks:
-            _make(self._storage, folder.dst)
-        self._crew.report(lambda: StorageProgressEnterDir(folder.src, folder.dst))
-        rules = src.rules.with_folder(src.path, self._ignore_file_names)
+            rules = src.rules.with_folder(src.path, self._ignore_file_names)
+            with os.scandir(src.path) as found:
+                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
+            there = self._prepare(folder.dst, mode)
+        except (NeuroError, OSError) as error:
+            if folder.above is None:
+                raise
+            self._crew.skip(folder.src, folder.dst, error)
+            return
+        if there is None:
+            there, mode = {}, Mode()
+        self._crew.enter_folder(folder)
         sizes: dict[str, int] = {}
-        folder.check = lambda: self._check(folder.dst, sizes)
-        above = (*src.above, src.path.resolve())
+        folder.check = lambda: self._check(src.path, folder, sizes)
+        above = (*src.above, os.path.realpath(src.path))
         small: list[_File] = []
-        with os.scandir(src.path) as found:
-            entries = sorted(found, key=lambda entry: entry.name, reverse=True)
         for entry in entries:  # the newest task is the first
-            path, is_dir = src.path / entry.name, entry.is_dir()
+            path, target = src.path / entry.name, dst.child(entry.name)
+            status = _stat(path)
+            kind = stat.S_IFMT(status.st_mode) if isinstance(status, os.stat_result) else 0
+            is_dir = kind == stat.S_IFDIR
             name = f"{src.name}{entry.name}" + ("/" if is_dir else "")
-            if rules.ignores(path, is_dir=is_dir) or not self._wants(name):
+            if not self._wants(rules, path, name):
                 continue
-            target = dst.child(entry.name)
-            if is_dir and path.resolve() in above:
-                self._fail(path, target, "the link leads back to a folder above it")
+            if not isinstance(status, os.stat_result):
+                self._give_up(path, target, status, is_link=entry.is_symlink())
+            elif is_dir and entry.is_symlink() and os.path.realpath(path) in above:
+                self._leave_out(path, target, "the link leads back to a folder above it")
             elif is_dir:
                 self._enter(_Source(path, name, rules, above), target, mode, folder)
-            elif entry.is_file():
+            elif kind == stat.S_IFREG:
                 file = _File(path, target, there.get(entry.name), mode)
-                if self._lane is not None and entry.stat().st_size <= SMALL:
+                if self._lane is not None and status.st_size <= SMALL:
                     small.append(file)
                 else:
                     self._crew.add(partial(self._send, file, sizes), folder)
             else:
-                self._fail(path, target, "it is neither a file nor a folder")
+                self._leave_out(path, target, "it is neither a file nor a folder")
         if self._lane is not None:
             for batch in batches(small[::-1]):
                 send_all = partial(self._send_all, batch, self._lane, sizes)
                 self._crew.add_batch(send_all, folder)
 
-    def _wants(self, name: str) -> bool:
-        return self._filter is None or self._filter(name)
+    def _prepare(self, dst: URL, mode: Mode) -> dict[str, FileStatus] | None:
+        """Return what is in the target, as far as that matters; None if the folder is new."""
+        if mode.looks:
+            with suppress(StorageNotFound):
+                return listing(self._storage, dst)
+        _make(self._storage, dst)
+        return None
 
-    def _fail(self, path: Path, dst: Location, message: str) -> None:
-        text = f"{path}: {message}"
-        self._crew.report(lambda: StorageProgressFail(file_uri(path), dst.uri, text))
+    def _wants(self, rules: IgnoreRules, path: Path, name: str) -> bool:
+        ignored = rules.verdict(path, is_dir=name.endswith("/"))
+        if ignored is None:
+            return self._filter is None or self._filter(name)
+        return not ignored
+
+    def _leave_out(self, path: Path, dst: Location, reason: str) -> None:
+        self._crew.leave_out(file_uri(path), dst.uri, reason)
+
+    def _give_up(self, path: Path, dst: Location, error: OSError, *, is_link: bool) -> None:
+        """Go on without what is there by name only."""
+        if is_link and error.errno in LEADS_NOWHERE:
+            self._leave_out(path, dst, "the link leads nowhere")
+        else:  # it has gone since the folder was read, or is not ours to see
+            self._crew.skip(file_uri(path), dst.uri, error)
+
+    def _skip(self, file: _File, error: NeuroError | OSError) -> None:
+        self._crew.skip(file_uri(file.path), file.dst.uri, error)
 
     def _send(self, file: _File, sizes: dict[str, int]) -> None:
         path, dst, found, mode = file
-        if found is not None and found.is_dir():
-            raise StorageIsDirectory(f"{dst.uri} is a folder", payload={"errno": "EISDIR"})
-        with open(path, "rb", buffering=0) as content:
-            size = _upload(self._storage, content, path, dst, found, mode, self._crew.report)
+        try:
+            if found is not None and found.is_dir():
+                raise StorageIsDirectory(f"{dst.uri} is a folder", payload={"errno": "EISDIR"})
+            with open(path, "rb", buffering=0) as content:
+                size = _upload(self._storage, content, path, dst, found, mode, self._crew.report)
+        except (NeuroError, OSError) as error:
+            self._skip(file, error)
+            return
         if size is not None:
             sizes[path.name] = size
 
@@ -353,21 +387,41 @@ class FolderUpload:
     ) -> Iterator[tuple[tuple[_File, int], Call]]:
         """Ask for what of a batch has to be sent."""
         for file in batch:
-            with open(file.path, "rb", buffering=0) as opened:
-                status, content = os.fstat(opened.fileno()), opened.read(SMALL + 1)
+            try:
+                with open(file.path, "rb", buffering=0) as opened:
+                    status, content = os.fstat(opened.fileno()), opened.read(SMALL + 1)
+            except OSError as error:
+                self._skip(file, error)
+                continue
             if len(content) > SMALL or (file.found is not None and file.found.is_dir()):
                 self._send(file, sizes)
             elif _offset(self._storage, status, file.found, file.mode) is not None:
                 call = Call("PUT", file.dst.url, (("op", "CREATE"),), content, OCTETS)
                 yield (file, len(content)), call
 
-    def _check(self, dst: URL, sizes: Mapping[str, int]) -> None:
+    def _check(self, src: Path, folder: Folder, sizes: Mapping[str, int]) -> None:
         """Make sure that what was sent into a folder has arrived whole."""
-        there = listing(self._storage, dst) if sizes else {}
+        try:
+            there = listing(self._storage, folder.dst) if sizes else {}
+        except (NeuroError, OSError) as error:
+            self._crew.skip(folder.src, folder.dst, error)
+            return
         for name, size in sizes.items():
-            if name not in there:
-                raise StorageNotFound(f"{child(dst, name)} has gone since it was uploaded")
-            _check_size(there[name], size)
+            dst = child(folder.dst, name)
+            try:
+                if name not in there:
+                    raise StorageNotFound(f"{dst} has gone since it was uploaded")
+                _check_size(there[name], size)
+            except StorageError as error:
+                self._crew.skip(file_uri(src / name), dst, error)
+
+
+def _stat(path: Path) -> os.stat_result | OSError:
+    """Return what is there, behind links; or why nothing can be found."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        return error
 
 
 def _make(storage: Storage, dst: URL) -> None:

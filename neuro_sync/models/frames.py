@@ -16,6 +16,9 @@ CHANNELS = "v2.channels.neu.ro"
 CHANNELS_WITH_EOF = "v2-eof.channels.neuro-sync"
 """The same with `EndOfInput`, which the hosted platform does not know."""
 
+EOF_TIMEOUT_S = 15.0
+"""Seconds of silence after which a command is given up that cannot be told of `EndOfInput`."""
+
 STDIN, STDOUT, STDERR, STATUS, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 
 

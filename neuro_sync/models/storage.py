@@ -246,7 +246,7 @@ class StorageProgressLeaveDir:
 
 @dataclass(frozen=True)
 class StorageProgressFail:
-    """Something is neither file nor folder, so it is left out."""
+    """A file or folder cannot be copied, or is neither, so it is left out."""
 
     src: URL
     dst: URL
@@ -284,7 +284,7 @@ class AbstractRecursiveFileProgress(AbstractFileProgress):
         """Hear that all in a folder is there."""
 
     def fail(self, data: StorageProgressFail) -> None:
-        """Hear of what cannot be copied."""
+        """Hear what is left out, and why; the copy goes on."""
 
 
 class AbstractDeleteProgress:

@@ -7,10 +7,12 @@ In an address a name is quoted as in any URL; ``#``, ``?`` and ``%`` have to be.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
@@ -179,6 +181,16 @@ def build(scheme: str, host: str, path: str) -> URL:
     return URL.build(scheme=scheme, host=host, path=path)
 
 
+def quoted_name(name: str) -> str:
+    """Return a file's name as it is written in the text of an address."""
+    return "".join(
+        quote(mark, safe="", errors="surrogateescape")
+        if mark in "#?%" or not mark.isprintable() or (mark == "~" and not at)
+        else mark
+        for at, mark in enumerate(name)
+    )
+
+
 def path_of(uri: URL) -> str:
     """Return the path of an address as `build` was given it; ``uri.path`` keeps ``%FF`` quoted."""
     return _unquote(uri.raw_path)
@@ -226,6 +238,28 @@ def _split(rest: str) -> tuple[str, str]:
         return "", "/" + rest.lstrip("/")
     host, slash, path = rest[2:].partition("/")
     return host, slash + path
+
+
+def file_path(text: str) -> Path:
+    """Read a ``file:`` address.
+
+    Raises:
+        ValueError: It names another machine, or a home folder, or has more than a path.
+    """
+    path = text.partition(":")[2]
+    if path.startswith("//"):
+        host, slash, rest = path[2:].partition("/")
+        if host:
+            raise ValueError(f"{text!r} names the machine {host!r}; write 'file:///PATH'")
+        path = slash + rest
+    for mark, quoted in (("#", "%23"), ("?", "%3F")):
+        if mark in path:
+            raise ValueError(
+                f"{text!r} is no file's address; within a name, {mark!r} is written {quoted!r}"
+            )
+    if path.startswith("~"):
+        raise ValueError(f"{text!r}: '~' is no home folder here; write the path")
+    return Path(os.fsdecode(unquote_to_bytes(path)))
 
 
 def _listed(schemes: Collection[str]) -> str:

@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from neuro_sync import HTTPPort, JobDescription, JobStatus, Session
 from neuro_sync.cli.jobs import run
+from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE
 from tests.programs import require_programs
@@ -246,3 +247,58 @@ def test_save_makes_an_image_that_the_platform_has(
     assert ended.stdout.endswith("/saved-by-command:v1\n")
     assert ended.stdout in neuro("-q image tags image:saved-by-command").stdout
     assert neuro("-q kill", job).exit_code == 0
+
+
+@pytest.fixture
+def twins(
+    neuro: Neuro, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Session, JobDescription, JobDescription]]:
+    """Two jobs of one name, the first in another project than the current one."""
+    with (
+        LocalPlatform(ephemeral=True) as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        monkeypatch.setenv("NEURO_SYNC_URL", platform.url)
+        monkeypatch.setenv("NEURO_SYNC_TOKEN", platform.token)
+        own = session.project_name
+        with accounts_of(platform.folder) as accounts:
+            accounts.add_project("zoo")
+            accounts.set_member("zoo", session.username, "writer")
+        there, here = (
+            session.jobs.start(
+                image="x",
+                preset_name="cpu-small",
+                name="twin",
+                command="sh -c 'echo in $PROJECT; sleep 60'",
+                env={"PROJECT": project},
+                project_name=project,
+            )
+            for project in ("zoo", own)
+        )
+        yield session, there, here
+
+
+def test_the_address_of_a_job_names_its_project(
+    neuro: Neuro,
+    neuro_process: Process,
+    twins: tuple[Session, JobDescription, JobDescription],
+) -> None:
+    session, *jobs = twins
+    other, own = (session.jobs.wait(job, until="running") for job in jobs)
+    full = f"job://{session.cluster_name}/{session.org_name}/zoo/twin"
+    for address in ("job:/zoo/twin", full, f"job:/zoo/{other.id}"):
+        assert neuro(f"-q status {address}").output == f"{other.id}\n"
+        assert neuro(f"logs --no-follow {address}").output == "in zoo\n"
+        assert neuro_process(f"exec -T {address} echo there").stdout == "there\n"
+        assert "PROJECT=zoo" in neuro(f"job generate-run-command {address}").output
+        assert neuro(f"job bump-life-span {address} 1h").exit_code == 0
+        assert neuro(f"wait --timeout 1s {address}").exit_code == 124
+        assert "no such job" not in neuro(f"share {address} nobody read").stderr
+    assert neuro("-q status job:twin").output == f"{own.id}\n"
+    for missing in ("job:/nowhere/twin", "job:/zoo/no-such"):
+        ended = neuro(f"kill {missing}")
+        assert ended.exit_code == 72
+        assert f"no such job {missing}" in ended.stderr
+    assert neuro("kill job:/zoo/twin").output == f"{other.id}\n"
+    assert session.jobs.wait(other, timeout=30).status is JobStatus.CANCELLED
+    assert session.jobs.status(own).status is JobStatus.RUNNING

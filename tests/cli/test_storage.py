@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 import pytest
+from yarl import URL
 
 from neuro_sync import Session
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.models.uris import quoted_name
 from neuro_sync.testing import Fault, FaultProxy
 
 from .conftest import Neuro, Open
@@ -198,6 +202,169 @@ def test_hidden_files_are_shown_to_who_asks(neuro: Neuro, here: Path, there: str
     neuro(f"cp .hidden {there}")
     assert neuro(f"ls {there}").output == ""
     assert neuro(f"ls -a {there}").output == ".hidden\n"
+
+
+NAMES = [
+    *("x%41.txt", "a#b.txt", "q?.txt", "a%20b.txt", "~t", "~", "~$report.docx", "[x].csv", "*"),
+    *("c:d", "file:x", "storage:x", "new\nline", "名前", " ", "+", "a;b&c", os.fsdecode(b"no\xff")),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_local_name_is_a_path_whatever_is_in_it(
+    neuro: Neuro, session: Session, here: Path, there: str, name: str
+) -> None:
+    (here / name).write_text("right")
+    assert neuro("cp", f"./{name}", f"{there}/").exit_code == 0
+    (found,) = session.storage.list(there)
+    assert found.name == name
+    assert neuro("cp", str(here / name), f"{there}/{quoted_name(name)}").exit_code == 0
+    (here / "back").mkdir()
+    assert neuro("cp", "--no-glob", str(found.uri), "back").exit_code == 0
+    assert neuro("cp", f"{there}/{quoted_name(name)}", "back/").exit_code == 0
+    assert [path.name for path in (here / "back").iterdir()] == [name]
+    address = URL(quote_from_bytes(os.fsencode(here / name), safe="/:"), encoded=True)
+    assert neuro("cp", f"file://{address}", f"{there}/by-address").exit_code == 0
+    assert neuro("cp", f"{there}/by-address", f"file://{address}").exit_code == 0
+    assert (here / name).read_text() == "right"
+    assert neuro("mv", f"{there}/{quoted_name(name)}", f"{there}/moved").exit_code == 0
+    assert neuro("rm", f"{there}/moved", f"{there}/by-address").exit_code == 0
+    assert [*session.storage.list(there)] == []
+
+
+def test_a_tilde_is_the_home_folder_only_before_a_slash(
+    neuro: Neuro, here: Path, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(here / "data"))
+    assert neuro(f"cp '~/a.txt' {there}/one").exit_code == 0
+    assert neuro(f"cp {there}/one '~/back'").exit_code == 0
+    assert (here / "data/back").read_text() == "one"
+    ended = neuro(f"cp '~nobody-here/x' {there}")
+    assert ended.exit_code == 74
+    assert "~nobody-here/x: No such file or directory" in ended.stderr
+
+
+@pytest.mark.parametrize("address", ["file://host/a", "file:///a#b", "file:///a?b", "file:~/a"])
+def test_an_address_that_is_no_local_file_is_refused(
+    neuro: Neuro, there: str, address: str
+) -> None:
+    ended = neuro(f"cp '{address}' {there}")
+    assert ended.exit_code == 65
+    assert address in ended.stderr
+
+
+def files_in(session: Session, folder: str) -> set[str]:
+    return {file.name for file in session.storage.list(folder)}
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("rm {}/run[1].csv", {"run1.csv", "*", "d[1]", "d1"}),
+        ("rm {}/run[1-9].csv", {"run[1].csv", "*", "d[1]", "d1"}),
+        ("rm --no-glob {}/run[1].csv", {"run1.csv", "*", "d[1]", "d1"}),
+        ("rm {}/*", {"run[1].csv", "run1.csv", "d[1]", "d1"}),
+        ("rm -r {}/d*", {"run[1].csv", "run1.csv", "*"}),
+        ("rm -r {}/d[1]", {"run[1].csv", "run1.csv", "*", "d1"}),
+        ("rm {}/d[1]/*", {"run[1].csv", "run1.csv", "*", "d[1]", "d1"}),
+        ("mv {}/run[1].csv {}/d1/", {"run1.csv", "*", "d[1]", "d1"}),
+        ("mv --glob {}/run[1].csv {}/d1/", {"run[1].csv", "*", "d[1]", "d1"}),
+    ],
+)
+def test_a_name_that_is_there_wins_over_what_it_matches(
+    neuro: Neuro, session: Session, there: str, line: str, left: set[str]
+) -> None:
+    for name in ("run[1].csv", "run1.csv", "*", "d[1]/inner", "d1/inner"):
+        session.storage.create(session.storage.stat(there).uri / name, name.encode())
+    ended = neuro(*line.format(there, there).split())
+    assert ended.exit_code == 0, ended.output
+    assert files_in(session, there) == left
+    # What is removed below d[1] is not removed below d1.
+    assert "d1" not in left or "inner" in files_in(session, f"{there}/d1")
+
+
+def test_a_name_that_is_there_is_what_is_copied_and_listed(
+    neuro: Neuro, session: Session, here: Path, there: str
+) -> None:
+    for name in ("run[1].csv", "run1.csv"):
+        session.storage.create(session.storage.stat(there).uri / name, name.encode())
+    ended = neuro(f"cp '{there}/run[1].csv' out.csv")
+    assert (here / "out.csv").read_text() == "run[1].csv"
+    assert "is taken for a name" in ended.stderr
+    assert neuro(f"ls '{there}/run[1].csv'").output == "run[1].csv\n"
+    assert neuro(f"cp --glob '{there}/run[1].csv' out.csv").exit_code == 0
+    assert (here / "out.csv").read_text() == "run1.csv"
+
+
+def test_to_remove_by_a_pattern_that_is_a_name_too_is_refused(
+    neuro: Neuro, session: Session, there: str
+) -> None:
+    for name in ("run[1].csv", "run1.csv"):
+        session.storage.create(session.storage.stat(there).uri / name, b"")
+    ended = neuro(f"rm --glob '{there}/run?1?.csv' '{there}/run[1].csv'")
+    assert ended.exit_code == 65
+    assert "is a pattern, and the name of a file as well" in ended.stderr
+    assert files_in(session, there) == {"run[1].csv", "run1.csv"}
+    assert neuro(f"rm --glob '{there}/run?1?.csv'").exit_code == 0
+    assert files_in(session, there) == {"run1.csv"}
+
+
+@pytest.mark.parametrize(
+    ("options", "copied"),
+    [
+        ("--exclude *.txt --include a.txt", {"a.txt", "sub/b.tmp"}),
+        ("--include a.txt --exclude *.txt", {"sub/b.tmp"}),
+        ("--exclude *.txt --include *.txt --exclude a.txt", {"sub/b.tmp", "sub/c.txt"}),
+        ("--exclude=sub --exclude *.tmp --include=sub/", {"a.txt", "sub/c.txt"}),
+        ("--exclude /", {"a.txt", "sub/b.tmp", "sub/c.txt"}),
+        ("--exclude sub[!0-9]c.txt", {"a.txt", "sub/b.tmp", "sub/c.txt"}),
+        ("--include *.txt", {"a.txt", "sub/b.tmp", "sub/c.txt"}),
+    ],
+)
+def test_the_last_pattern_of_the_command_line_decides(
+    neuro: Neuro, session: Session, here: Path, there: str, options: str, copied: set[str]
+) -> None:
+    assert neuro(*f"cp -r -T {options} data {there}".split()).exit_code == 0
+    assert names(session, there) == copied
+
+
+def test_an_ignore_file_decides_before_the_command_line(
+    neuro: Neuro, session: Session, here: Path, there: str
+) -> None:
+    (here / "data/.neuroignore").write_text("*.tmp\n!c.txt\n/\n")
+    assert neuro(*f"cp -r -T --exclude *.txt --include *.tmp data {there}".split()).exit_code == 0
+    assert {"sub/b.tmp", "a.txt", "sub/c.txt"} & names(session, there) == {"sub/c.txt"}
+
+
+def test_what_cannot_be_copied_costs_itself_alone_and_the_exit_code_tells(
+    neuro: Neuro, session: Session, here: Path, there: str
+) -> None:
+    (here / "data/loop").symlink_to("loop")
+    (here / "data/dangling").symlink_to("nowhere")
+    ended = neuro(f"cp -r -T data {there}")
+    assert ended.exit_code == 74
+    assert ended.stderr.count("the link leads nowhere") == 2
+    assert names(session, there) == {"a.txt", "sub/b.tmp", "sub/c.txt"}
+
+    (here / "data/loop").unlink()
+    (here / "data/dangling").unlink()
+    session.storage.mkdir(f"{there}/more/a.txt", parents=True)
+    ended = neuro(f"-q cp -r -T data {there}/more")
+    assert ended.exit_code == 74
+    assert "data/a.txt: " in ended.stderr
+    assert "data: 1 of its files or folders was not copied" in ended.stderr
+    assert names(session, f"{there}/more/sub") == {"b.tmp", "c.txt"}
+
+    session.storage.mkdir(f"{there}/several")
+    ended = neuro(f"cp -r no-such data/a.txt data/sub {there}/several")
+    assert ended.exit_code == 74
+    assert ended.stderr == "Error: no-such: No such file or directory\n"
+    assert names(session, f"{there}/several") == {"a.txt", "sub/b.tmp", "sub/c.txt"}
+
+    (here / "back").mkdir()
+    ended = neuro(f"cp {there}/several/no-such {there}/several/a.txt back")
+    assert ended.exit_code == 72
+    assert (here / "back/a.txt").read_text() == "one"
 
 
 HOSTILE = ("[red]x", "a\x1b[2Jb", "line\nbreak", "名前", "100%", "#1?")

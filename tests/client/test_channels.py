@@ -7,6 +7,7 @@ import os
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,7 @@ from neuro_sync import (
     CommandFailed,
     CommandTimeout,
     IllegalArgumentError,
+    InputNotEnded,
     JobDescription,
     JobStatus,
     NotSupported,
@@ -26,6 +28,7 @@ from neuro_sync import (
     StreamInterrupted,
 )
 from neuro_sync.local.server import LocalPlatform
+from tests.relays import DoorWithoutEndOfInput
 from tests.scripted_platform import answer, scripted_platform
 
 Start = Callable[[str], JobDescription]
@@ -373,3 +376,54 @@ def test_threads_and_descriptors_are_given_back(session: Session, job: JobDescri
     session.jobs.status(job)
     # Twenty of them would have left as many; the platform, in this process, may still close a few.
     assert count() < before + 10
+
+
+# A platform that cannot send where the input ends
+
+
+@pytest.fixture
+def hosted(platform: LocalPlatform) -> Iterator[Session]:
+    with (
+        DoorWithoutEndOfInput(platform.port) as door,
+        Session(door.url, platform.token) as session,
+    ):
+        yield session
+
+
+def test_a_command_that_ends_by_itself_gets_its_input_from_any_platform(
+    hosted: Session, job: JobDescription
+) -> None:
+    lines = b"first\n" + b"more\n" * 100_000
+    for words, expected in (
+        ("head -n 1", (0, b"first\n")),
+        ("head -c 500006", (0, lines)),
+        ("sh -c 'read x; sleep 0.5; echo got $x; exit 4'", (4, b"got first\n")),
+    ):
+        result = hosted.jobs.run_command(job, words, input=lines)
+        assert (result.exit_code, result.stdout) == expected
+    assert hosted.jobs.run_command(job, "cat", input=b"").stdout == b""
+
+
+def test_a_command_that_needs_the_end_of_its_input_is_given_up_after_a_silence(
+    hosted: Session, job: JobDescription
+) -> None:
+    slow = "sh -c 'for i in 1 2 3 4 5; do read x; echo $x; sleep 0.3; done; echo oh >&2; cat'"
+    begin = time.monotonic()
+    with pytest.raises(InputNotEnded, match="nothing happened for 1 s") as raised:
+        hosted.jobs.run_command(job, slow, input=b"a\nb\nc\nd\ne\n", eof_timeout=1)
+    assert 2 < time.monotonic() - begin < 20  # the silence begins with the last sign of activity
+    assert raised.value.stdout == b"a\nb\nc\nd\ne\n"
+    assert raised.value.stderr == b"oh\n"
+    assert isinstance(raised.value, NotSupported | TimeoutError)
+    with pytest.raises(CommandTimeout) as late:
+        hosted.jobs.run_command(job, "cat", input=b"a", eof_timeout=None, timeout=1)
+    assert not isinstance(late.value, InputNotEnded)
+    assert late.value.stdout == b"a"
+
+
+def test_a_command_that_is_slow_to_read_its_input_is_not_given_up(
+    hosted: Session, job: JobDescription
+) -> None:
+    words = "sh -c 'sleep 2; head -c 20000000 | wc -c'"
+    result = hosted.jobs.run_command(job, words, input=bytes(20_000_000), eof_timeout=1)
+    assert result.stdout.strip() == b"20000000"

@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from yarl import URL
 
 from neuro_sync import (
+    ConnectionFailed,
     Container,
     IllegalArgumentError,
     JobDescription,
@@ -23,6 +25,7 @@ from neuro_sync import (
     WaitTimeout,
 )
 from tests.scripted_platform import Request, answer, scripted_platform
+from tests.two_clusters import two_clusters
 
 Start = Callable[[str], JobDescription]
 
@@ -370,3 +373,17 @@ def test_200_short_jobs_are_followed_to_their_end_one_after_the_other(session: S
 def test_200_short_jobs_are_followed_to_their_end_eight_at_a_time(session: Session) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: check_short_job(session, number), range(200)))
+
+
+def test_the_address_of_a_job_names_its_cluster() -> None:
+    job_id = "job-00000000-0000-0000-0000-000000000000"
+    with two_clusters() as platform, Session(platform.url, platform.token) as session:
+        for call in (
+            lambda job: session.jobs.exec(job, "true"),
+            session.jobs.send_signal,
+            session.jobs.monitor,
+            lambda job: next(session.jobs.top(job)),
+        ):
+            for address in (f"job://gpu/acme/vision/{job_id}", URL(f"job://gpu/vision/{job_id}")):
+                with pytest.raises(ConnectionFailed, match=r"gpu\.example\.org"):
+                    call(address)

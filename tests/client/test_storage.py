@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import re
 import signal
 import stat
@@ -18,6 +19,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -29,7 +31,9 @@ from yarl import URL
 from neuro_sync import (
     AbstractDeleteProgress,
     AbstractRecursiveFileProgress,
+    AuthenticationError,
     ConnectionFailed,
+    CopyIncomplete,
     FileStatusType,
     IllegalArgumentError,
     ProtocolError,
@@ -51,6 +55,7 @@ from neuro_sync import (
 from neuro_sync.client.transfers import ENOUGH_BATCHES, WORKERS, ClockSkew, Crew, Folder, Mode
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.storage import Entry, Parts, StorageFolder
+from neuro_sync.models.uris import path_of
 from neuro_sync.testing import Fault, FaultProxy
 from neuro_sync.transport.clock import Clock
 
@@ -75,6 +80,10 @@ class Impatient(Clock):
         super().sleep(min(seconds, 0.001))
 
 
+def name_of(uri: URL) -> str:
+    return path_of(uri).rpartition("/")[2]
+
+
 class Heard(AbstractRecursiveFileProgress):
     """Notes what is told of a copy, and checks that it is told to the caller's own thread."""
 
@@ -90,7 +99,7 @@ class Heard(AbstractRecursiveFileProgress):
 
     def of(self, kind: type) -> list[str]:
         """Return the names of what events of a kind were about."""
-        return [event.src.name for event in self.events if isinstance(event, kind)]  # type: ignore[attr-defined]  # all have it
+        return [name_of(event.src) for event in self.events if isinstance(event, kind)]  # type: ignore[attr-defined]  # all have it
 
 
 @pytest.fixture
@@ -107,7 +116,7 @@ def folder(platform: LocalPlatform, session: Session, root: str) -> Path:
     return platform.folder / "storage" / "local" / session.project_name / name
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def proxy(platform: LocalPlatform) -> Iterator[FaultProxy]:
     with FaultProxy(platform.port) as running:
         yield running
@@ -189,6 +198,32 @@ def test_addresses_may_be_short_of_another_project_or_full(session: Session, roo
     for wrong in ("data", "disk:data", "storage:a?b", "storage:../a", "storage:%2e%2E/a"):
         with pytest.raises(IllegalArgumentError):
             session.storage.stat(wrong)
+
+
+@pytest.mark.parametrize("name", ["~$report.docx", "~", "~nobody", "file:x", "a#b%41?"])
+def test_a_local_name_may_begin_with_anything(
+    session: Session,
+    root: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("x")
+    address = "file://" + quote(str(tmp_path / name))
+    as_text = [] if name in ("~", "file:x") else [name]
+    places: list[str | Path | URL] = [Path(name), f"./{name}", address, URL(address), *as_text]
+    for number, place in enumerate(places):
+        session.storage.upload_file(place, f"{root}/{number}")
+        session.storage.download_file(f"{root}/{number}", place)
+    Path(name).unlink()
+    (Path(name) / "sub").mkdir(parents=True)
+    session.storage.upload_dir(address, f"{root}/copy")
+    session.storage.download_dir(f"{root}/copy", address)
+    assert contents(folder / "copy") == {"sub": None}
+    with pytest.raises(FileNotFoundError):
+        session.storage.upload_file("~nobody-here/x", f"{root}/x")
 
 
 def test_refusals_are_the_builtin_errors_too(session: Session, root: str, folder: Path) -> None:
@@ -573,6 +608,180 @@ def test_a_platform_cannot_write_outside_of_the_folder_that_was_named(
     assert [path.name for path in tmp_path.rglob("*")] == ["back"]
 
 
+# Files that cannot be copied
+
+UNROUTED = (
+    b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: 14\r\n\r\n404: Not Found"
+)
+"""How the hosted service answers for a name with a line break or bytes that are no UTF-8."""
+
+
+def refused(status: str, **body: str) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    return f"{head}\r\n\r\n".encode() + content
+
+
+@pytest.mark.parametrize("name", ["new\nline", os.fsdecode(b"no\xffutf-8")])
+def test_a_name_that_the_platform_cannot_address_costs_itself_alone(
+    proxy: FaultProxy, far: Session, root: str, folder: Path, tmp_path: Path, name: str
+) -> None:
+    others: Tree = {"a": b"1", "z": b"2", "sub": None, "sub/b": b"3", "large": bytes(2**17)}
+    write(tmp_path / "src", {**others, name: b"x", f"d{name}/inner": b"y"})
+    write(folder / "down", {**others, name: b"x", f"d{name}/inner": b"y"})
+    quoted = quote(name, errors="surrogateescape")
+    of_project = f"{STORAGE}/local/{far.project_name}/{folder.name}"
+    for place in (quoted, f"d{quoted}"):
+        for method, below in (("PUT", "up"), ("GET", "down")):
+            plan = [Fault(answer=UNROUTED) for _ in range(9)]
+            proxy.plan(f"{method} {of_project}/{below}/{place}?", *plan)
+    heard = Heard()
+    with pytest.raises(CopyIncomplete, match=r"2 files or folders .* cannot address") as up:
+        far.storage.upload_dir(tmp_path / "src", f"{root}/up", progress=heard)
+    assert contents(folder / "up") == others
+    assert sorted(heard.of(StorageProgressFail)) == sorted([name, f"d{name}"])
+    with pytest.raises(CopyIncomplete) as down:
+        far.storage.download_dir(f"{root}/down", tmp_path / "back")
+    assert contents(tmp_path / "back") == others
+    for raised in (up, down):
+        failures = raised.value.failures
+        assert {name_of(failure.src) for failure in failures} == {name, f"d{name}"}
+        assert all(isinstance(failure.error, StorageNotFound) for failure in failures)
+
+
+def test_files_that_cannot_be_read_or_are_refused_cost_themselves_alone(
+    proxy: FaultProxy, far: Session, root: str, folder: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "src", {"a": b"1", "taken": b"2", "gone": b"4", "sub/file": b"5", "z": b"6"})
+    write(folder / "up", {"taken": None, "sub": b"no folder"})
+    of_project = f"{STORAGE}/local/{far.project_name}/{folder.name}"
+    no = refused("403 Forbidden", error="not yours")
+    proxy.plan(f"PUT {of_project}/up/z?", *(Fault(answer=no) for _ in range(2)))
+
+    def going(name: str) -> bool:
+        if name == "gone":
+            (tmp_path / "src/gone").unlink()
+        return True
+
+    heard = Heard()
+    with pytest.raises(CopyIncomplete) as raised:
+        far.storage.upload_dir(tmp_path / "src", f"{root}/up", filter=going, progress=heard)
+    assert (folder / "up/a").read_bytes() == b"1"
+    missing = {"taken", "gone", "sub", "z"}
+    assert {failure.src.name for failure in raised.value.failures} == missing
+    assert set(heard.of(StorageProgressFail)) == missing
+    assert heard.of(StorageProgressEnterDir) == heard.of(StorageProgressLeaveDir) == ["src"]
+    assert "gone: No such file or directory" in str(raised.value)
+    assert "z: not yours" in str(raised.value)
+
+
+def test_files_that_cannot_be_written_here_cost_themselves_alone(
+    proxy: FaultProxy, far: Session, root: str, folder: Path, tmp_path: Path
+) -> None:
+    write(folder, {"a": b"1", "taken": b"2", "loop": b"3", "sub/file": b"4", "vanished": b"5"})
+    write(folder, {"big taken": bytes(2**17), "big": bytes(2**17)})
+    back = tmp_path / "back"
+    write(back, {"taken/inner": b"", "big taken/inner": b"", "sub": b""})
+    (back / "loop").symlink_to("loop")
+    of_project = f"{STORAGE}/local/{far.project_name}/{folder.name}"
+    gone = refused("404 Not Found", error="no", errno="ENOENT")
+    proxy.plan(f"GET {of_project}/vanished?op=OPEN", *(Fault(answer=gone) for _ in range(9)))
+    with pytest.raises(CopyIncomplete) as raised:
+        far.storage.download_dir(root, back)
+    assert {failure.dst.name for failure in raised.value.failures} == {
+        *("taken", "loop", "sub", "vanished", "big taken")
+    }
+    assert (back / "a").read_bytes() == b"1"
+    assert (back / "big").read_bytes() == bytes(2**17)
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert str(again) == str(raised.value)
+    assert [failure[:2] for failure in again.failures] == [
+        failure[:2] for failure in raised.value.failures
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (refused("401 Unauthorized", error="who?"), AuthenticationError),
+        (refused("503 Service Unavailable", error="busy"), ServerNotAvailable),
+        (refused("400 Bad Request", error="full", errno="ENOSPC"), StorageError),
+        (refused("400 Bad Request", error="quota", errno="EDQUOT"), StorageError),
+        (b"what is this\r\n\r\n", ConnectionFailed),
+    ],
+)
+def test_what_would_fail_every_file_ends_the_copy(
+    proxy: FaultProxy,
+    far: Session,
+    root: str,
+    folder: Path,
+    tmp_path: Path,
+    brittle: None,
+    answer: bytes,
+    expected: type[Exception],
+) -> None:
+    write(tmp_path / "src", {f"{number:03}": b"x" for number in range(100)})
+    of_project = f"{STORAGE}/local/{far.project_name}/{folder.name}"
+    proxy.plan(f"PUT {of_project}/copy/", *(Fault(answer=answer) for _ in range(400)))
+    far.storage.mkdir(f"{root}/copy")
+    heard = Heard()
+    with pytest.raises(expected) as raised:
+        far.storage.upload_dir(tmp_path / "src", f"{root}/copy", progress=heard)
+    assert not isinstance(raised.value, CopyIncomplete)
+    assert heard.of(StorageProgressFail) == []
+
+
+def test_a_full_disk_here_ends_the_copy(
+    session: Session, root: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, {str(number): b"x" for number in range(10)})
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("neuro_sync.client.downloads.os.write", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        session.storage.download_dir(root, tmp_path / "back")
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_folder_that_cannot_be_listed_costs_itself_alone(
+    proxy: FaultProxy, far: Session, root: str, folder: Path, tmp_path: Path
+) -> None:
+    write(folder, {"sub/file": b"1", "other/file": b"2"})
+    of_project = f"{STORAGE}/local/{far.project_name}/{folder.name}"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
+    broken = json.dumps({"error": "Input/output error", "errno": "EIO"}).encode()
+    answer = head % len(broken) + broken
+    proxy.plan(f"GET {of_project}/sub?", Fault(answer=answer))
+    with pytest.raises(CopyIncomplete, match=r"1 file or folder .*sub: Input/output error"):
+        far.storage.download_dir(root, tmp_path / "back")
+    assert contents(tmp_path / "back") == {"other": None, "other/file": b"2"}
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link", "a/below", "../src/other"])
+def test_a_link_that_leads_nowhere_is_left_out_and_told(
+    session: Session, root: str, folder: Path, tmp_path: Path, target: str
+) -> None:
+    write(tmp_path / "src", {"a": b"1", "z": b"2"})
+    (tmp_path / "src/link").symlink_to(target)
+    (tmp_path / "src/other").symlink_to("link")
+    os.mkfifo(tmp_path / "src/pipe")
+    heard = Heard()
+    session.storage.upload_dir(tmp_path / "src", f"{root}/copy", progress=heard)
+    assert sorted(heard.of(StorageProgressFail)) == ["link", "other", "pipe"]
+
+    class Deaf(AbstractRecursiveFileProgress):
+        """It does not override `fail`."""
+
+    for progress in (None, Deaf()):
+        with pytest.raises(CopyIncomplete, match="link: the link leads nowhere") as raised:
+            session.storage.upload_dir(tmp_path / "src", f"{root}/copy", progress=progress)
+        assert len(raised.value.failures) == 3
+    assert contents(folder / "copy") == {"a": b"1", "z": b"2"}
+
+
 # Update and continue
 
 
@@ -938,7 +1147,7 @@ def test_a_folder_that_is_answered_twice_disturbs_nothing_that_follows(
     far.storage.download_file(f"{root}/1", tmp_path / "1")
     assert (tmp_path / "1").read_bytes() == files["1"]
     proxy.plan(f"GET {STORAGE}", Fault(), *(Fault(answer=twice.encode()) for _ in range(10)))
-    with suppress(StorageIsDirectory):  # one that was asked for again may meet a fault again
+    with suppress(CopyIncomplete):  # one that was asked for again may meet a fault again
         far.storage.download_dir(root, tmp_path / "all")
     far.storage.download_dir(root, tmp_path / "all")
     assert contents(tmp_path / "all") == files
