@@ -49,6 +49,10 @@ class _Listener:
         trace: TracebackType | None,
     ) -> None:
         self._listener.shutdown()
+        self.close()
+
+    def close(self) -> None:
+        """Refuse everybody; for one that never served."""
         self._listener.server_close()
 
     def _talk(self, client: socket.socket) -> None:

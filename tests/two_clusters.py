@@ -76,8 +76,8 @@ class _Config(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def two_clusters() -> Iterator[TwoClusters]:
-    with TwoClusters(("127.0.0.1", 0), _Config) as server:
+def two_clusters(kind: type[TwoClusters] = TwoClusters) -> Iterator[TwoClusters]:
+    with kind(("127.0.0.1", 0), _Config) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

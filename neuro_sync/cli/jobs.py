@@ -360,12 +360,13 @@ def logs(session: Session, /, job: str, follow: bool, **wanted: Any) -> None:
 
     Example: neuro logs test --tail 100 --no-follow
     """
-    with session.jobs.logs(job, follow=follow, **wanted) as log:
+    found = session.jobs.status(job)
+    with session.jobs.logs(found, follow=follow, **wanted) as log:
         for piece in log.pieces():
             output.raw(piece)
         ended = log.job
     if follow:
-        watching.tell_end(ended or session.jobs.wait(job))
+        watching.tell_end(ended or session.jobs.wait(found))
 
 
 @job.command()

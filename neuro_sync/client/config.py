@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import Self
 from yarl import URL
 
-from neuro_sync.errors import AuthenticationError, ConfigError
+from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import ClusterConfig, PlatformConfig, Preset, Project, ResourcePool
-from neuro_sync.transport.tokens import ForkSafeLock, user_of
+from neuro_sync.transport.tokens import user_of
 
 from .lookup import Chosen, Found
-from .saved_login import stored_platform
+from .official_columns import official_columns
+from .platform import ConfirmedMapping, Platform
 
 if TYPE_CHECKING:
     from neuro_sync.transport.http import HttpTransport
 
     from .settings import Settings
+
+T = TypeVar("T")
 
 NAMES = ("cluster_name", "org_name", "project_name")
 PLATFORM_FIRST = "the platform's first"
@@ -29,7 +32,8 @@ PLATFORM_FIRST = "the platform's first"
 class Config:
     """The config section of a session, ``session.config``.
 
-    What the platform says of itself is fetched when it is first needed, once. Names that are
+    What the platform says of itself is read from the saved login while it is at most an hour old
+    there; else it is fetched when it is first needed, once. Names that are
     current come from the session's arguments, else the project's file, else the passed config or
     the saved login, else they are the platform's first. The names in a project's file are those of
     a hosted platform; on the local one they mean nothing.
@@ -41,13 +45,14 @@ class Config:
         found: Found,
         settings: Settings,
         names: Mapping[str, str | None],
+        platform: Platform,
     ) -> None:
         self.api_url: URL = URL(found.url)
         self.settings = settings
         """What ``user.toml`` and the project's file say."""
         self._transport = transport
         self._found = found
-        self._platform = _Platform(transport, found.url)
+        self._platform = platform
         # What is chosen as such is taken as it is; what was current when the login was saved
         # holds as long as the platform has it.
         self._given = _given(names)
@@ -92,17 +97,26 @@ class Config:
 
     @property
     def platform(self) -> PlatformConfig:
-        """The answer to ``GET /config``.
+        """The answer to ``GET /config``; of a saved login one of the last hour.
 
         Raises:
             AuthenticationError: The platform does not accept the token.
         """
-        return self._platform.described()
+        return self._platform.config
 
     @property
     def is_local(self) -> bool:
         """Whether this is the local platform, which can do what the hosted one cannot."""
-        return bool(self.platform) and self._platform.service.startswith("neuro-local/")
+        return self._platform.service.startswith("neuro-local/")
+
+    @property
+    def revision(self) -> int:
+        """A number that changes with each answer of the platform."""
+        return self._platform.revision
+
+    def doubt(self) -> None:
+        """Do not use the saved answer any more: the platform refused what follows from it."""
+        self._platform.doubt()
 
     def fetch(self) -> None:
         """Ask the platform again what there is, and save it with the login.
@@ -112,17 +126,19 @@ class Config:
 
         Endpoint: GET /config
         """
-        self._platform.forget()
+        self._platform.fetch()
         self.cluster()
         login, store = self._found.login, self._found.store
         if login is not None and store is not None:
-            stored = self._platform.as_stored()
-            store.update(login.url, self.username, **stored)
+            columns = official_columns(self._platform.answer)
+            store.update(login.url, self.username, **columns)
 
     @property
     def clusters(self) -> Mapping[str, ClusterConfig]:
         """All clusters by name, in the platform's order."""
-        return {cluster.name: cluster for cluster in self.platform.clusters}
+        return self._confirmed(
+            lambda: {cluster.name: cluster for cluster in self.platform.clusters}
+        )
 
     @property
     def projects(self) -> tuple[Project, ...]:
@@ -138,12 +154,15 @@ class Config:
     @property
     def presets(self) -> Mapping[str, Preset]:
         """The presets of the current cluster by name, in the platform's order."""
-        return {preset.name: preset for preset in self.cluster().presets}
+        return self._confirmed(lambda: {preset.name: preset for preset in self.cluster().presets})
 
     @property
     def resource_pools(self) -> Mapping[str, ResourcePool]:
         """The kinds of machines of the current cluster by name."""
-        return {pool.name: pool for pool in self.cluster().resource_pools}
+        return self._confirmed(lambda: {pool.name: pool for pool in self.cluster().resource_pools})
+
+    def _confirmed(self, find: Callable[[], Mapping[str, T]]) -> Mapping[str, T]:
+        return ConfirmedMapping(self._platform, find)
 
     def cluster(self, name: str | None = None) -> ClusterConfig:
         """Return one cluster, the current one unless named.
@@ -176,6 +195,8 @@ class Config:
         saved = self._saved.get("org_name")
         if saved is None:
             return orgs[0] if orgs else None
+        if saved.value not in orgs and orgs and self._platform.confirm():
+            orgs = self.cluster().orgs
         if saved.value in orgs:
             return saved.value
         return min((org for org in orgs if org), default=None)
@@ -188,6 +209,8 @@ class Config:
             return chosen.value
         names = self._project_names()
         saved = self._saved.get("project_name")
+        if saved and saved.value not in names and self._platform.confirm():
+            names = self._project_names()
         if saved and saved.value in names:
             return saved.value
         # A platform without projects keeps what is whose by the user's name.
@@ -231,14 +254,19 @@ class Config:
             ConfigError: There is no such organisation, or the project's file chooses one.
         """
         self._check_free("org_name")
-        clusters = [self.cluster(), *self.platform.clusters]
-        with_it = [cluster.name for cluster in clusters if name in cluster.orgs]
+        with_it = self._clusters_with(name)
+        if not with_it and self._platform.confirm():
+            with_it = self._clusters_with(name)
         if not with_it:
             known = ", ".join(self.available_orgs)
             raise ConfigError(f"there is no organisation {name!r}; there are: {known}")
         if with_it[0] != self.cluster_name:
             self._check_free("cluster_name")
         self._switch(cluster_name=with_it[0], org_name=name, project_name=self.project_name)
+
+    def _clusters_with(self, org_name: str) -> list[str]:
+        clusters = [self.cluster(), *self.platform.clusters]
+        return [cluster.name for cluster in clusters if org_name in cluster.orgs]
 
     def switch_project(self, name: str) -> None:
         """Make a project of the current organisation current, and save that with the login.
@@ -248,6 +276,8 @@ class Config:
         """
         self._check_free("project_name")
         names = self._project_names()
+        if name not in names and self._platform.confirm():
+            names = self._project_names()
         if name not in names:
             raise ConfigError(
                 f"there is no project {name!r} of {self.org_name!r} on {self.cluster_name!r}; "
@@ -306,51 +336,6 @@ class Section:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._config.api_url}>"
-
-
-class _Platform:
-    """What a platform says of itself, asked once by all threads, in each process."""
-
-    def __init__(self, transport: HttpTransport, url: str) -> None:
-        self._transport = transport
-        self._url = url
-        # So that threads that need it at the same time ask once.
-        self._lock = ForkSafeLock()
-        self._described: PlatformConfig | None = None
-        self._body = b""
-        self.service = ""
-        """Who answered, by its own header."""
-
-    def described(self) -> PlatformConfig:
-        found = self._described
-        if found is None:
-            with self._lock:
-                found = self._described = self._described or self._fetch()
-        return found
-
-    def forget(self) -> None:
-        self._described = None
-
-    def as_stored(self) -> dict[str, object]:
-        return stored_platform(self._body)
-
-    def _fetch(self) -> PlatformConfig:
-        tokens = self._transport.tokens
-        sent = tokens.token()
-        platform = self._ask()
-        # A token that is not accepted is no error here, so that the transport did not see it.
-        if not platform.clusters and not platform.authorized and tokens.renew(sent):
-            platform = self._ask()
-        if not platform.clusters:
-            why = "knows no cluster for you" if platform.authorized else "does not accept the token"
-            raise AuthenticationError(f"{self._url} {why}", method="GET", path="/config")
-        return platform
-
-    def _ask(self) -> PlatformConfig:
-        answer = self._transport.request("GET", f"{self._url}/config")
-        self.service = answer.headers.get("X-Service-Version", "")
-        self._body = answer.content
-        return PlatformConfig.from_answer(answer.content)
 
 
 def _all_by(source: str, names: Mapping[str, str | None]) -> dict[str, Chosen]:

@@ -81,6 +81,8 @@ if TYPE_CHECKING:
 
 JOB_ID = re.compile(r"job-[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}")
 
+HEAD_START = 0.02
+"""Seconds from the start of a job until it is asked for: sooner, not even `true` is over."""
 FIRST_POLL = 0.05
 SLOWEST_POLL = 2.0
 PATIENCE = 300.0
@@ -176,6 +178,8 @@ class Jobs(Section):
 
         Endpoint: POST /jobs?from_preset
         """
+        # To build the models takes 20 ms the first time, and so does part of connecting.
+        self._transport.connect_ahead(self._api("jobs"))
         cluster_name = self._config.cluster(cluster_name).name
         org_name = org_name or self._config.org_name
         project_name = project_name or self._config.project_name
@@ -246,6 +250,7 @@ class Jobs(Section):
 
         Endpoint: POST /jobs
         """
+        self._transport.connect_ahead(self._api("jobs"))
         with BadValuesRefused():
             spec = JobRun(
                 container=container,
@@ -269,11 +274,16 @@ class Jobs(Section):
         return self._submit("jobs", body, name)
 
     def _submit(self, endpoint: str, body: dict[str, Any], name: str | None) -> JobDescription:
+        JobDescription.model_rebuild()  # the first time, while the connection is being made
         try:
             answer = self._transport.request("POST", self._api(endpoint), body=body)
         except ConnectionFailed as error:
             search = f"list(name={name!r})" if name else "list(reverse=True, limit=10)"
             error.args = (f"{error}. Look with jobs.{search} before you start it again",)
+            raise
+        except APIError as error:
+            if error.status < 500:  # there may be no such preset or project any more
+                self._config.doubt()
             raise
         return self._parse.recognize(JobDescription.from_answer(answer.content))
 
@@ -392,7 +402,8 @@ class Jobs(Section):
 
         With ``until="running"`` a job that runs is enough; one that is over counts too. `timeout`
         is the deadline of the whole wait; without one it lasts as long as the jobs. A platform
-        that is not to be reached is asked again for five minutes. `on_update` is called with
+        that is not to be reached is asked again for five minutes. A description of a job that is
+        over is returned as it is, without a question. `on_update` is called with
         each description that comes meanwhile, the same state or a new one.
 
         Raises:
@@ -406,7 +417,9 @@ class Jobs(Section):
         ids: tuple[Job, ...] = several("id", id, JOB_TYPES)
         end = deadline(timeout, self._clock.now())
         tell: OnUpdate = on_update or (lambda _: None)
-        jobs = [self.status(job) for job in ids]
+        if any(isinstance(job, JobDescription) and job.status is JobStatus.PENDING for job in ids):
+            self._clock.sleep(max(min(HEAD_START, end - self._clock.now()), 0.0))
+        jobs = [self._status_unless_over(job) for job in ids]
         for job in jobs:
             tell(job)
         heard = self._clock.now()
@@ -431,6 +444,11 @@ class Jobs(Section):
                 if job.status.is_finished and job.status is not JobStatus.SUCCEEDED:
                     self._raise_failed(job)
         return jobs[0] if one else tuple(jobs)
+
+    def _status_unless_over(self, job: Job) -> JobDescription:
+        if isinstance(job, JobDescription) and job.status.is_finished:
+            return job  # it stays as it is
+        return self.status(job)
 
     def _raise_failed(self, job: JobDescription) -> NoReturn:
         try:
@@ -582,7 +600,16 @@ class Jobs(Section):
 
         url = f"{self._monitoring_url(id, cluster_name)}/{channel}"
         offered = (frames.CHANNELS_WITH_EOF, frames.CHANNELS)
-        return WebSocket(self._transport, url, query=query, subprotocols=offered).open()
+
+        def connect() -> WebSocket:
+            return WebSocket(self._transport, url, query=query, subprotocols=offered).open()
+
+        try:
+            return connect()
+        except NeuroError:
+            if self._transport.current_address(url) == url:
+                raise
+            return connect()  # the service has moved, and was not reached at its old address
 
     def _monitoring_url(self, id: Job, cluster_name: str | None = None) -> str:
         return self._url_of(self._locate(id, cluster_name))

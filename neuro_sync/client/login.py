@@ -16,6 +16,8 @@ from neuro_sync.closing import Closing
 from neuro_sync.errors import AuthenticationError, AuthError, ConfigError
 
 if TYPE_CHECKING:
+    import requests
+
     from neuro_sync.models.config import LoginConfig, PlatformConfig
     from neuro_sync.transport.connections import ConnectionOptions
 
@@ -188,7 +190,7 @@ class _Entrance(Closing):
 
         from .oauth import Grant
 
-        if not PlatformConfig.from_answer(self._config()).clusters:
+        if not PlatformConfig.from_answer(self._config().content).clusters:
             return False
         self.save(Grant(_token_for_nothing(), YEARS, None))
         return True
@@ -201,7 +203,7 @@ class _Entrance(Closing):
         """
         from neuro_sync.models.config import LoginConfig
 
-        keys = LoginConfig.from_answer(self._config())
+        keys = LoginConfig.from_answer(self._config().content)
         for name in wanted:
             if URL(getattr(keys, name)).scheme not in ("http", "https"):
                 raise ConfigError(f"{self._url} has no such login; use login_with_token")
@@ -217,11 +219,13 @@ class _Entrance(Closing):
         from neuro_sync.models.config import LoginConfig, PlatformConfig
         from neuro_sync.transport.tokens import user_of
 
-        from .saved_login import SavedLogin, stored_platform
+        from .official_columns import official_columns
+        from .saved_login import SavedAnswer, SavedLogin
         from .tokens import expiration
 
         user_of(grant.token)  # one without a name is refused before it is saved
-        body = self._config(grant.token)
+        answer = self._config(grant.token)
+        body = answer.content
         platform = PlatformConfig.from_answer(body)
         if not platform.clusters:
             why = "knows no cluster for you" if platform.authorized else "does not accept the token"
@@ -233,17 +237,18 @@ class _Entrance(Closing):
             expiration_time=expiration(grant.expires_in, now),
             refresh_token=grant.refresh_token or "",
             auth_config=LoginConfig.from_answer(body).model_dump(mode="json"),
+            config=SavedAnswer(body, answer.headers.get("X-Service-Version", ""), now),
             **_current(platform, {name: choice.value for name, choice in (names or {}).items()}),
-            **stored_platform(body),
+            **official_columns(body),
         )
         self._store.write(login, now=now)
         self._store.warn_if_open_to_others()
 
-    def _config(self, token: str = "") -> bytes:
+    def _config(self, token: str = "") -> requests.Response:
         from neuro_sync.transport.tokens import FixedToken
 
         transport = self.transport.with_options(tokens=FixedToken(token))
-        return transport.request("GET", f"{self._url}/config").content
+        return transport.request("GET", f"{self._url}/config")
 
     def close(self) -> None:
         self.transport.close()
@@ -262,7 +267,8 @@ def _current(platform: PlatformConfig, wanted: Mapping[str, str]) -> dict[str, A
         if (project.cluster_name, project.org_name) == (name, org)
     ]
     project = wanted.get("project_name") or min(here, default=None)
-    return {"cluster_name": name, "org_name": org, "project_name": project}
+    # The official client cannot do without an organisation, and uses this name where there is none.
+    return {"cluster_name": name, "org_name": org or "default-org", "project_name": project}
 
 
 def _store(path: Folder | None) -> LoginStore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +53,9 @@ class Parser(Section):
         self._config = config
         self._registries: dict[str, ClusterConfig] = {}
         # Thousands of jobs share a handful of images.
-        self.own_image: Callable[..., RemoteImage | None] = lru_cache(1024)(self._own_image)
+        self._own_images: Any = lru_cache(1024)(self._own_image)
+        # Both are of one answer of the platform.
+        self._revision = config.revision
 
     def str_to_uri(
         self,
@@ -337,8 +339,19 @@ class Parser(Section):
             job.container.__dict__["image"] = own
         return job
 
-    def _own_image(self, reference: str, tag: str | None = None) -> RemoteImage | None:
+    def own_image(self, reference: str, tag: str | None = None) -> RemoteImage | None:
         """Return the platform's image that a reference without its tag names, if it does."""
+        self._drop_stale()
+        found: RemoteImage | None = self._own_images(reference, tag)
+        return found
+
+    def _drop_stale(self) -> None:
+        if self._revision != self._config.revision:
+            self._revision = self._config.revision
+            self._registries = {}
+            self._own_images.cache_clear()
+
+    def _own_image(self, reference: str, tag: str | None = None) -> RemoteImage | None:
         host, path = split_registry(reference)
         cluster = self._cluster_of(host) if host else None
         if cluster is None:
@@ -349,6 +362,7 @@ class Parser(Section):
 
     def _cluster_of(self, registry: str) -> ClusterConfig | None:
         """Return the cluster whose registry it is; this is what takes the platform's answer."""
+        self._drop_stale()
         if not self._registries:
             clusters = self._config.platform.clusters
             self._registries = {cluster.registry: cluster for cluster in clusters}

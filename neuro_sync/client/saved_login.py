@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,26 @@ COLUMNS = {
 # The official client compares this text with its own, to the letter.
 SCHEMA = "CREATE TABLE main (" + ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items()) + ")"
 
+ANSWER_TABLE = (
+    "CREATE TABLE IF NOT EXISTS neuro_sync_config "
+    "(url TEXT, username TEXT, answer BLOB, service TEXT, fetched REAL)"
+)
+"""Our own table beside the official clients' one: the answer to ``GET /config``, unchanged.
+
+Their table lacks a part of the answer, and the time at which it was fetched.
+"""
+
+
+@dataclass(frozen=True)
+class SavedAnswer:
+    """An answer to ``GET /config``, as it was fetched."""
+
+    answer: bytes = field(repr=False)
+    service: str
+    """The value of its header ``X-Service-Version``."""
+    fetched: float
+    """Seconds since 1970."""
+
 
 @dataclass(frozen=True)
 class SavedLogin:
@@ -68,8 +88,10 @@ class SavedLogin:
     admin_url: str | None = None
     vcluster_url: str | None = None
     clusters: list[Any] = field(default_factory=list, repr=False)
-    """As the platform told them, but for two names; the official clients rely on them."""
+    """What the official client saves of the platform's answer (`official_columns`)."""
     projects: list[Any] = field(default_factory=list, repr=False)
+    config: SavedAnswer | None = field(default=None, repr=False)
+    """What the platform last answered to this user; None if this package never saved it."""
 
 
 class LoginStore:
@@ -98,7 +120,8 @@ class LoginStore:
                 row = database.execute(query).fetchone()
                 if row is None:
                     raise ConfigError(self._unreadable("it is empty"))
-                return _login_of(dict(row))
+                login = _login_of(dict(row))
+                return replace(login, config=_read_answer(database, login))
         except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
             # Not chained: the original may tell of what is in the row.
             raise ConfigError(self._unreadable(type(error).__name__)) from None
@@ -142,44 +165,44 @@ class LoginStore:
         """
         import sqlite3
 
-        row = _row_of(login, now)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self.lock():
-                if not self._replaced_row(row):
-                    self._replace_file(row)
+                if not self._replaced_row(login, now):
+                    self._replace_file(login, now)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
                 f"the login cannot be saved in {self.folder} ({error}); name another folder "
                 f"with path=..., or in the variable {FAMILIES[0][0]}"
             ) from error
 
-    def _replaced_row(self, row: dict[str, Any]) -> bool:
+    def _replaced_row(self, login: SavedLogin, now: float) -> bool:
         import sqlite3
 
         if not self.exists():
             return False
         self.file.chmod(0o600)
         try:
-            self._replace_row(self.file, row)
+            self._replace_row(self.file, login, now)
         except sqlite3.OperationalError:  # it is busy, or the disk is full
             raise
         except sqlite3.DatabaseError:  # it is no database
             return False
         return True
 
-    def _replace_file(self, row: dict[str, Any]) -> None:
+    def _replace_file(self, login: SavedLogin, now: float) -> None:
         # Whole before it bears its name: no other process ever sees half of it.
         fresh = self.folder / f"{DATABASE}.new"
         for left_over in self.folder.glob(f"{fresh.name}*"):
             left_over.unlink()
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        self._replace_row(fresh, row)
+        self._replace_row(fresh, login, now)
         for name in COMPANIONS:
             (self.folder / name).unlink(missing_ok=True)
         fresh.replace(self.file)
 
-    def _replace_row(self, file: Path, row: dict[str, Any]) -> None:
+    def _replace_row(self, file: Path, login: SavedLogin, now: float) -> None:
+        row = _row_of(login, now)
         with _transaction(file) as database:
             found = database.execute("SELECT sql FROM sqlite_master WHERE name='main'").fetchone()
             if found != (SCHEMA,):
@@ -188,6 +211,7 @@ class LoginStore:
             database.execute("DELETE FROM main")
             marks = ", ".join("?" * len(row))
             database.execute(f"INSERT INTO main VALUES ({marks})", tuple(row.values()))  # noqa: S608
+            _write_answer(database, login.url, user_of(login.token), login.config)
 
     def update(self, url: str, username: str, **changes: Any) -> None:
         """Change some columns of the row, if the same user is still logged in at the same place.
@@ -195,16 +219,30 @@ class LoginStore:
         Raises:
             ConfigError: It cannot be written to, or somebody else has logged in.
         """
-        import sqlite3
-
         columns = ", ".join(f"{name} = ?" for name in changes)
         values = [_as_text(value) for value in changes.values()]
+        with self._changing(url, username) as database:
+            database.execute(f"UPDATE main SET {columns}", values)  # noqa: S608  # our names
+
+    def save_config(self, url: str, username: str, config: SavedAnswer | None) -> None:
+        """Save what the platform answered to the user; None removes what is saved.
+
+        Raises:
+            ConfigError: As for `update`.
+        """
+        with self._changing(url, username) as database:
+            _write_answer(database, url, username, config)
+
+    @contextmanager
+    def _changing(self, url: str, username: str) -> Iterator[sqlite3.Connection]:
+        import sqlite3
+
         try:
             with _transaction(self.file) as database:
                 row = database.execute("SELECT url, token FROM main").fetchone()
                 if row is None or (row[0].rstrip("/"), user_of(row[1])) != (url, username):
                     raise ConfigError(f"the saved login {self.file} is somebody else's by now")
-                database.execute(f"UPDATE main SET {columns}", values)  # noqa: S608  # our names
+                yield database
         except sqlite3.Error as error:
             raise ConfigError(f"the saved login {self.file} cannot be changed: {error}") from error
 
@@ -265,6 +303,32 @@ def _transaction(file: Path) -> Iterator[sqlite3.Connection]:
         database.execute("COMMIT")
 
 
+def _read_answer(database: sqlite3.Connection, login: SavedLogin) -> SavedAnswer | None:
+    import sqlite3
+
+    try:
+        query = "SELECT answer, service, fetched FROM neuro_sync_config WHERE url=? AND username=?"
+        row = database.execute(query, (login.url, user_of(login.token))).fetchone()
+        return SavedAnswer(bytes(row[0]), str(row[1]), float(row[2])) if row else None
+    except (sqlite3.Error, TypeError, ValueError, ConfigError):  # no such table, for one
+        return None
+
+
+def _write_answer(
+    database: sqlite3.Connection, url: str, username: str, config: SavedAnswer | None
+) -> None:
+    import sqlite3
+
+    if config is None:
+        with suppress(sqlite3.OperationalError):  # no such table
+            database.execute("DELETE FROM neuro_sync_config")
+    else:
+        database.execute(ANSWER_TABLE)
+        database.execute("DELETE FROM neuro_sync_config")
+        row = (url, username, config.answer, config.service, config.fetched)
+        database.execute("INSERT INTO neuro_sync_config VALUES (?, ?, ?, ?, ?)", row)
+
+
 def _as_text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list) else value
 
@@ -290,23 +354,6 @@ def _login_of(row: dict[str, Any]) -> SavedLogin:
         clusters=json.loads(row.get("clusters") or "[]"),
         projects=json.loads(row.get("projects") or "[]"),
     )
-
-
-def stored_platform(body: bytes) -> dict[str, Any]:
-    """Return what is saved of an answer to ``GET /config``; two names differ from the wire's."""
-    answer = json.loads(body)
-    clusters = []
-    for told in answer.get("clusters", ()):
-        cluster = dict(told)
-        cluster["resource_pools"] = cluster.pop("resource_pool_types", [])
-        cluster["presets"] = cluster.pop("resource_presets", [])
-        clusters.append(cluster)
-    return {
-        "admin_url": answer.get("admin_url"),
-        "vcluster_url": answer.get("vcluster_url"),
-        "clusters": clusters,
-        "projects": answer.get("projects", []),
-    }
 
 
 def login_stores(path: str | os.PathLike[str] | None = None) -> list[tuple[LoginStore, str]]:

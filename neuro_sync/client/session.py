@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from neuro_sync.local.server import LocalPlatform, RuntimeName
     from neuro_sync.transport.clock import Clock
-    from neuro_sync.transport.connections import Certificate, Timeout
+    from neuro_sync.transport.connections import Timeout
     from neuro_sync.transport.http import HttpTransport
+    from neuro_sync.transport.tls import Certificate
 
     from .config import Config
     from .disks import Disks
@@ -88,6 +89,7 @@ class Session(Closing):
 
         from .config import Config
         from .lookup import find_platform
+        from .platform import Platform
         from .saved_login import current_store
         from .settings import read_settings
         from .tokens import SavedToken
@@ -122,7 +124,9 @@ class Session(Closing):
             "project_name": project_name,
         }
         transport = anonymous.with_options(tokens=tokens)
-        self._open_sections(transport, Config(transport, found, settings, names))
+        platform = Platform(transport, found, clock)
+        config = Config(transport, found, settings, names, platform)
+        self._open_sections(transport.with_options(addresses=platform), config)
 
     def _open_sections(self, transport: HttpTransport, config: Config) -> None:
         from .jobs import Jobs

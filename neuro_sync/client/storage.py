@@ -171,22 +171,39 @@ class Storage(Section):
             raise ValueError("there is no data to write")
         self._write(self._location(uri), content, whole_number("offset", offset))
 
-    def send(self, place: Location, content: bytes | Content, offset: int) -> None:
-        """Write a part of a file; what begins at offset 0 replaces a file that is there."""
+    def send(
+        self, place: Location, content: bytes | Content, offset: int, *, repeat_cut: bool = True
+    ) -> None:
+        """Write a part of a file; what begins at offset 0 replaces a file that is there.
+
+        Without `repeat_cut` a connection that breaks raises at once.
+        """
         if offset:
-            self._write(place, content, offset)
+            self._write(place, content, offset, repeat_cut=repeat_cut)
             return
         with missing(place.uri):
             self._transport.request(
-                "PUT", place.url, query=[("op", "CREATE")], content=content, headers=OCTETS
+                "PUT",
+                place.url,
+                query=[("op", "CREATE")],
+                content=content,
+                headers=OCTETS,
+                repeat_cut=repeat_cut,
             )
 
-    def _write(self, place: Location, content: bytes | Content, offset: int) -> None:
+    def _write(
+        self, place: Location, content: bytes | Content, offset: int, *, repeat_cut: bool = True
+    ) -> None:
         size = len(content) if isinstance(content, bytes) else content.size
         headers = {**OCTETS, "Content-Range": f"bytes {offset}-{offset + size - 1}/*"}
         with missing(place.uri):
             self._transport.request(
-                "PATCH", place.url, query=[("op", "WRITE")], content=content, headers=headers
+                "PATCH",
+                place.url,
+                query=[("op", "WRITE")],
+                content=content,
+                headers=headers,
+                repeat_cut=repeat_cut,
             )
 
     def open(self, uri: URL | str, offset: int = 0, size: int | None = None) -> FileContent:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 PART = 64 * 2**20
 """Bytes of a file that are sent in one request. A connection that breaks costs no more than one."""
 SMALLEST_PART = 2**20
-"""On connections that break, parts become smaller, down to this."""
+"""Bytes. On connections that break, parts become smaller, down to this, which is tried again."""
 PIECE = 2**17
 """Bytes that are read and sent at a time, within one timeout of the session."""
 STEP = 2**20
@@ -137,19 +137,21 @@ def _upload(
 
     if not size:
         storage.send(dst, b"", 0)
-    part = PART
+    parts = _PartSizes()
     while offset < size:
-        content = _FilePart(file, offset, min(part, size - offset), step)
+        content = _FilePart(file, offset, min(parts.size, size - offset), step)
+        is_smallest = content.size <= SMALLEST_PART
         try:
-            storage.send(dst, content, offset)
+            storage.send(dst, content, offset, repeat_cut=is_smallest)
         except (ConnectionFailed, ServerNotAvailable):
-            if part <= SMALLEST_PART:
+            if is_smallest:
                 raise
-            part //= 4
+            parts.shrink(content.size, content.sent)
         except _Unreadable as unreadable:
             raise unreadable.reason from unreadable
         else:
             offset += content.size
+            parts.grow()
     report(lambda: StorageProgressComplete(file_uri(src), dst.uri, size))
     return size
 
@@ -203,6 +205,28 @@ class _Unreadable(Exception):
         self.reason = reason
 
 
+class _PartSizes:
+    """How many bytes are sent in one request, by what connections have let through."""
+
+    def __init__(self) -> None:
+        self.size = PART
+        self._limit = PART
+
+    def shrink(self, tried: int, sent: int) -> None:
+        """Send no more at a time than had got through when a connection broke.
+
+        Some of it may be in buffers on the way, so at most half of what was tried. If nothing got
+        through, the size of the part is not the reason: a small one tries whether anybody is there.
+        """
+        if sent:
+            self._limit = max(min(sent, tried // 2), SMALLEST_PART)
+        self.size = self._limit if sent else SMALLEST_PART
+
+    def grow(self) -> None:
+        """Send more at a time again, after a part has arrived."""
+        self.size = min(2 * self.size, self._limit)
+
+
 class _FilePart:
     """A part of a file as the body of a request, read anew for each attempt."""
 
@@ -211,10 +235,12 @@ class _FilePart:
         self._offset = offset
         self._step = step
         self.size = size
+        self.sent = 0
+        """Bytes that the last attempt has handed to the connection."""
 
     def __iter__(self) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(min(PIECE, self.size)))
-        done = 0
+        done = self.sent = 0
         self._file.seek(self._offset)
         while done < self.size:
             piece = buffer[: self.size - done]
@@ -227,6 +253,7 @@ class _FilePart:
                 raise _Unreadable(OSError(errno.EIO, text, str(self._file.name)))
             yield piece[:read]
             done += read
+            self.sent = done
             self._step(self._offset + done)
 
 

@@ -10,10 +10,16 @@ from __future__ import annotations
 import http.client
 import io
 from collections.abc import Mapping
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from neuro_sync.monotonic import monotonic
+
+from .tls import remember_session
 
 PIECE = 2**17 - 2**12
 """The most bytes of one read. From 128 KiB on the C library maps fresh memory for each."""
@@ -238,6 +244,17 @@ class _JoinedRequests(HTTPConnection):
     """
 
     _held: bytearray | None = None
+    connect_seconds = 0.0
+    """How long it took to connect, TLS included."""
+    _is_remembered = False
+    """Whether the session of TLS was kept for other connections."""
+
+    def connect(self) -> None:
+        """Connect, and note how long it takes."""
+        began = monotonic()
+        self._is_remembered = False
+        super().connect()
+        self.connect_seconds = monotonic() - began
 
     def request(  # type: ignore[override]  # of the standard library's own
         self,
@@ -283,6 +300,9 @@ class _JoinedRequests(HTTPConnection):
         # It is the answer's own once the connection is known to close after it.
         connected = self.sock
         answer: Any = super().getresponse()
+        if not self._is_remembered:
+            self._is_remembered = True
+            remember_session(connected)
         answer.connected = connected
         return answer  # type: ignore[no-any-return]
 
@@ -301,11 +321,48 @@ class SecureConnection(_JoinedRequests, HTTPSConnection):
     response_class = Response
 
 
-class _Pool(urllib3.HTTPConnectionPool):
+class LendingPool(urllib3.HTTPConnectionPool):
+    """Lends connections to who sends several requests before an answer has come."""
+
+    # What `connect_ahead` makes; who takes it out waits for it.
+    _ahead: Thread | None = None
+
+    def lend(self) -> Connection | SecureConnection:
+        """Return an idle connection, or a new one that is not connected yet."""
+        connection: Any = self._get_conn()
+        return connection  # type: ignore[no-any-return]
+
+    def take_back(self, connection: Connection | SecureConnection) -> None:
+        """Keep a connection for others; every answer on it was read."""
+        self._put_conn(connection)
+
+    def connect_ahead(self, timeout: float | None) -> None:
+        """Begin to connect, for a request that will follow at once, unless there was one before."""
+        if self.proxy is None and self._ahead is None and not self.num_connections:
+            self._ahead = Thread(
+                target=self._connect, args=(self.lend(), timeout), name="neuro-connect", daemon=True
+            )
+            self._ahead.start()
+
+    def _connect(self, connection: Connection | SecureConnection, timeout: float | None) -> None:
+        connection.timeout = timeout
+        # Whoever wants to send something tries again, and tells why it fails.
+        with suppress(Exception):
+            connection.connect()
+        self.take_back(connection)
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.join()
+        return super()._get_conn(timeout)
+
+
+class _Pool(LendingPool):
     ConnectionCls = Connection
 
 
-class _SecurePool(urllib3.HTTPSConnectionPool):
+class _SecurePool(LendingPool, urllib3.HTTPSConnectionPool):
     ConnectionCls = SecureConnection
 
 

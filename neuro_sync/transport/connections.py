@@ -6,21 +6,24 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from requests.utils import select_proxy
 from urllib3.connectionpool import ConnectionPool
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import ConfigError, NeuroError, NotSupported
 from neuro_sync.models.durations import Duration, in_seconds
 
-from .answers import POOLS, socks_pools
+from .answers import POOLS, LendingPool, socks_pools
+from .tls import Certificate, TlsContext
 from .tokens import ForkSafeLock
 
 Timeout = Duration | tuple[Duration, Duration]
@@ -28,9 +31,6 @@ Timeout = Duration | tuple[Duration, Duration]
 
 LONGEST_TIMEOUT_S = 20 * 86400.0
 """What is longer sets no limit: the kernel counts milliseconds, in 31 bits."""
-
-Certificate = str | tuple[str, str]
-"""The path of a client's certificate; and of its key, if that is in another file."""
 
 
 PAIR_WANTED = "should be how long to connect and how long to be silent, such as (10, 60)"
@@ -67,13 +67,8 @@ class ConnectionSettings:
     """The address of the proxy to go through, which may hold a password."""
     proxy_headers: Mapping[str, str] = field(repr=False)
     """What the proxy alone is told: the login in its address."""
-    verify: bool | str
-    """The path of a CA bundle; True is the usual one, False trusts anybody."""
-    cert: Certificate | None
-
-    def tls(self) -> ssl.SSLContext:
-        """Return what `requests` trusts, for connections that it does not make."""
-        return tls_context(self.verify, self.cert)
+    tls: ssl.SSLContext | None
+    """Whom to trust, and what to show; None without TLS."""
 
 
 def socket_timeouts(timeout: Timeout) -> tuple[float | None, float | None]:
@@ -111,7 +106,7 @@ class Connections:
         self._cert = cert
         self._proxies = dict(proxies or {})
         self._trust_env = trust_env
-        # Guards the pools against two threads that both notice a fork.
+        # Guards what `_open` makes against threads that do the same thing at once.
         self._lock = ForkSafeLock()
         self.closed: bool = False
         self._open()
@@ -120,17 +115,39 @@ class Connections:
         self._process = os.getpid()
         self._session = requests.Session()
         self._session.trust_env = self._trust_env
+        self.adapter: Adapter = Adapter(self.tls)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, Adapter())
+            self._session.mount(scheme, self.adapter)
         self._settings: dict[str, Mapping[str, Any]] = {}
+        self._contexts: dict[object, TlsContext] = {}
+        self._in_use: WeakSet[Closing] = WeakSet()
 
     def check_open(self) -> None:
         if self.closed:
             raise NeuroError("this session is closed; make a new one")
 
+    def track(self, connection: Closing) -> None:
+        """Close a stream or a websocket with the session, if it is still open then."""
+        with self._lock:
+            self._in_use.add(connection)
+
     def close(self) -> None:
+        """Close all sockets: the idle ones, and those of streams that nobody has closed."""
         self.closed = True
+        if self._process == os.getpid():  # else they are those of the parent, which goes on
+            with self._lock:
+                in_use = list(self._in_use)
+            for connection in in_use:
+                connection.close()
         self._session.close()
+
+    def tls(self, verify: bool | str, cert: Certificate | None) -> ssl.SSLContext:
+        """Return the TLS context of these settings: one for all connections of the session."""
+        key = (verify, cert)
+        with self._lock:
+            if key not in self._contexts:
+                self._contexts[key] = TlsContext(verify, cert)
+            return self._contexts[key]
 
     def to(self, url: str) -> tuple[requests.Session, Mapping[str, Any]]:
         """Return the connections and, for an address, its proxies and certificates.
@@ -148,6 +165,14 @@ class Connections:
         if settings is None:
             settings = self._settings[host] = self._look_up(host)
         return self._session, settings
+
+    def pool(self, url: str) -> LendingPool:
+        """Return the connections to the host of an address."""
+        _, settings = self.to(url)
+        request = requests.PreparedRequest()
+        request.method, request.url = "GET", url
+        pool: Any = self.adapter.get_connection_with_tls_context(request, **settings)
+        return pool  # type: ignore[no-any-return]
 
     def _look_up(self, host: str) -> Mapping[str, Any]:
         scheme, _, name = host.partition("://")
@@ -169,7 +194,7 @@ class Connections:
         verify = self._trusted(merged["verify"])
         settings = {"verify": verify, "cert": self._cert, "proxies": proxies}
         if host.startswith("https:"):
-            _check(verify, self._cert)
+            self.tls(verify, self._cert)  # begins to read the files
         return settings
 
     def _trusted(self, found: bool | str | None) -> bool | str:
@@ -192,48 +217,17 @@ def is_this_machine(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-def _check(verify: bool | str, cert: Certificate | None) -> None:
-    """Raise a ConfigError for files that cannot be used; it would else look like a cut."""
-    if isinstance(verify, str):
-        try:
-            tls_context(verify, None)
-        except OSError as error:
-            text = f"{verify!r} is no usable bundle of certificates: {error}"
-            raise ConfigError(
-                f"{text}; it is what `verify`, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE "
-                "names"
-            ) from error
-    if cert is not None:
-        try:
-            tls_context(False, cert)
-        except OSError as error:
-            raise ConfigError(f"cert = {cert!r} cannot be used: {error}") from error
-
-
-def tls_context(verify: bool | str, cert: Certificate | None) -> ssl.SSLContext:
-    """Return what `requests` trusts and shows."""
-    bundle = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
-    if not bundle:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif os.path.isdir(bundle):
-        context = ssl.create_default_context(capath=bundle)
-    else:
-        context = ssl.create_default_context(cafile=bundle)
-    if isinstance(cert, str):
-        context.load_cert_chain(cert)
-    elif cert:
-        context.load_cert_chain(*cert)
-    return context
+Tls = Callable[[bool | str, Certificate | None], ssl.SSLContext]
+"""Returns the context of a session for what it trusts and shows."""
 
 
 class Adapter(HTTPAdapter):
     """Connections that notice a peer that is gone, even while they are silent."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Tls) -> None:
         # More pools than anybody has hosts: one that is known here is never thrown out there.
         super().__init__(pool_connections=1024, pool_maxsize=64)
+        self._tls = tls
         self._known: dict[str, ConnectionPool] = {}
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -259,10 +253,28 @@ class Adapter(HTTPAdapter):
         host = "/".join(url.split("/", 3)[:3])
         pool = self._known.get(host)
         if pool is None:
+            proxy = select_proxy(url, proxies)
+            if proxy and proxy.lower().startswith("https:"):
+                # The proxy is checked like the platform. The client's certificate is not shown.
+                context = self._tls(verify or False, None)
+                self.proxy_manager_for(proxy, proxy_ssl_context=context)
             pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-            super().cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
             self._known[host] = pool
         return pool
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: bool | str | None, cert: Any = None
+    ) -> tuple[Any, Any]:
+        """Return the host, and the one context of the session instead of files to read."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify or False, cert)
+        is_secure = host["scheme"] == "https"
+        return host, {"ssl_context": self._tls(verify or False, cert)} if is_secure else {}
+
+    def close(self) -> None:
+        """Close the idle connections; those that are in use are closed when they come back."""
+        for pool in self._known.values():
+            pool.close()
+        super().close()
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         pass

@@ -8,6 +8,7 @@ import logging
 import math
 import platform
 import random
+import socket
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,9 +22,11 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from typing_extensions import Self
 
+from neuro_sync.closing import Closing
 from neuro_sync.errors import (
     APIError,
     AuthenticationError,
+    AuthError,
     ConfigError,
     ConnectionFailed,
     NeuroError,
@@ -32,17 +35,11 @@ from neuro_sync.errors import (
 )
 from neuro_sync.version import __version__
 
-from .answers import Connection, SecureConnection, wait_for_ever
+from .answers import LendingPool, wait_for_ever
 from .clock import Clock
-from .connections import (
-    Certificate,
-    Connections,
-    ConnectionSettings,
-    Timeout,
-    socket_options,
-    socket_timeouts,
-)
+from .connections import Connections, ConnectionSettings, Timeout, socket_timeouts
 from .stream import Stream
+from .tls import Certificate
 from .tokens import FixedToken, TokenSource, masked
 
 if TYPE_CHECKING:
@@ -58,6 +55,15 @@ PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be gone a moment later."""
 
 PROXY_WANTS_LOGIN = 407
+UNKNOWN_ADDRESS = frozenset({404, 405, 410, 421})
+"""Statuses of an address that means nothing to who answers."""
+
+NOT_CONNECTED = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    ConnectionRefusedError,
+    socket.gaierror,
+)
 
 BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
 """What the libraries below raise when there is no answer; the last one for one that is nonsense."""
@@ -78,6 +84,19 @@ class Content(Protocol):
 
     def __iter__(self) -> Iterator[memoryview]:
         """Begin to read it; a piece is sent before the next one is asked for."""
+
+
+class Addresses(Protocol):
+    """Where the services of a platform are; what is known of that may be out of date."""
+
+    def current_address(self, url: str) -> str:
+        """Return where an address is now, as far as is known."""
+
+    def moved_address(self, url: str) -> str | None:
+        """Find out where an address is now at which nobody answered; None if it did not move."""
+
+    def doubt(self) -> None:
+        """Ask the platform before anything else is read from what is known."""
 
 
 class HttpTransport:
@@ -114,9 +133,14 @@ class HttpTransport:
             "Accept": "*/*",
         }
         self._connections = Connections(verify, cert, proxies, trust_env=trust_env)
+        self._addresses: Addresses | None = None
 
     def with_options(
-        self, *, timeout: Timeout | None = None, tokens: TokenSource | None = None
+        self,
+        *,
+        timeout: Timeout | None = None,
+        tokens: TokenSource | None = None,
+        addresses: Addresses | None = None,
     ) -> Self:
         """Return the same connections, used in another way."""
         other = copy.copy(self)
@@ -124,6 +148,8 @@ class HttpTransport:
             other._timeout = socket_timeouts(timeout)  # noqa: SLF001  # a copy of ours
         if tokens is not None:
             other.tokens = tokens
+        if addresses is not None:
+            other._addresses = addresses  # noqa: SLF001  # as above
         return other
 
     @property
@@ -144,11 +170,15 @@ class HttpTransport:
         accept: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         login: str | None = None,
+        attempts: int | None = None,
+        repeat_cut: bool = True,
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
 
-        `body` is sent as JSON, `form` as a form, `content` as it is. With `login` the token is the
-        password of that user, as registries want it.
+        `attempts` is how often it is tried at most, if not as often as its method allows. Without
+        `repeat_cut` a connection that breaks raises at once. `body` is sent as JSON,
+        `form` as a form, `content` as it is. With `login` the token is the password of that user,
+        as registries want it.
 
         Raises:
             APIError: The platform said no.
@@ -158,7 +188,7 @@ class HttpTransport:
         request.headers.update(headers)
         if content is not None:
             _put_content(request, content)
-        response = self._send(request, login)
+        response = self._send(request, login, attempts=attempts, repeat_cut=repeat_cut)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
@@ -185,7 +215,13 @@ class HttpTransport:
             # Its head has to come in time. Then silence is no sign of trouble, and keepalive
             # notices a dead peer.
             wait_for_ever(response.raw)
-        return Stream(response, f"{method} {urlsplit(url).path}")
+        stream = Stream(response, f"{method} {urlsplit(url).path}")
+        self._connections.track(stream)
+        return stream
+
+    def track(self, connection: Closing) -> None:
+        """Close a connection together with all others of the session."""
+        self._connections.track(connection)
 
     def overlap(self, url: str) -> Overlap | None:
         """Return connections for many small requests to the host of an address.
@@ -196,29 +232,23 @@ class HttpTransport:
         from .overlap import Overlap
 
         self._connections.check_open()
-        settings, parts = self.connection_settings(url), urlsplit(url)
-        if settings.proxy is not None:
+        url = self.current_address(url)
+        _, settings = self._connections.to(url)
+        if select_proxy(url, settings["proxies"]):
             return None
-        host, port, (timeout, read) = str(parts.hostname), parts.port, settings.timeout
-        context = settings.tls() if parts.scheme == "https" else None
+        pool = self._connections.pool(url)
+        return Overlap(self._prepare_call, pool, self._timeout)
 
-        def connect() -> Connection | SecureConnection:
-            options = socket_options()
-            connection: Connection | SecureConnection = (
-                Connection(host, port, timeout=timeout, socket_options=options)
-                if context is None
-                else SecureConnection(
-                    host, port, timeout=timeout, socket_options=options, ssl_context=context
-                )
-            )
-            connection.connect()
-            connection.timeout = read
-            return connection
-
-        return Overlap(self._prepare_call, connect)
+    def connect_ahead(self, url: str) -> None:
+        """Begin to connect to a host, while a request to it is still being put together."""
+        self._connections.check_open()
+        pool = self._connections.pool(url)
+        if isinstance(pool, LendingPool):  # else it is that of a proxy of another kind
+            pool.connect_ahead(self._timeout[0])
 
     def _prepare_call(self, call: Call) -> requests.PreparedRequest:
-        request = self._prepare(call.method, call.url, call.query, None, None, None)
+        url = self.current_address(call.url)
+        request = self._prepare(call.method, url, call.query, None, None, None)
         request.headers.update(call.headers)
         if call.content is not None:
             _put_content(request, call.content)
@@ -236,13 +266,35 @@ class HttpTransport:
             timeout=self._timeout,
             proxy=proxy,
             proxy_headers=adapter.proxy_headers(proxy) if proxy else {},
-            verify=settings["verify"],
-            cert=settings["cert"],
+            tls=(
+                self._connections.tls(settings["verify"], settings["cert"])
+                if url.startswith("https:")
+                else None
+            ),
         )
 
     def close(self) -> None:
         """Close all connections. Calls after this one raise."""
         self._connections.close()
+
+    def current_address(self, url: str) -> str:
+        """Return where an address is now, if its service is known to have moved."""
+        return url if self._addresses is None else self._addresses.current_address(url)
+
+    def moved_address(self, method: str, url: str, error: NeuroError) -> str | None:
+        """Return where to send a request again that failed; None if it shall not be sent again.
+
+        It is sent again only if the address was that of a service which has moved since it was
+        saved, and if the request was not carried out, or may be repeated.
+        """
+        if self._addresses is None:
+            return None
+        if isinstance(error, AuthError):
+            self._addresses.doubt()
+            return None
+        if not _came_from_nowhere(method, error):
+            return None
+        return self._addresses.moved_address(url)
 
     def _send(
         self,
@@ -251,20 +303,41 @@ class HttpTransport:
         *,
         stream: bool = False,
         attempts: int | None = None,
+        repeat_cut: bool = True,
+    ) -> requests.Response:
+        options = {"stream": stream, "repeat_cut": repeat_cut}
+        if self._addresses is None:
+            return self._send_as_user(request, login, attempts, **options)
+        request.url = url = self._addresses.current_address(str(request.url))
+        try:
+            return self._send_as_user(request, login, attempts, **options)
+        except NeuroError as error:
+            moved = self.moved_address(str(request.method), url, error)
+            if moved is None:
+                raise
+        request.url = moved
+        return self._send_as_user(request, login, attempts, **options)
+
+    def _send_as_user(
+        self,
+        request: requests.PreparedRequest,
+        login: str | None,
+        attempts: int | None,
+        **options: bool,
     ) -> requests.Response:
         self._connections.check_open()
         token = self.tokens.token()
         attempts = attempts or (ATTEMPTS if request.method in REPEATABLE else 1)
         _authorize(request, token, login)
         try:
-            return self._send_patiently(request, attempts, stream=stream)
+            return self._send_patiently(request, attempts, **options)
         except AuthenticationError:
             # Whatever it was, it was not done, so that it may be repeated.
             fresh = self.tokens.renew(token)
             if fresh is None:
                 raise
         _authorize(request, fresh, login)
-        return self._send_patiently(request, attempts, stream=stream)
+        return self._send_patiently(request, attempts, **options)
 
     def _send_patiently(
         self,
@@ -272,12 +345,17 @@ class HttpTransport:
         attempts: int,
         *,
         stream: bool,
+        repeat_cut: bool,
     ) -> requests.Response:
         for attempt in range(1, attempts + 1):
             try:
                 return self._send_once(request, stream=stream)
             except ConnectionFailed as error:
-                if attempt == attempts or any(text in str(error) for text in LASTING):
+                if (
+                    attempt == attempts
+                    or not repeat_cut
+                    or any(text in str(error) for text in LASTING)
+                ):
                     raise
                 reason: NeuroError = error
                 delay = FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311
@@ -377,13 +455,20 @@ def _refusal(response: requests.Response, method: str, url: str) -> Exception:
     # A server may repeat what it was sent; nobody else shall read a token for that.
     secrets = _secrets(response.request)
     if status < 400:
-        where = masked(response.headers.get("Location", "nowhere"), *secrets)
-        text = f"the platform sends us on to {where}; use that address instead"
-        return APIError(text, status=status, method=method, path=path)
+        return redirection(status, method, path, response.headers.get("Location"), *secrets)
     said = masked(response.content.decode(errors="replace"), *secrets)
     headers = {name: masked(value, *secrets) for name, value in response.headers.items()}
     error = error_from_answer(status, said, method=method, path=path, headers=headers)
     return _Passing(error) if status in PASSING else error
+
+
+def redirection(
+    status: int, method: str, path: str, location: str | None, *secrets: str
+) -> APIError:
+    """Return the error of an answer that sends us elsewhere, which is not done."""
+    where = masked(location or "nowhere", *secrets)
+    text = f"the platform sends us on to {where}; use that address instead"
+    return APIError(text, status=status, method=method, path=path)
 
 
 def _put_content(request: requests.PreparedRequest, content: bytes | Content) -> None:
@@ -433,6 +518,21 @@ def proxy_error(reason: object, where: str) -> ConnectionFailed:
     return ConnectionFailed(text)
 
 
+def _came_from_nowhere(method: str, error: NeuroError) -> bool:
+    """Return whether no service of the platform carried a request out, by the error of it.
+
+    A service says in JSON why it refuses; what comes without is from something in its place, such
+    as a load balancer that does not know the address.
+    """
+    if isinstance(error, ConnectionFailed):
+        return method in REPEATABLE or _reached_nobody(error.__cause__)
+    if not isinstance(error, APIError) or error.payload is not None or method == "HEAD":
+        return False
+    if error.status in PASSING:
+        return method in REPEATABLE
+    return error.status < 400 or error.status in UNKNOWN_ADDRESS
+
+
 def _where(method: str, url: str) -> str:
     parts = urlsplit(url)
     return f"{method} {parts.path} at {parts.scheme}://{parts.netloc}"
@@ -441,7 +541,7 @@ def _where(method: str, url: str) -> str:
 def _reached_nobody(error: BaseException | None) -> bool:
     """Tell whether no connection came about, from the cause at the root of an error."""
     while error is not None:
-        if isinstance(error, urllib3.exceptions.NewConnectionError | ConnectionRefusedError):
+        if isinstance(error, NOT_CONNECTED):
             return True
         reason = error.args[0] if error.args else None
         inner = getattr(reason, "reason", None) or getattr(error, "reason", None)

@@ -11,9 +11,10 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -21,9 +22,8 @@ import requests
 import urllib3
 
 from neuro_sync.closing import Closing
-from neuro_sync.monotonic import monotonic
 
-from .answers import Connection, SecureConnection
+from .answers import Connection, LendingPool, SecureConnection
 
 logger: logging.Logger = logging.getLogger("neuro_sync")
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 WIDTH = 20
 """Requests that are under way at a time: as many as the platform knows of its official client."""
 LONG = 0.005
-"""Seconds to connect from which on connections are made several at a time."""
+"""Seconds to connect from which on connections are made together."""
 
 FAILURES = (http.client.HTTPException, urllib3.exceptions.HTTPError, OSError, ValueError)
 
@@ -60,16 +60,28 @@ class Answer(NamedTuple):
 
 
 class Overlap(Closing):
-    """Connections to one host, used by one thread at a time."""
+    """Connections to one host, used by one thread at a time.
+
+    They are those of the session, and go back to it.
+    """
 
     def __init__(
-        self, prepare: Callable[[Call], requests.PreparedRequest], connect: Callable[[], Line]
+        self,
+        prepare: Callable[[Call], requests.PreparedRequest],
+        pool: LendingPool,
+        timeout: tuple[float | None, float | None],
     ) -> None:
         self._prepare = prepare
-        self._connect = connect
+        self._pool = pool
+        self._timeout = timeout
         self._lines: set[Line] = set()
         self._free: list[Line] = []
-        self._coming: deque[Future[Line]] = deque()
+        # Those that are being connected, each by a thread.
+        self._coming: SimpleQueue[Line | Exception] = SimpleQueue()
+        self._awaited = 0
+        self._closed = False
+        self._is_far = False
+        """Whether it takes long to connect."""
 
     def answers(
         self, calls: Iterable[tuple[T, Call]], expected: int = WIDTH
@@ -90,6 +102,7 @@ class Overlap(Closing):
         finally:
             for _, _, line in sent:  # whose answers nobody wants any more
                 self._drop(line)
+            self._give_back()
 
     def _send(self, request: requests.PreparedRequest, expected: int) -> Line | None:
         """Return the connection on which the answer will come."""
@@ -130,19 +143,48 @@ class Overlap(Closing):
         return key, Answer(response.headers, content)
 
     def _open(self, wanted: int) -> Line:
-        if self._coming:
-            line = self._coming.popleft().result()
-        else:
-            began = monotonic()
-            line = self._connect()
-            more = wanted - len(self._lines) - 1
-            if more > 0 and monotonic() - began > LONG:
-                # The next one is waited for at the next call, and by then the others are there too.
-                with_threads = ThreadPoolExecutor(more, "neuro-connect")
-                self._coming.extend(with_threads.submit(self._connect) for _ in range(more))
-                with_threads.shutdown(wait=False)
-        self._lines.add(line)
-        return line
+        """Return a connection that is idle, or the first one of those that have to be made."""
+        if not self._awaited:
+            line = self._pool.lend()
+            if line.sock is None and self._is_far:
+                self._open_together(line, wanted - len(self._lines))
+            else:
+                self._connect(line)
+                self._lines.add(line)
+                self._is_far = line.connect_seconds > LONG
+                return line
+        self._awaited -= 1
+        came = self._coming.get()
+        if isinstance(came, Exception):
+            raise came
+        self._lines.add(came)
+        return came
+
+    def _open_together(self, line: Line, count: int) -> None:
+        lines = [line, *(self._pool.lend() for _ in range(count - 1))]
+        for each in lines:
+            self._awaited += 1
+            Thread(
+                target=self._open_behind, args=(each,), name="neuro-connect", daemon=True
+            ).start()
+
+    def _open_behind(self, line: Line) -> None:
+        try:
+            self._connect(line)
+        except FAILURES as error:
+            self._coming.put(error)
+            return
+        self._coming.put(line)
+        if self._closed:
+            self._give_back()
+
+    def _connect(self, line: Line) -> None:
+        connect, read = self._timeout
+        if line.sock is None:
+            line.timeout = connect
+            line.connect()
+        line.timeout = read
+        line.sock.settimeout(read)
 
     def _drop(self, line: Line | None) -> None:
         if line is not None:
@@ -150,23 +192,32 @@ class Overlap(Closing):
             line.close()
 
     def close(self) -> None:
-        """Close all connections; a thread that waits for an answer gets none."""
+        """Give the connections back; a thread that waits for an answer gets none."""
+        self._closed = True
         if self.is_inherited:
             return
-        while self._coming:
-            self._coming.popleft().add_done_callback(_close)
+        self._give_back()
         while self._lines:
             line = self._lines.pop()
             with suppress(OSError, AttributeError):  # it is closed already
                 line.sock.shutdown(socket.SHUT_RDWR)
             line.close()
 
+    def _give_back(self) -> None:
+        """Let others use the connections that are idle."""
+        with suppress(IndexError):
+            while True:
+                line = self._free.pop()
+                self._lines.discard(line)
+                self._pool.take_back(line)
+        with suppress(Empty):
+            while True:
+                came = self._coming.get_nowait()
+                self._awaited -= 1
+                if not isinstance(came, Exception):
+                    self._pool.take_back(came)
+
 
 def _path(url: str) -> str:
     """Return an address without its host; it was built here, so that it need not be parsed."""
     return url[url.index("/", url.index("://") + 3) :]
-
-
-def _close(coming: Future[Line]) -> None:
-    if coming.exception() is None:
-        coming.result().close()

@@ -53,6 +53,7 @@ from .rfc6455 import (
     close_reason,
     write_frame,
 )
+from .tls import remember_session
 from .tokens import masked
 
 logger: logging.Logger = logging.getLogger("neuro_sync")
@@ -87,6 +88,8 @@ class WebSocket(Closing):
         """Prepare a connection to ``http://`` or ``https://`` `url`; `open` makes it."""
         self.subprotocol: str | None = None
         """Which of the offered ones the server chose, if any."""
+        self._transport = transport
+        url = transport.current_address(url)
         self._settings = transport.connection_settings(url)
         self._tokens = transport.tokens
         parameters = urlencode(list(query))
@@ -131,6 +134,14 @@ class WebSocket(Closing):
             ConnectionFailed: It was not reached, or the connection broke.
             ProtocolError: It answered something that is no websocket.
         """
+        try:
+            return self._open_as_user()
+        except NeuroError as error:
+            # If the service has moved, the next one is opened where it is now.
+            self._transport.moved_address("CONNECT", self._url, error)
+            raise
+
+    def _open_as_user(self) -> Self:
         token = self._tokens.token()
         try:
             return self._open(token)
@@ -165,6 +176,8 @@ class WebSocket(Closing):
             if handshake.getstatus() != http.HTTPStatus.SWITCHING_PROTOCOLS:
                 # Before 1.9.1 it takes a redirection for an agreement.
                 raise WebSocketException(f"it was redirected, with {handshake.getstatus()}")
+            remember_session(self._socket)
+            self._transport.track(self)
             self._socket.setblocking(False)
             self._selector = selectors.DefaultSelector()
             self._selector.register(self._socket, selectors.EVENT_READ)
@@ -223,8 +236,8 @@ class WebSocket(Closing):
                 raise proxy_error(cause, self._what) from error
             raise (cause or error) from error
         connected = connection.sock
-        if is_secure:
-            connected = self._settings.tls().wrap_socket(connected, server_hostname=host)
+        if self._settings.tls is not None:
+            connected = self._settings.tls.wrap_socket(connected, server_hostname=host)
         connected.settimeout(read)
         return connected
 

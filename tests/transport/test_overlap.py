@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 
@@ -225,6 +225,24 @@ def test_connections_that_take_long_are_opened_together_and_no_more_than_needed(
     assert server.connections == min(expected, WIDTH)
 
 
+def test_an_idle_connection_of_the_session_is_the_first_one_and_idle_afterwards(
+    server: _Platform,
+) -> None:
+    with closing(HttpTransport("secret", timeout=(20.0, 20.0))) as transport:
+        transport.request("GET", f"{server.url}/before")
+        for turn in range(3):
+            overlap = transport.overlap(server.url)
+            assert overlap is not None
+            with overlap:
+                paths = [f"/{turn}/{number}" for number in range(5)]
+                assert all(answer for _, answer in overlap.answers(gets(server, *paths), 5))
+            for number in range(5):
+                transport.request("GET", f"{server.url}/after/{number}")
+        assert server.connections == 5
+    with server.counting:
+        assert server.counting.wait_for(lambda: not server.open, 20)
+
+
 def test_a_reader_that_waits_is_freed_by_closing(server: _Platform, overlap: Overlap) -> None:
     answers: list[object] = []
     reader = threading.Thread(
@@ -246,4 +264,5 @@ def test_connections_whose_answers_are_left_are_closed(server: _Platform, overla
     leave(answers)
     overlap.close()
     with server.counting:
-        assert server.counting.wait_for(lambda: server.connections and not server.open, 20)
+        # The connection whose answer was read is the session's again.
+        assert server.counting.wait_for(lambda: server.connections and server.open == 1, 20)

@@ -107,7 +107,7 @@ def test_the_chosen_subprotocol_is_told_and_none_is_fine(
         (refusal(403, b"", {"X-Error": '{"missing": []}'}), AuthorizationError, "permitted"),
         (refusal(502, b"<html>"), APIError, "<html>"),
         (refusal(200, b"hello"), ProtocolError, "no websocket"),
-        (refusal(302, b"", {"Location": "http://elsewhere.test/"}), ConnectionFailed, "edirect"),
+        (refusal(302, b"", {"Location": "http://elsewhere.test/"}), APIError, "sends us on"),
         (UPGRADE.replace(b"ACCEPT", b"wrong"), ProtocolError, "no websocket"),
         (b"nonsense\r\n\r\n", NeuroError, "websocket"),
         (b"HTTP/1.1 101", ConnectionFailed, "broke"),
