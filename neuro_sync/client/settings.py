@@ -154,7 +154,7 @@ def _read(file: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        content = tomllib.loads(file.read_text())
+        content = tomllib.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     _checked(content, str(file))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import select
+import selectors
 import signal
 import sys
 import threading
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .logs import LogLines
 
 CTRL_P, CTRL_Q = b"\x10", b"\x11"
+SELECT_LIMIT = 1024
+"""The first descriptor that ``select`` does not take."""
 HISTORY_ENDS = 0.3
 """Seconds of silence after which a log has told all that there was."""
 
@@ -57,12 +59,16 @@ def interact(
 
     before = _History(history, screen)
 
+    unwritten: list[OSError] = []
+
     def show() -> None:
-        # A failure of the stream is told by exit_code below; without a screen it is over.
-        with suppress(NeuroError, OSError):
-            for message in stream:
-                before.make_way()
-                _write_all(screen if message.fileno == 1 else sys.stderr.fileno(), message.data)
+        try:
+            with suppress(NeuroError):  # exit_code below raises it
+                for message in stream:
+                    before.make_way()
+                    _write_all(screen if message.fileno == 1 else sys.stderr.fileno(), message.data)
+        except OSError as error:  # the reader has left, or the disk is full
+            unwritten.append(error)
         os.close(tell_over)
 
     shower = threading.Thread(target=show, name="neuro-sync: output", daemon=True)
@@ -79,6 +85,8 @@ def interact(
                 # Else what the input brings about would be in the log, too, and be shown twice.
                 before.finish()
             detached = _pass_on(typing, over, woken, stream, tell_size, eof_timeout)
+            if unwritten:
+                raise unwritten[0]
             if not detached:
                 before.finish()
             return None if detached else stream.exit_code
@@ -148,12 +156,29 @@ def _pass_on(
     eof_timeout: float,
 ) -> bool:
     """Send what is typed until the stream is over; return whether the user left before."""
+    # Neither kind takes everything: select no descriptor above 1023, poll of macOS no terminal.
+    is_high = max(typing, over, woken) >= SELECT_LIMIT
+    with selectors.PollSelector() if is_high else selectors.SelectSelector() as sources:
+        for source in (typing, over, woken):
+            sources.register(source, selectors.EVENT_READ)
+        return _pass_on_from(sources, typing, over, woken, stream, tell_size, eof_timeout)
+
+
+def _pass_on_from(
+    sources: selectors.BaseSelector,
+    typing: int,
+    over: int,
+    woken: int,
+    stream: StdStream,
+    tell_size: Callable[[], None],
+    eof_timeout: float,
+) -> bool:
     keys = DetachKeys()
-    sources = [typing, over, woken]
     has_sent = False
     while True:
         left = stream.silence_left(eof_timeout)
-        ready, _, _ = select.select(sources, [], [], None if left == math.inf else left)
+        found = sources.select(None if left == math.inf else left)
+        ready = {key.fd for key, _ in found}
         if over in ready:
             return False
         if woken in ready and signal.SIGWINCH in os.read(woken, PIECE):
@@ -169,14 +194,14 @@ def _pass_on(
             if detached:
                 return True
             if not typed:
-                sources.remove(typing)
+                sources.unregister(typing)
                 if stream.can_close_stdin:
                     stream.close_stdin()
                 elif has_sent:  # that nothing came at all, as in a service, is no reason to fail
                     stream.leave_stdin_open()
         except StreamClosed:  # it ends just now; `over` will tell
-            if typing in sources:
-                sources.remove(typing)
+            if typing in sources.get_map():
+                sources.unregister(typing)
 
 
 @contextmanager

@@ -201,9 +201,16 @@ def _one_tag(value: object, info: ValidationInfo) -> object:
     return (value,) if isinstance(value, str) and info.mode == "python" else value
 
 
+def _variable_name(name: str) -> str:
+    if not name.strip() or "=" in name or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a variable: it is blank, or has '=' or NUL in it")
+    return name
+
+
 CommandLine = Annotated[str, BeforeValidator(_joined), written(_command_line)]
 MountPath = Annotated[str, written(_mount_path)]
 NonBlank = Annotated[str, written(_not_blank)]
+VariableName = Annotated[str, written(_variable_name)]
 
 
 class Resources(Model):
@@ -309,9 +316,9 @@ class Workload(Model):
     """Replaces that of the image; split by shell rules, run by no shell. Or a list of words."""
     working_dir: Annotated[str, written(_absolute)] | None = None
     http: HTTPPort | None = None
-    env: Mapping[NonBlank, str] = Field(default_factory=dict)
+    env: Mapping[VariableName, str] = Field(default_factory=dict)
     volumes: tuple[Volume, ...] = ()
-    secret_env: Mapping[str, SecretURI] = Field(default_factory=dict)
+    secret_env: Mapping[VariableName, SecretURI] = Field(default_factory=dict)
     secret_files: Annotated[tuple[SecretFile, ...], Field(alias="secret_volumes")] = ()
     disk_volumes: tuple[DiskVolume, ...] = ()
     tty: Flag = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, ClassVar
 
@@ -76,8 +77,11 @@ def split_variables(
 
 
 def variable_lines(text: str) -> Iterator[str]:
-    """Yield the variables of a file: its lines without what is indented, empty or a comment."""
+    """Yield the variables of a file: its lines without indentation, empty lines and comments.
+
+    The word ``export`` before a variable, with which a shell could read the file too, is dropped.
+    """
     for line in text.split("\n"):
-        variable = line.lstrip()
+        variable = re.sub(r"^\s*(export\s+)?", "", line)
         if variable and not variable.startswith("#"):
             yield variable

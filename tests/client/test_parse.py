@@ -501,3 +501,24 @@ def test_only_what_is_left_out_is_asked_of_the_platform() -> None:
         session.parse.volumes(["storage:a:/a", "storage:b:/b"])
         session.parse.remote_image("image:a")
         assert platform.asked == 1
+
+
+def test_a_file_of_variables_may_be_one_that_a_shell_reads(
+    session: Session, tmp_path: Path
+) -> None:
+    file = tmp_path / "v.env"
+    file.write_bytes(b"\xef\xbb\xbfA=1\nexport B=2\n  export\tC = 3\n# export D=4\nexported=5\n")
+    assert session.parse.envs([], [str(file)]).env == {
+        "A": "1",
+        "B": "2",
+        "C ": " 3",
+        "exported": "5",
+    }
+
+
+@pytest.mark.parametrize("name", ["A=B", "", " ", "nul\0"])
+def test_a_name_that_no_variable_can_have_is_refused(session: Session, name: str) -> None:
+    with pytest.raises(IllegalArgumentError, match="is no name of a variable"):
+        session.jobs.start(image="x", preset_name="cpu-small", env={name: "x"})
+    with pytest.raises(IllegalArgumentError, match="is no name of a variable"):
+        session.jobs.start(image="x", preset_name="cpu-small", secret_env={name: URL("secret:a")})

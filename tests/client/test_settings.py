@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,24 @@ def test_a_user_cannot_settle_what_is_a_projects_matter(
         read(tmp_path)
     assert str(refused.value) == (
         f"{user_file}: job.{name} is settled by each project, in its .neuro.toml"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_file_is_utf_8_with_or_without_a_byte_order_mark_in_any_locale(
+    tmp_path: Path, user_file: Path, encoding: str
+) -> None:
+    user_file.write_bytes("# caf\N{LATIN SMALL LETTER E WITH ACUTE}\n[job]\n".encode(encoding))
+    program = (
+        "import pathlib, sys; from neuro_sync.client.settings import read_settings; "
+        "read_settings(*[pathlib.Path(sys.argv[1])] * 2)"
+    )
+    ascii_locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env={**os.environ, **ascii_locale},
+        timeout=60,
+        check=True,
     )
 
 

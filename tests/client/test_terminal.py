@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -173,3 +174,27 @@ def test_the_keys_are_found_however_they_come(pieces: list[bytes]) -> None:
     passed = [keys.feed(piece) for piece in pieces]
     assert b"".join(data for data, _ in passed) == b"ab"
     assert passed[-1][1]
+
+
+MANY_FILES = """
+import os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+import neuro_sync
+url, token, job = sys.argv[1:]
+with neuro_sync.Session(url, token) as session:
+    sys.exit(session.jobs.exec(job, "sh -c 'read x; echo $x; exit 3'", stdin=True).interact())
+"""
+
+
+def test_a_process_with_more_than_1024_open_files_may_interact(
+    platform: LocalPlatform, session: Session, start: Callable[[str], JobDescription]
+) -> None:
+    job = session.jobs.wait(start("sleep 60"), until="running")
+    program = [sys.executable, "-W", "error", "-c", MANY_FILES, platform.url, platform.token]
+    done = subprocess.run(
+        [*program, job.id], input=b"hi\n", capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"hi\n", b"")
+    session.jobs.kill(job)

@@ -1,7 +1,9 @@
-"""Input that is piped into `exec` and `attach`, on platforms that cannot send where it ends."""
+"""Standard streams that are pipes, full, closed, or of another encoding."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,3 +82,52 @@ def test_a_job_that_is_attached_gets_what_is_piped_in(
     assert (ended.returncode, ended.stdout) == (124, "got that\n")
     assert session.jobs.status(endless).status.is_running
     session.jobs.kill(endless)
+
+
+def shell(line: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of a shell in which ``neuro`` is this command."""
+    program = f'neuro() {{ {shlex.join(NEURO)} "$@"; }}; {line}'
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        ["bash", "-c", program], env=environment, capture_output=True, timeout=60, check=False
+    )
+
+
+def test_a_reader_that_leaves_ends_the_command(login: object, job: JobDescription) -> None:
+    ended = shell(f"neuro exec -T {job.id} -- yes | head -n 1")
+    assert (ended.stdout, ended.stderr) == (b"y\n", b"")
+
+
+def test_output_that_cannot_be_written_is_told(login: object, job: JobDescription) -> None:
+    ended = shell(f"neuro exec -T {job.id} -- echo lost > /dev/full")
+    assert ended.returncode == 74
+    assert b"No space left on device" in ended.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_an_empty_one(
+    login: object, job: JobDescription, closed: str
+) -> None:
+    for words in ("ps", f"exec -T {job.id} -- echo a"):
+        ended = shell(f"neuro {words} {closed}")
+        assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        {"PYTHONIOENCODING": "cp1252"},
+    ],
+)
+def test_characters_that_the_encoding_lacks_are_written_out(
+    login: object, session: Session, encoding: dict[str, str]
+) -> None:
+    started = session.jobs.start(
+        image="x", preset_name="cpu-small", description="\N{GRINNING FACE}", command="printf ☃"
+    )
+    session.jobs.wait(started)
+    for words in (f"logs {started.id}", f"status {started.id}"):
+        ended = shell(f"neuro {words}", **encoding)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"\\u2603" in shell(f"neuro logs {started.id}", **encoding).stdout
