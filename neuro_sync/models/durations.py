@@ -28,7 +28,7 @@ def parse_duration(text: str) -> float:
     if text == "0":
         return 0.0
     if not _TEXT.fullmatch(text):
-        raise ValueError(f"{text!r} is no duration; write it as 1d2h3m4s")
+        raise ValueError(f"{text!r} is no duration; it should look like 1d2h3m4s")
     return sum(float(count) * _UNITS_S[unit] for count, unit in _PART.findall(text))
 
 

@@ -202,7 +202,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"command": None}, "needs a command"),
     ({"image": ""}, "image"),
     ({"tags": ["a b"]}, "tags.0 = 'a b'"),
-    ({"life_span": -5}, "max_run_time_minutes"),
+    ({"life_span": -5}, "life_span = -5"),
     ({"working_dir": "here"}, "working_dir = 'here'"),
     ({"project_name": "elsewhere"}, "job://local/local/elsewhere"),
     ({"org_name": "elsewhere"}, "given organization"),
@@ -318,7 +318,7 @@ def test_a_wait_for_what_never_comes_is_refused(session: Session) -> None:
 
 
 def test_a_list_is_opened_at_the_call(session: Session) -> None:
-    with pytest.raises(IllegalArgumentError, match="limit should be > 0"):
+    with pytest.raises(IllegalArgumentError, match="limit = 0: should be 1 or more"):
         session.jobs.list(limit=0)
     with pytest.raises(IllegalArgumentError, match="'Not A Name'"):
         session.jobs.list(name="Not A Name")

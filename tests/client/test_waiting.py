@@ -137,7 +137,7 @@ def test_a_life_span_can_be_lengthened(session: Session) -> None:
     job = session.jobs.start(image="any", preset_name="cpu-small", command="sleep 60", life_span=60)
     session.jobs.bump_life_span(job, 90)
     assert session.jobs.status(job).life_span == 180
-    with pytest.raises(ValueError, match="additional_max_run_time_minutes = -1"):
+    with pytest.raises(ValueError, match="additional_life_span = -60: should be more than 0"):
         session.jobs.bump_life_span(job, -60)
     session.jobs.kill(job)
 
