@@ -18,7 +18,7 @@ import uvicorn
 from typing_extensions import Self
 
 from neuro_sync.closing import Closing
-from neuro_sync.errors import APIError, ConfigError
+from neuro_sync.errors import APIError, ConfigError, ServerError
 from neuro_sync.models.users import Action
 
 from .access import own_hosts
@@ -208,6 +208,8 @@ class LocalPlatform(Closing):
             self._clean_up()
             if isinstance(error, OSError):
                 raise self._state.unusable(error) from error
+            if isinstance(error, ServerError):  # of the database
+                raise ConfigError(f"the local platform did not start: {error.text}") from error
             raise
         return self
 
@@ -336,7 +338,7 @@ class LocalPlatform(Closing):
         if not ready.wait(START_TIMEOUT) or not server.started:
             if isinstance(self._failure, sqlite3.Error):
                 raise unusable(self._state.database, self._failure) from self._failure
-            if isinstance(self._failure, OSError):
+            if isinstance(self._failure, OSError | ServerError):
                 raise self._failure
             raise ConfigError(f"the local platform did not start: {self._failure or 'too slow'}")
 

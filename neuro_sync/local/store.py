@@ -308,8 +308,9 @@ class Store:
                 self.path, isolation_level=None, check_same_thread=False
             )
             self._database.row_factory = sqlite3.Row
-            # Only of a new file: so that it can give space back.
-            self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            if not self._database.execute("PRAGMA page_count").fetchone()[0]:
+                # A new file is to be able to give space back.
+                self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._sync(self.durable)
         except sqlite3.Error as error:

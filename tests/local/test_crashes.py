@@ -6,13 +6,14 @@ import fcntl
 import json
 import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import local_user
 from neuro_sync.local.store import JobChange, Store
 from tests.docker_engine import IMAGE
-from tests.processes import is_alive, outside, platform_process
+from tests.processes import eventually, is_alive, outside, platform_process, supervisor_of
 
 ROUNDS = int(os.environ.get("NEURO_TEST_CRASHES", "3"))
 """How often the platform is killed; somebody who changes how jobs are started gives 20."""
@@ -276,3 +277,32 @@ def test_a_job_that_a_smaller_machine_cannot_hold_fails_with_words(tmp_path: Pat
         assert "this machine has only 0.5 cores and 8192 MiB" in ended.history.description
         assert session.jobs.status(running.id).status is JobStatus.RUNNING
         assert session.jobs.get_capacity()["cpu-small"] == 0
+
+
+def test_a_log_that_a_power_loss_has_shortened_goes_on_with_times_that_fit(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with until_killed(state) as session:
+        job = start(
+            session,
+            "sh -c 'for i in 1 2 3; do echo line $i; sleep 0.05; done; sleep 60'",
+            restart_policy=JobRestartPolicy.ALWAYS,
+        )
+        with session.jobs.logs(job) as lines:
+            assert list(islice(lines, 3)) == ["line 1", "line 2", "line 3"]
+        supervisor = supervisor_of(state, job.id)
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: not is_alive(supervisor), "the supervisor ends")
+    folder = state / "jobs" / job.id
+    os.truncate(folder / "log", len("line 1\n"))
+    with open(folder / "log.times", "ab") as times:
+        times.write(b"\x01half")
+    with platform_process(state, "--cpu", "1", "--memory", "8G"), Session.local(state=state) as new:
+        with new.jobs.logs(job.id, timestamps=True) as stamped:
+            found = [line.partition(" ") for line in islice(stamped, 4)]
+        assert [text for _, _, text in found] == ["line 1", "line 1", "line 2", "line 3"]
+        moments = [datetime.fromisoformat(moment[:26] + "+00:00") for moment, _, _ in found]
+        assert moments == sorted(moments)
+        assert moments[1] - moments[0] > timedelta(seconds=0.1)  # each run has its own times
+        size = (folder / "log.times").stat().st_size
+        assert size % 16 == 0
+        new.jobs.kill(job.id)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,46 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "version").write_text("99\n")
     with pytest.raises(ConfigError, match=r"version '99'.*--state"):
+        LocalPlatform(tmp_path).start()
+
+
+@pytest.mark.parametrize("version", [None, b"", b"\0\0", b"2\n"])
+@pytest.mark.parametrize("token", [None, b"", b"\0" * 141])
+@pytest.mark.parametrize("database", [None, b"", "of a job"])
+def test_a_first_start_that_a_power_loss_cut_short_is_completed(
+    tmp_path: Path, version: bytes | None, token: bytes | None, database: bytes | str | None
+) -> None:
+    if database == "of a job":
+        with (
+            LocalPlatform(tmp_path) as platform,
+            Session(platform.url, platform.token) as session,
+        ):
+            session.jobs.wait(
+                session.jobs.start(image="any", preset_name="cpu-small", command="true")
+            )
+    for name, content in (("version", version), ("token", token), ("platform.db", database)):
+        if not isinstance(content, str):
+            (tmp_path / name).unlink(missing_ok=True)
+        if isinstance(content, bytes):
+            (tmp_path / name).write_bytes(content)
+    for _ in range(2):
+        with (
+            LocalPlatform(tmp_path) as platform,
+            Session(platform.url, platform.token) as session,
+        ):
+            assert len(list(session.jobs.list())) == (database == "of a job")
+    assert (tmp_path / "version").read_text() == "2\n"
+    assert (tmp_path / "token").read_text() == platform.token
+    assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+
+
+def test_a_folder_without_a_version_whose_database_is_of_another_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "platform.db")) as database:
+        database.execute("CREATE TABLE jobs (id TEXT, status TEXT)")
+    (tmp_path / "version").touch()
+    with pytest.raises(ConfigError, match=r"version unknown.*--state"):
         LocalPlatform(tmp_path).start()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -21,7 +22,9 @@ from neuro_sync import (
     ResourceNotFound,
     ServerError,
     Session,
+    StorageError,
 )
+from neuro_sync.local.retention import Retention, prune
 from neuro_sync.local.server import LocalPlatform
 from tests.programs import require_programs, skip_or_fail
 
@@ -228,3 +231,72 @@ def test_a_job_that_is_refused_leaves_no_web_page_behind(tiny_disk: Path) -> Non
                 start(session, "true", http=HTTPPort(port=80), description="x" * 100_000)
         assert len(os.listdir("/proc/self/fd")) < before + 10
         (tiny_disk / "filler").unlink()
+
+
+def test_what_cannot_be_stored_is_answered_with_the_name_of_the_full_disk(
+    tiny_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        platform_on(tiny_disk / "state") as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        session.secrets.add("before", b"value")
+        fill(tiny_disk)
+        full = f"the disk mounted at {tiny_disk} is full"
+        attempts: list[Callable[[], object]] = [
+            lambda: session.secrets.add("new", b"v" * 5000),
+            lambda: session.secrets.add("before", b"v" * 5000),
+            lambda: [session.disks.create(MIB, name=f"disk-{n}") for n in range(1000)],
+            lambda: [platform.add_user(f"user-{n}") for n in range(1000)],
+            lambda: [session.jobs.kill(start(session, "sleep 60")) for _ in range(1000)],
+        ]
+        for attempt in attempts:
+            with pytest.raises(InsufficientStorage, match=full) as refusal:
+                attempt()
+            assert refusal.value.status == 507
+        with pytest.raises(StorageError, match=full) as refused:
+            session.storage.create("storage:file", b"x" * 100_000)
+        assert refused.value.errno == errno.ENOSPC
+        assert session.secrets.get("before") == b"value"
+        assert not any(disk.name == "disk-999" for disk in session.disks.list())
+        assert all(disk.status == "Ready" for disk in session.disks.list())
+        (tiny_disk / "filler").unlink()
+        session.secrets.add("new", b"v" * 5000)
+        assert session.secrets.get("new") == b"v" * 5000
+        assert session.disks.create(MIB, name="at-last").status == "Ready"
+    caplog.clear()
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2, 3, 5, 10, 20, 40])
+def test_a_first_start_on_a_full_disk_leaves_a_folder_that_can_be_used(
+    tiny_disk: Path, caplog: pytest.LogCaptureFixture, pages: int
+) -> None:
+    fill(tiny_disk)
+    with open(tiny_disk / "filler", "r+b") as filler:
+        filler.truncate((tiny_disk / "filler").stat().st_size // 4096 * 4096 - pages * 4096)
+    try:
+        platform_on(tiny_disk / "state").start().close()
+    except ConfigError as error:
+        assert f"the disk mounted at {tiny_disk} is full" in str(error)  # noqa: PT017
+        assert "free some space" in str(error)  # noqa: PT017
+    (tiny_disk / "filler").unlink()
+    caplog.clear()
+    with (
+        platform_on(tiny_disk / "state") as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        assert list(session.jobs.logs(start(session, "echo works"))) == ["works"]
+
+
+def test_old_jobs_can_be_removed_from_a_full_disk(
+    tiny_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tiny_disk / "state"
+    with platform_on(state) as platform, Session(platform.url, platform.token) as session:
+        noisy = "head -c 100000 /dev/zero"
+        ids = [session.jobs.wait(start(session, noisy)).id for _ in range(3)]
+        fill(tiny_disk)
+        assert prune(state, Retention(keep=1)) == 2
+        assert [job.id for job in session.jobs.list()] == ids[2:]
+        assert os.listdir(state / "jobs") == ids[2:]
+    caplog.clear()
