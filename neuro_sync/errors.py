@@ -35,6 +35,8 @@ OS_ERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
 
 REQUEST_ID_HEADERS = ("X-Request-ID", "X-Correlation-ID", "CF-Ray")
 """Headers in which a platform, or a proxy in front of it, names a request; the first one counts."""
+SERVICE_HEADER = "X-Service-Version"
+"""The header in which every service of a platform names itself."""
 LONGEST_REQUEST_ID = 128
 """Characters."""
 
@@ -182,6 +184,12 @@ class APIError(NeuroError):
 
     status: int = 500
     """The HTTP status; the class has the usual one, an error that came by wire its own."""
+
+    service: str = ""
+    """Who refused it, by the header ``X-Service-Version``, which every service of a platform sends.
+
+    Empty if something in place of the service answered.
+    """
 
     default_text: ClassVar[str] = "the platform refused the request"
 
@@ -427,8 +435,8 @@ def error_from_answer(
         needs = (f"{item.get('action')} on {item.get('uri')}" for item in missing)
         text = "not permitted; it takes " + ", ".join(needs)
     name = payload.get("errno")
-    error = error_class(status) if name is None else storage_error(str(name), status)
-    return error(
+    kind = error_class(status) if name is None else storage_error(str(name), status)
+    error = kind(
         str(text or raw.strip()),
         status=status,
         method=method,
@@ -437,6 +445,8 @@ def error_from_answer(
         request_id=_request_id(headers),
         retry_after=_retry_after(headers),
     )
+    error.service = headers.get(SERVICE_HEADER.lower(), "")
+    return error
 
 
 def _request_id(headers: Mapping[str, str]) -> str | None:

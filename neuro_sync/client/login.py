@@ -216,6 +216,7 @@ class _Entrance(Closing):
             AuthenticationError: The platform does not accept the token.
             ConfigError: It has no such cluster, or nothing can be saved.
         """
+        from neuro_sync.errors import SERVICE_HEADER
         from neuro_sync.models.config import LoginConfig, PlatformConfig
         from neuro_sync.transport.tokens import user_of
 
@@ -237,7 +238,7 @@ class _Entrance(Closing):
             expiration_time=expiration(grant.expires_in, now),
             refresh_token=grant.refresh_token or "",
             auth_config=LoginConfig.from_answer(body).model_dump(mode="json"),
-            config=SavedAnswer(body, answer.headers.get("X-Service-Version", ""), now),
+            config=SavedAnswer(body, answer.headers.get(SERVICE_HEADER, ""), now),
             **_current(platform, {name: choice.value for name, choice in (names or {}).items()}),
             **official_columns(body),
         )

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from neuro_sync.errors import AuthenticationError, ConfigError, NeuroError
+from neuro_sync.errors import SERVICE_HEADER, AuthenticationError, ConfigError, NeuroError
 from neuro_sync.models.config import PlatformConfig
 from neuro_sync.transport.tokens import ForkSafeLock, user_of
 
@@ -192,7 +192,7 @@ class Platform:
 
     def _ask(self, attempts: int | None) -> _Description:
         answer = self._transport.request("GET", f"{self._found.url}/config", attempts=attempts)
-        service = answer.headers.get("X-Service-Version", "")
+        service = answer.headers.get(SERVICE_HEADER, "")
         fetched = SavedAnswer(answer.content, service, self._clock.date())
         return _Description(PlatformConfig.from_answer(answer.content), fetched, False)
 

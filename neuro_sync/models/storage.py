@@ -136,7 +136,9 @@ class DiskUsageInfo(Model):
 
     total: int
     used: int
-    free: Annotated[int, Field(default_factory=lambda data: data["total"] - data["used"])]
+    free: Annotated[
+        int, Field(default_factory=lambda data: data.get("total", 0) - data.get("used", 0))
+    ]
     cluster_name: str = ""
     org_name: str | None = None
     project_name: str | None = None

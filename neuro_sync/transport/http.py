@@ -521,12 +521,12 @@ def proxy_error(reason: object, where: str) -> ConnectionFailed:
 def _came_from_nowhere(method: str, error: NeuroError) -> bool:
     """Return whether no service of the platform carried a request out, by the error of it.
 
-    A service says in JSON why it refuses; what comes without is from something in its place, such
-    as a load balancer that does not know the address.
+    What is no service of a platform is something in its place, such as a load balancer that does
+    not know the address.
     """
     if isinstance(error, ConnectionFailed):
         return method in REPEATABLE or _reached_nobody(error.__cause__)
-    if not isinstance(error, APIError) or error.payload is not None or method == "HEAD":
+    if not isinstance(error, APIError) or error.service or error.payload is not None:
         return False
     if error.status in PASSING:
         return method in REPEATABLE

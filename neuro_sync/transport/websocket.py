@@ -38,7 +38,7 @@ from neuro_sync.monotonic import monotonic
 
 from .answers import PIECE
 from .connections import socket_options
-from .http import HttpTransport, Query, proxy_error
+from .http import HttpTransport, Query, proxy_error, redirection
 from .rfc6455 import (
     BINARY,
     CLOSE,
@@ -153,19 +153,21 @@ class WebSocket(Closing):
 
     def _open(self, token: str) -> Self:
         # Here, since `import neuro_sync` is to stay quick.
+        from websocket import WebSocket as Handshake
         from websocket import (
             WebSocketBadStatusException,
             WebSocketException,
             WebSocketTimeoutException,
-            create_connection,
         )
+
+        handshake = Handshake()
 
         self._reading.acquire()
         try:
             self._socket = self._connect()
             if self._closed:
                 raise StreamClosed(f"{self._what} was closed while it was being opened")
-            handshake = create_connection(
+            handshake.connect(
                 "ws" + self._url.removeprefix("http"),
                 socket=self._socket,
                 header=self._header(token),
@@ -175,7 +177,7 @@ class WebSocket(Closing):
             )
             if handshake.getstatus() != http.HTTPStatus.SWITCHING_PROTOCOLS:
                 # Before 1.9.1 it takes a redirection for an agreement.
-                raise WebSocketException(f"it was redirected, with {handshake.getstatus()}")
+                raise WebSocketException("Redirect limit exhausted")
             remember_session(self._socket)
             self._transport.track(self)
             self._socket.setblocking(False)
@@ -199,6 +201,10 @@ class WebSocket(Closing):
             raise ProtocolError(f"what answered is no websocket: {self._what}") from error
         except (OSError, WebSocketException, ValueError, http.client.HTTPException) as error:
             self._discard()
+            if 300 <= (handshake.getstatus() or 0) < 400:
+                location = (handshake.getheaders() or {}).get("location")
+                path = urlsplit(self._url).path
+                raise redirection(handshake.getstatus(), "GET", path, location, token) from None
             if self._closed:
                 raise StreamClosed(f"{self._what} was closed while it was being opened") from error
             if str(error) == "Invalid WebSocket Header":

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,6 @@ def few_and_many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sto
 def test_finding_a_few_jobs_takes_no_longer_when_many_have_finished(
     few_and_many: tuple[Store, Store], question: str
 ) -> None:
-    few, many = (steps(store, lambda s=store: QUESTIONS[question](s)) for store in few_and_many)
+    few, many = (steps(store, partial(QUESTIONS[question], store)) for store in few_and_many)
     # What is counted to choose the best index is bounded, and cheap.
     assert many < 2 * few + 5 * 1000, question

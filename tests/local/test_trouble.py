@@ -243,12 +243,17 @@ def test_what_cannot_be_stored_is_answered_with_the_name_of_the_full_disk(
         session.secrets.add("before", b"value")
         fill(tiny_disk)
         full = f"the disk mounted at {tiny_disk} is full"
+
+        def start_and_kill_many() -> None:
+            for _ in range(1000):
+                session.jobs.kill(start(session, "sleep 60"))
+
         attempts: list[Callable[[], object]] = [
             lambda: session.secrets.add("new", b"v" * 5000),
             lambda: session.secrets.add("before", b"v" * 5000),
             lambda: [session.disks.create(MIB, name=f"disk-{n}") for n in range(1000)],
             lambda: [platform.add_user(f"user-{n}") for n in range(1000)],
-            lambda: [session.jobs.kill(start(session, "sleep 60")) for _ in range(1000)],
+            start_and_kill_many,
         ]
         for attempt in attempts:
             with pytest.raises(InsufficientStorage, match=full) as refusal:
