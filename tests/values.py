@@ -56,6 +56,16 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
 }
 """Of fields for which a rule holds that their types do not show."""
 
+
+class Failure(Exception):
+    """An error that equals one of the same text."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Failure) and self.args == other.args
+
+    __hash__ = None  # type: ignore[assignment]  # it is compared only
+
+
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     NoneType: st.none(),
     bool: st.booleans(),
@@ -69,6 +79,7 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     URL: WORDS.map(lambda word: URL(f"storage:{word}")),
     Path: WORDS.map(Path),
     object: st.none() | TEXT,
+    Exception: TEXT.map(Failure),
     Any: st.none() | TEXT,
     JobDescription: st.deferred(lambda: models(JobDescription)),
 }
@@ -122,12 +133,12 @@ def values(kind: type) -> st.SearchStrategy[Any]:
         return models(kind)
     if issubclass(kind, Enum):
         return st.sampled_from([*kind])
-    names = {"JobDescription": JobDescription}
+    names = {"JobDescription": JobDescription, "URL": URL}
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind, localns=names, include_extras=True)
         wanted = [field.name for field in dataclasses.fields(kind) if field.init]
     elif issubclass(kind, tuple):
-        hints, wanted = get_type_hints(kind), [*kind._fields]  # type: ignore[attr-defined]  # named
+        hints, wanted = get_type_hints(kind, localns=names), [*kind._fields]  # type: ignore[attr-defined]  # named
     elif "__init__" not in _ours(kind):
         return st.builds(kind, TEXT)  # a text, as all built-in errors
     else:

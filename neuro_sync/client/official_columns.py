@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from yarl import URL
+
 ADDRESSES = (
     "registry_url",
     "storage_url",
@@ -44,8 +46,8 @@ def official_columns(answer: bytes) -> dict[str, Any]:
         if project.get("org_name")
     }
     return {
-        "admin_url": told.get("admin_url"),
-        "vcluster_url": told.get("vcluster_url"),
+        "admin_url": _address(told.get("admin_url")),
+        "vcluster_url": _address(told.get("vcluster_url")),
         "clusters": _named(map(_cluster, told.get("clusters") or ())),
         "projects": list(projects.values()),
     }
@@ -57,7 +59,7 @@ def _cluster(told: Json) -> dict[str, Any]:
     return {
         "name": told["name"],
         "orgs": told.get("orgs") or [],
-        **{key: told.get(key) for key in ADDRESSES},
+        **{key: _address(told.get(key)) for key in ADDRESSES},
         "resource_pools": _named(
             _pool(pool, tpu) for pool in told.get("resource_pool_types") or ()
         ),
@@ -120,8 +122,14 @@ def _apps(told: Json) -> dict[str, Any]:
         apps["apps_hostname_templates"] = told.get("apps_hostname_templates", [])
     # Else the official client would read an empty list, expect an empty tuple, and refuse both.
     if proxy := told.get("app_proxy_url"):
-        apps["app_proxy_url"] = proxy
+        apps["app_proxy_url"] = _address(proxy)
     return apps
+
+
+def _address(told: Any) -> Any:
+    """Return an address as the official client writes it: percent-encoded."""
+    is_plain = not isinstance(told, str) or told.isascii()
+    return told if is_plain else str(URL(told))
 
 
 def _named(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

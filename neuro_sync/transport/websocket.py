@@ -167,7 +167,7 @@ class WebSocket(Closing):
             self._socket = self._connect()
             if self._closed:
                 raise StreamClosed(f"{self._what} was closed while it was being opened")
-            handshake.connect(
+            handshake.connect(  # type: ignore[no-untyped-call]  # it has no annotations
                 "ws" + self._url.removeprefix("http"),
                 socket=self._socket,
                 header=self._header(token),
@@ -201,10 +201,11 @@ class WebSocket(Closing):
             raise ProtocolError(f"what answered is no websocket: {self._what}") from error
         except (OSError, WebSocketException, ValueError, http.client.HTTPException) as error:
             self._discard()
-            if 300 <= (handshake.getstatus() or 0) < 400:
+            status = handshake.getstatus() or 0
+            if 300 <= status < 400:
                 location = (handshake.getheaders() or {}).get("location")
                 path = urlsplit(self._url).path
-                raise redirection(handshake.getstatus(), "GET", path, location, token) from None
+                raise redirection(status, "GET", path, location, token) from None
             if self._closed:
                 raise StreamClosed(f"{self._what} was closed while it was being opened") from error
             if str(error) == "Invalid WebSocket Header":

@@ -215,7 +215,7 @@ def test_a_duration_that_is_shown_can_be_typed(seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "h", "1h2", "-1h", "1.5h", "1x", "soon"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="write it as 1d2h3m4s"):
+    with pytest.raises(click.BadParameter, match="should look like 1d2h3m4s"):
         DurationType().convert(text, None, None)
 
 
