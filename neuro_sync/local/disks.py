@@ -70,6 +70,8 @@ class DiskStore:
         self._database = database
         self._root = root
         self._clock = clock
+        self._used: dict[str, datetime] = {}
+        """When each disk was used last, by the clock, which nobody sets as the wall clock."""
         self._timer: Timer | None = None
         database.executescript(SCHEMA)
 
@@ -110,13 +112,13 @@ class DiskStore:
                     *place,
                     wanted.storage,
                     wanted.life_span,
-                    self._clock.now().timestamp(),
+                    self._wall_time(),
                 ),
             )
         except sqlite3.IntegrityError:
             raise DiskNameUsed(f"Disk with name {wanted.name!r} already exists.") from None
         self.path(disk_id).mkdir(mode=0o700)
-        self._watch()
+        self._sweep()
         return self.find(disk_id, *place)
 
     def find(self, id_or_name: str, org: str, project: str, *, is_to_be_used: bool = False) -> Disk:
@@ -160,8 +162,9 @@ class DiskStore:
 
     def take(self, job_id: str, disk_ids: Iterable[str]) -> None:
         """Note that a job uses disks from now on."""
-        now = self._clock.now().timestamp()
+        now = self._wall_time()
         for disk_id in disk_ids:
+            self._used[disk_id] = self._clock.now()
             self._database.execute(
                 "INSERT OR IGNORE INTO disk_uses (disk_id, job_id) VALUES (?, ?)", (disk_id, job_id)
             )
@@ -170,40 +173,51 @@ class DiskStore:
     def release(self, job_id: str) -> None:
         """Note that a job uses no disk any more."""
         uses = "SELECT disk_id FROM disk_uses WHERE job_id = ?"
-        if self._database.execute(uses, (job_id,)).fetchone() is None:
+        used = self._database.execute(uses, (job_id,)).fetchall()
+        if not used:
             return
+        for row in used:
+            self._used[row["disk_id"]] = self._clock.now()
         self._database.execute(
             f"UPDATE disks SET last_usage = ? WHERE id IN ({uses})",  # noqa: S608  # no input
-            (self._clock.now().timestamp(), job_id),
+            (self._wall_time(), job_id),
         )
         self._database.execute("DELETE FROM disk_uses WHERE job_id = ?", (job_id,))
         self._sweep()
 
     def _sweep(self) -> None:
         """Delete what was removed or not used for too long, unless a job has it."""
-        due = self._database.execute(
-            f"SELECT id FROM disks WHERE NOT {IN_USE} AND"  # noqa: S608  # no input
-            " (is_removed OR COALESCE(last_usage, created_at) + life_span <= ?)",
-            (self._clock.now().timestamp(),),
+        unused = self._database.execute(
+            "SELECT id, is_removed, life_span, COALESCE(last_usage, created_at) AS used"  # noqa: S608
+            " FROM disks"  # none of it is input
+            f" WHERE NOT {IN_USE} AND (is_removed OR life_span IS NOT NULL)"
         ).fetchall()
-        for row in due:
+        lefts: list[float] = []
+        for row in unused:
+            left = 0.0 if row["is_removed"] else row["life_span"] - self._unused_for(row)
+            if left > 0:
+                lefts.append(left)
+                continue
             logger.info("disk %s is deleted", row["id"])
             self._database.execute("DELETE FROM disks WHERE id = ?", (row["id"],))
+            self._used.pop(row["id"], None)
             _delete(self.path(row["id"]))
-        self._watch()
-
-    def _watch(self) -> None:
-        """Wake up when the next disk is due."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        until = "MIN(COALESCE(last_usage, created_at) + life_span)"
-        (due,) = self._database.execute(
-            f"SELECT {until} FROM disks WHERE NOT {IN_USE}"  # noqa: S608  # no input
-        ).fetchone()
-        if due is not None:
-            left = due - self._clock.now().timestamp()
-            self._timer = self._clock.call_later(min(max(left, 0), LONGEST_WAIT), self._sweep)
+        if lefts:
+            self._timer = self._clock.call_later(min(*lefts, LONGEST_WAIT), self._sweep)
+
+    def _unused_for(self, row: sqlite3.Row) -> float:
+        """Return the seconds since a disk was used last, or made."""
+        now = self._clock.now()
+        if row["id"] not in self._used:  # in the time of an earlier platform, or just made
+            idle = timedelta(seconds=max(self._wall_time() - row["used"], 0.0))
+            self._used[row["id"]] = now - idle
+        return (now - self._used[row["id"]]).total_seconds()
+
+    def _wall_time(self) -> float:
+        return self._clock.shown(self._clock.now()).timestamp()
 
     def _disk(self, row: sqlite3.Row) -> Disk:
         is_there = self.path(row["id"]).is_dir()

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
 from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
+from neuro_sync.local.clock import wall_time
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
@@ -146,7 +147,7 @@ class ProcessRuntime:
         if job.ended and job.next is not None:
             job.next = None
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._report, job_id, Vanished(datetime.now(timezone.utc)))
+            loop.call_soon(self._report, job_id, Vanished(wall_time()))
         if job.ended:
             return
         job.is_killed = True
@@ -330,13 +331,13 @@ class ProcessRuntime:
             self._launch_or_report(job.next)
         elif not job.ended:
             job.end()
-            self._report(job_id, Vanished(datetime.now(timezone.utc)))
+            self._report(job_id, Vanished(wall_time()))
 
     def _launch_or_report(self, launch: Launch) -> None:
         try:
             self.launch(launch)
         except (OSError, NeuroError) as error:
-            self._report(launch.job_id, CouldNotRun(datetime.now(timezone.utc), 125, str(error)))
+            self._report(launch.job_id, CouldNotRun(wall_time(), 125, str(error)))
 
     def _clean_up_after_crashes(self, jobs: Path) -> None:
         """Remove the scratch folders of jobs that ended while no platform was there to do it."""
