@@ -13,7 +13,6 @@ import fcntl
 import logging
 import os
 import py_compile
-import shlex
 import shutil
 import signal
 import socket
@@ -33,6 +32,7 @@ from neuro_sync.local.clock import wall_time
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
+from neuro_sync.models.words import split_words
 
 from . import supervisor
 from .base import Launch, Report, check_target, mount_points
@@ -416,7 +416,7 @@ def _spec(launch: Launch, home: str, box: list[str], log_limit: int | None) -> B
     The format is told there.
     """
     container = launch.container
-    arguments = shlex.split(container.entrypoint or "") + shlex.split(container.command or "")
+    arguments = split_words(container.entrypoint or "") + split_words(container.command or "")
     # Nothing of the platform's own environment; `python` is the one that runs the platform.
     environment = {
         "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.defpath)),
