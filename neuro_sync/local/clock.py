@@ -53,20 +53,24 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """This machine's clock: wall time at first, from then on as the monotonic clock goes."""
+    """This machine's clock: wall time at first, from then on as the monotonic clock goes.
 
-    def __init__(self) -> None:
+    A test hands in a wall clock that it can set.
+    """
+
+    def __init__(self, wall: Callable[[], datetime] = wall_time) -> None:
         self.boot = _boot_id()
-        self._epoch = wall_time() - timedelta(seconds=monotonic())
+        self._wall = wall
+        self._epoch = wall() - timedelta(seconds=monotonic())
 
     def now(self) -> datetime:
         return self.after_boot(monotonic())
 
     def at(self, moment: datetime) -> datetime:
-        return moment - (wall_time() - self.now())
+        return moment - (self._wall() - self.now())
 
     def shown(self, moment: datetime) -> datetime:
-        return moment + (wall_time() - self.now())
+        return moment + (self._wall() - self.now())
 
     def since_boot(self, moment: datetime) -> float:
         return (moment - self._epoch).total_seconds()

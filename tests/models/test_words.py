@@ -33,5 +33,5 @@ def test_what_is_quoted_comes_back(words: list[str]) -> None:
 def test_a_long_word_takes_no_time(unit: str) -> None:
     begun = time.monotonic()
     with suppress(ValueError):
-        split_words(unit * 1_000_000)
-    assert time.monotonic() - begun < 10
+        split_words(unit * 200_000)
+    assert time.monotonic() - begun < 5
