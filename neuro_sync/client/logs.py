@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from typing_extensions import Self
 
-from neuro_sync.closing import Closing, close_when_dropped
+from neuro_sync.closing import CloseWhenDropped, Closing
 from neuro_sync.errors import APIError, ConnectionFailed, NeuroError, ServerError, StreamInterrupted
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.stream import LineSplitter, Stream
@@ -61,11 +61,12 @@ class LogLines(Closing, Iterator[str]):
         clock: Clock,
     ) -> None:
         follower = _Follower(open_stream, is_finished, wanted, clock)
-        self._pieces = follower.pieces()
         self._is_amid_line = False
         # Called by close(), and at once when a loop that was left drops this object: the follower
         # does not know it, so that nothing but its users keeps it alive.
-        self._stop = close_when_dropped(self, follower.close)
+        self._stop = CloseWhenDropped(self, follower.close)
+        follower.open()
+        self._pieces = follower.pieces()
 
     def __iter__(self) -> Self:
         return self
@@ -111,13 +112,20 @@ class _Follower:
         self._closed = False
         self._present_read = False
         self._position = _Position(wanted.since or "", with_stamp=wanted.timestamps)
-        stream = open_stream(wanted.since)  # before anything is returned: a missing job raises
+        self._opened_before = ""
+        self._pump: _Pump | None = None
+
+    def open(self) -> None:
+        """Open the log before anything is returned: a missing job raises."""
+        stream = self._open_stream(self._wanted.since)
         self._opened_before = stream.opened_before
         self._pump = _Pump(stream)
+        self._pump.start()
 
     def close(self) -> None:
         self._closed = True
-        self._pump.close()
+        if self._pump is not None:
+            self._pump.close()
 
     def pieces(self) -> Iterator[str]:
         """Yield what was asked for: lines with their newlines, and parts of lines."""
@@ -171,6 +179,7 @@ class _Follower:
         while True:
             patience = UNFINISHED_LINE_DELAY if silent < PRESENT_ENDS else SILENCE_CHECK
             try:
+                assert self._pump is not None  # noqa: S101  # it was opened
                 piece = self._pump.get(patience)
             except Empty:
                 silent += patience
@@ -198,7 +207,8 @@ class _Follower:
 
     def _reopen(self) -> None:
         """Open the log again at the last line, with patience for a platform that restarts."""
-        self._pump.close()
+        if self._pump is not None:
+            self._pump.close()
         failures = 0
         while not self._closed:
             try:
@@ -212,6 +222,7 @@ class _Follower:
                 raise StreamInterrupted(f"the log broke off, and then: {error}") from error
             else:
                 self._pump = _Pump(stream)
+                self._pump.start()
                 if self._closed:  # by another thread, while it was being opened
                     self._pump.close()
                 return
@@ -323,6 +334,9 @@ class _Pump:
         # Reading on without end would keep in memory what nobody may ever ask for.
         self._room = threading.Semaphore(PIECES_AHEAD)
         self._thread = threading.Thread(target=self._run, name="neuro-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read, once somebody knows of the thread who can end it."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -350,5 +364,5 @@ class _Pump:
     def close(self) -> None:
         self._stream.close()
         self._room.release()
-        if threading.current_thread() is not self._thread:
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(1)
