@@ -67,8 +67,9 @@ class StdStream(Closing, Iterator[Message]):
     Iterate over it, or call `read_out`, for the output; any number of threads may read, write
     and close. It is closed when it is dropped, too. Output is received in a thread of its own,
     which lasts until the stream is over, so that the connection lives while nobody reads. At most
-    16 MiB wait for their reader; then the command is slowed down. Who writes more than that to a command that answers must read in
-    another thread, as with ``subprocess``; `Jobs.run_command` does.
+    16 MiB wait for their reader; then the command is slowed down. Who writes more than that to a
+    command that answers must read in another thread, as with ``subprocess``; `Jobs.run_command`
+    does.
     """
 
     def __init__(

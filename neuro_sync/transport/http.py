@@ -41,7 +41,7 @@ from .connections import (
     Timeout,
     socket_options,
 )
-from .stream import Stream
+from .stream import Stream, close_dropped
 from .tokens import FixedToken, TokenSource, masked
 
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close all connections. Calls after this one raise."""
+        close_dropped()
         self._connections.close()
 
     def _send(
@@ -246,6 +247,7 @@ class HttpTransport:
         attempts: int | None = None,
     ) -> requests.Response:
         self._connections.check_open()
+        close_dropped()
         token = self.tokens.token()
         attempts = attempts or (ATTEMPTS if request.method in REPEATABLE else 1)
         _authorize(request, token, login)
