@@ -11,7 +11,6 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from typing_extensions import Self
 
@@ -50,15 +49,24 @@ class Closing(ABC):
         self.close()
 
 
-def close_when_dropped(owner: object, close: Callable[[], object]) -> weakref.finalize[[], Any]:
-    """Call `close` once the owner is gone, at the end of the interpreter at the latest.
+class CloseWhenDropped:
+    """Calls `close` once its owner is gone, at the end of the interpreter at the latest.
 
-    Returns what calls it earlier. In a child of `fork` it does nothing.
+    Calling it does so earlier. If Ctrl-C interrupts that, it is done again when the owner is gone.
+    In a child of `fork` it does nothing.
     """
-    process = os.getpid()
 
-    def close_here() -> None:
-        if os.getpid() == process:
-            close()
+    def __init__(self, owner: object, close: Callable[[], object], *, at_exit: bool = True) -> None:
+        process = os.getpid()
 
-    return weakref.finalize(owner, close_here)
+        def close_here() -> None:
+            if os.getpid() == process:
+                close()
+
+        self._close = close_here
+        self._finalizer = weakref.finalize(owner, close_here)
+        self._finalizer.atexit = at_exit
+
+    def __call__(self) -> None:
+        self._close()
+        self._finalizer.detach()

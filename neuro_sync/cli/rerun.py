@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from neuro_sync.models.words import split_words
+
 from . import job_views
 from .output import duration
 
@@ -100,6 +102,6 @@ def _options(job: JobDescription) -> Iterator[str]:
     yield str(container.image)
     if container.command:
         yield "--"
-        words = shlex.split(container.command)
+        words = split_words(container.command)
         # A single word is taken for the whole line, just as it is.
         yield from words if shlex.join(words) == container.command else [container.command]

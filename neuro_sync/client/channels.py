@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from typing_extensions import Self
 
-from neuro_sync.closing import Closing
+from neuro_sync.closing import CloseWhenDropped, Closing
 from neuro_sync.errors import (
     CommandTimeout,
     InputNotEnded,
@@ -68,10 +69,11 @@ class StdStream(Closing, Iterator[Message]):
     """The input and output of a command inside a job, or of the job itself.
 
     Iterate over it, or call `read_out`, for the output; any number of threads may read, write
-    and close. Output is received in a thread of its own, which lasts until the stream is over,
-    so that the connection lives while nobody reads. At most 16 MiB wait for their reader; then
-    the command is slowed down. Who writes more than that to a command that answers must read in
-    another thread, as with ``subprocess``; `Jobs.run_command` does.
+    and close. It is closed when it is dropped, too. Output is received in a thread of its own,
+    which lasts until the stream is over, so that the connection lives while nobody reads. At most
+    16 MiB wait for their reader; then the command is slowed down. Who writes more than that to a
+    command that answers must read in another thread, as with ``subprocess``; `Jobs.run_command`
+    does.
     """
 
     def __init__(
@@ -102,8 +104,14 @@ class StdStream(Closing, Iterator[Message]):
         self._is_end_owed = False
         self._active = 0.0
         self._feeder: threading.Thread | None = None
+        # The thread does not keep the stream alive, so that one that is dropped ends, also when
+        # Ctrl-C comes just before the caller gets it or while it is closed.
+        self._stop = CloseWhenDropped(self, websocket.close)
         self._thread = threading.Thread(
-            target=self._receive, name=f"neuro-sync: {what}", daemon=True
+            target=_receive,
+            args=(websocket, weakref.ref(self)),
+            name=f"neuro-sync: {what}",
+            daemon=True,
         )
         self._thread.start()
 
@@ -324,7 +332,7 @@ class StdStream(Closing, Iterator[Message]):
             # Not outright: that could undo what was written last.
             self._end()
             self._thread.join(CLOSING_PATIENCE)
-        self._websocket.close()
+        self._stop()
         self._thread.join()
         if self._feeder is not None:
             self._feeder.join()
@@ -388,41 +396,65 @@ class StdStream(Closing, Iterator[Message]):
         if not self._websocket.end(CLOSING_PATIENCE):
             self._websocket.close()
 
-    def _receive(self) -> None:
-        """Receive until the end, in a thread of its own."""
-        failure: NeuroError | None = None
-        try:
-            while self._exited is None and (message := self._websocket.receive()) is not None:
-                self._accept(message)
-        except NeuroError as error:
-            failure = error
-        except frames.BadFrame as error:
-            failure = ProtocolError(f"{self._what} sent something unreadable: {error}")
-            failure.__cause__ = error
-        finally:
-            with self._changed:
-                self._failure = failure
-                self._over = True
-                self._changed.notify_all()
-            self._websocket.close()
-
-    def _accept(self, message: bytes) -> None:
+    def _accept(self, message: bytes) -> bool:
+        """Keep what was received; return whether more is wanted."""
         received = frames.from_server(message)
         if isinstance(received, frames.Exited):
             self._exited = received
-            return
+            return False
         if not received.data:  # that there is a connection, or nothing
-            return
+            return True
         with self._changed:
-            if self._closed:  # only the platform's farewell is waited for
-                return
-            while self._kept >= KEPT and not self._waiting and not self._closed:
-                if not self._changed.wait(self._websocket.heartbeat):
-                    self._websocket.ping()
-            self._active = monotonic()
-            self._output.append(received)
-            self._kept += len(received.data)
+            if not self._closed:  # else only the platform's farewell is waited for
+                self._active = monotonic()
+                self._output.append(received)
+                self._kept += len(received.data)
+                self._changed.notify_all()
+        return True
+
+    def _has_room(self) -> bool:
+        """Return whether more output may be kept; wait for that for a heartbeat at most."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._kept < KEPT or self._waiting > 0 or self._closed,
+                self._websocket.heartbeat,
+            )
+
+    def _end_with(self, failure: NeuroError | None) -> None:
+        with self._changed:
+            self._failure = failure
+            self._over = True
             self._changed.notify_all()
+
+    def _unreadable(self, error: frames.BadFrame) -> ProtocolError:
+        failure = ProtocolError(f"{self._what} sent something unreadable: {error}")
+        failure.__cause__ = error
+        return failure
+
+
+def _receive(websocket: WebSocket, reference: weakref.ref[StdStream]) -> None:
+    """Receive for a stream until its end, in a thread of its own, or until it is dropped."""
+    failure: NeuroError | None = None
+    try:
+        while (message := websocket.receive()) is not None:
+            stream = reference()
+            if stream is None or not stream._accept(message):  # noqa: SLF001  # of this module
+                break
+            while stream is not None and not stream._has_room():  # noqa: SLF001
+                websocket.ping()
+                del stream
+                stream = reference()
+            del stream
+    except NeuroError as error:
+        failure = error
+    except frames.BadFrame as error:
+        stream = reference()
+        failure = None if stream is None else stream._unreadable(error)  # noqa: SLF001
+    finally:
+        stream = reference()
+        if stream is not None:
+            stream._end_with(failure)  # noqa: SLF001
+        websocket.close()
 
 
 class PreparedCommand:

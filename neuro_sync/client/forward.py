@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from neuro_sync.closing import Closing
+from neuro_sync.closing import CloseWhenDropped, Closing
 from neuro_sync.errors import ConfigError, NeuroError, StreamClosed
 
 if TYPE_CHECKING:
@@ -29,13 +29,34 @@ CLOSING_PATIENCE = 1.0
 class PortForward(Closing):
     """Listens on a port of this machine; each connection to it is one to a port of the job.
 
-    It works from the moment it is made until `close` or the end of a ``with`` block. A connection
-    that fails is logged and closed, and the others go on. The platform cannot tell one side that
-    the other is done sending but goes on reading: the end of one direction is the end of both.
+    It works from the moment it is made until `close`, the end of a ``with`` block, or until it is
+    dropped. A connection that fails is logged and closed, and the others go on. The platform
+    cannot tell one side that the other is done sending but goes on reading: the end of one
+    direction is the end of both.
     """
 
     def __init__(self, dial: Callable[[], WebSocket], local_port: int, what: str) -> None:
         """Listen; `dial` prepares the websocket of a connection."""
+        self._listener = _Listener(dial, local_port, what)
+        self.local_port: int = self._listener.port
+        """The port of this machine; a free one, if 0 was asked for."""
+        # The threads do not keep it alive, so that it ends when it is dropped, also when Ctrl-C
+        # comes just before the caller gets it or while it is closed.
+        self._stop = CloseWhenDropped(self, self._listener.close)
+        self._listener.start()
+
+    def close(self) -> None:
+        """Close all connections and give the port back; no thread is left."""
+        self._stop()
+
+    def __repr__(self) -> str:
+        return f"<PortForward {self._listener}>"
+
+
+class _Listener:
+    """Accepts connections in a thread of its own, and knows those that are open."""
+
+    def __init__(self, dial: Callable[[], WebSocket], local_port: int, what: str) -> None:
         self._dial = dial
         self._what = what
         is_number = isinstance(local_port, int) and not isinstance(local_port, bool)
@@ -45,8 +66,7 @@ class PortForward(Closing):
             self._listener = socket.create_server((HOST, local_port), backlog=128)
         except OSError as error:
             raise ConfigError(f"port {local_port} of {HOST} cannot be used: {error}") from error
-        self.local_port: int = self._listener.getsockname()[1]
-        """The port of this machine; a free one, if 0 was asked for."""
+        self.port: int = self._listener.getsockname()[1]
         self._waker, self._woken = socket.socketpair()
         # Guards the two below, which the listening thread and `close` share.
         self._lock = threading.Lock()
@@ -55,12 +75,13 @@ class PortForward(Closing):
         self._thread = threading.Thread(
             target=self._listen, name=f"neuro-sync: {what}", daemon=True
         )
+
+    def start(self) -> None:
+        """Begin to accept connections."""
         self._thread.start()
 
     def close(self) -> None:
         """Close all connections and give the port back; no thread is left."""
-        if self.is_inherited:
-            return
         with self._lock:
             self._closed = True
             tunnels = list(self._tunnels)
@@ -70,12 +91,16 @@ class PortForward(Closing):
         self._waker.close()
         for tunnel in tunnels:
             tunnel.close()
+        if self._thread.ident is None:  # Ctrl-C came before it was started
+            self._listener.close()
+            self._woken.close()
+            return
         self._thread.join()
         for tunnel in tunnels:
             tunnel.thread.join()
 
-    def __repr__(self) -> str:
-        return f"<PortForward {HOST}:{self.local_port} to {self._what}>"
+    def __str__(self) -> str:
+        return f"{HOST}:{self.port} to {self._what}"
 
     def _listen(self) -> None:
         """Accept until closed, in a thread of its own."""

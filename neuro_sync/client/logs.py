@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from typing_extensions import Self
 
-from neuro_sync.closing import Closing, close_when_dropped
+from neuro_sync.closing import CloseWhenDropped, Closing
 from neuro_sync.errors import (
     APIError,
     ConnectionFailed,
@@ -96,7 +96,8 @@ class LogLines(Closing, Iterator[str]):
         self._batch: Iterator[str] = iter(())
         # Called by close(), and at once when a loop that was left drops this object: the follower
         # does not know it, so that nothing but its users keeps it alive.
-        self._stop = close_when_dropped(self, self._follower.close)
+        self._stop = CloseWhenDropped(self, self._follower.close)
+        self._follower.open()
 
     @property
     def job(self) -> JobDescription | None:
@@ -199,17 +200,26 @@ class _Follower:
         self._failures = 0
         self._retries = 0
         self._is_pending = False
-        # Before anything is returned: a missing job raises.
-        self._connection = self._open(wanted.since)
-        opened = self._connection.date
-        self._opened_before = (
-            math.inf if opened is None else nanoseconds(opened + timedelta(seconds=1))
-        )
+        self._opened: _Connection | None = None
+        self._opened_before = math.inf
         """Nanoseconds since 1970: a moment after the call, by the platform's clock."""
+
+    def open(self) -> None:
+        """Open the log before anything is returned: a missing job raises."""
+        self._connect(self._wanted.since)
+        opened = self._connection.date
+        if opened is not None:
+            self._opened_before = nanoseconds(opened + timedelta(seconds=1))
 
     def close(self) -> None:
         self._closed = True
-        self._connection.reader.close()
+        if self._opened is not None:
+            self._opened.reader.close()
+
+    @property
+    def _connection(self) -> _Connection:
+        assert self._opened is not None  # noqa: S101  # nothing is read before `open`
+        return self._opened
 
     def next_batch(self, *, parts: bool) -> list[str]:
         """Return what comes next: lines with their newlines, and parts of lines if wanted.
@@ -429,7 +439,7 @@ class _Follower:
             if self._retries or self._phase is not _Phase.CONFIRMING:
                 self._clock.sleep(min(0.05 * 2**self._retries, MAX_RETRY_DELAY_S))
             try:
-                self._connection = self._open(since)
+                self._connect(since)
             except (ConnectionFailed, ServerError) as error:
                 self._retries += 1
                 self._failures += 1
@@ -443,10 +453,11 @@ class _Follower:
                 break
         return batch
 
-    def _open(self, since: datetime | None) -> _Connection:
+    def _connect(self, since: datetime | None) -> None:
         with_notes = self._phase is _Phase.CATCHING_UP
         stream = self._source.open(since, self._separator, with_notes)
-        return _Connection(stream, self._clock.now(), has_notes=with_notes)
+        self._opened = _Connection(stream, self._clock.now(), has_notes=with_notes)
+        self._opened.reader.start()
 
     def _give_up(self, cut: NeuroError) -> NoReturn:
         raise StreamInterrupted(
@@ -471,6 +482,9 @@ class _Reader:
         # Reading on without end would keep in memory what nobody may ever ask for.
         self._room = threading.Semaphore(PIECES_AHEAD)
         self._thread = threading.Thread(target=self._run, name="neuro-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read, once somebody knows of the thread who can end it."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -499,5 +513,5 @@ class _Reader:
     def close(self) -> None:
         self._stream.close()
         self._room.release()
-        if threading.current_thread() is not self._thread:
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(1)

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 from typing_extensions import Self
 from yarl import URL
 
-from neuro_sync.closing import Closing, close_when_dropped
+from neuro_sync.closing import CloseWhenDropped, Closing
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import Preset
 from neuro_sync.monotonic import monotonic
 
 if TYPE_CHECKING:
-    import weakref
-
     from neuro_sync.local.server import LocalPlatform, RuntimeName
     from neuro_sync.transport.clock import Clock
     from neuro_sync.transport.connections import Timeout
@@ -115,7 +113,7 @@ class Session(Closing):
             else FixedToken(found.token)
         )
         self._clock = clock
-        self._stop_platform: weakref.finalize[[], Session] | None = None
+        self._stop_platform: CloseWhenDropped | None = None
         # Of a view, the session it is one of: the connections and the platform end with that one.
         self._origin: Session | None = None
         names = {
@@ -263,8 +261,7 @@ class Session(Closing):
 
     def _end_with(self, platform: LocalPlatform) -> None:
         # Also when nobody calls close(). At the end of the interpreter the platform ends by itself.
-        self._stop_platform = close_when_dropped(self, platform.close)
-        self._stop_platform.atexit = False
+        self._stop_platform = CloseWhenDropped(self, platform.close, at_exit=False)
 
     @property
     def username(self) -> str:

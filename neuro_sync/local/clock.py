@@ -1,12 +1,26 @@
-"""Time as the local platform sees it, so that a test of a day takes a moment."""
+"""Time as the local platform sees it, so that a test of a day takes a moment.
+
+A platform's time goes on as steadily as the machine's monotonic clock, so that a life span is as
+long as was asked for, although somebody sets the machine's wall clock. What users see is wall time:
+what the wall clock showed when something happened (`shown`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Protocol
+
+from neuro_sync.monotonic import monotonic
+
+
+def wall_time() -> datetime:
+    """Return what the machine's wall clock shows, also while a test has frozen `datetime`."""
+    return datetime.fromtimestamp(time.clock_gettime(time.CLOCK_REALTIME), timezone.utc)
 
 
 class Timer(Protocol):
@@ -16,24 +30,53 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """Tells the time and wakes up; used on the platform's event loop alone."""
+    """Returns the platform's time and wakes up; used on the platform's event loop alone."""
+
+    boot: str
+    """Which boot of the machine `since_boot` counts from; nothing if that is unknown."""
 
     def now(self) -> datetime: ...
 
     def at(self, moment: datetime) -> datetime:
-        """Return what this clock showed at a moment of this machine's own clock."""
+        """Return the platform's time at a moment that the wall clock showed just now."""
+
+    def shown(self, moment: datetime) -> datetime:
+        """Return what the wall clock showed at a time of this clock that is just over."""
+
+    def since_boot(self, moment: datetime) -> float:
+        """Return the seconds from the boot to a time of this clock."""
+
+    def after_boot(self, seconds: float) -> datetime:
+        """Return the time of this clock so many seconds after the boot."""
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer: ...
 
 
 class SystemClock:
-    """This machine's own clock."""
+    """This machine's clock: wall time at first, from then on as the monotonic clock goes.
+
+    A test hands in a wall clock that it can set.
+    """
+
+    def __init__(self, wall: Callable[[], datetime] = wall_time) -> None:
+        self.boot = _boot_id()
+        self._wall = wall
+        self._epoch = wall() - timedelta(seconds=monotonic())
 
     def now(self) -> datetime:
-        return datetime.now(timezone.utc)
+        return self.after_boot(monotonic())
 
     def at(self, moment: datetime) -> datetime:
-        return moment
+        return moment - (self._wall() - self.now())
+
+    def shown(self, moment: datetime) -> datetime:
+        return moment + (self._wall() - self.now())
+
+    def since_boot(self, moment: datetime) -> float:
+        return (moment - self._epoch).total_seconds()
+
+    def after_boot(self, seconds: float) -> datetime:
+        return self._epoch + timedelta(seconds=seconds)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         return asyncio.get_running_loop().call_later(seconds, callback)
@@ -45,16 +88,28 @@ class ManualClock:
     In between it goes on by itself, since the jobs are real processes.
     """
 
+    boot = ""  # the next clock of its kind will not be ahead
+
     def __init__(self) -> None:
+        self._system = SystemClock()
         self._ahead = timedelta()
         self._timers: list[_ManualTimer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def now(self) -> datetime:
-        return self.at(datetime.now(timezone.utc))
+        return self._system.now() + self._ahead
 
     def at(self, moment: datetime) -> datetime:
-        return moment + self._ahead
+        return self._system.at(moment) + self._ahead
+
+    def shown(self, moment: datetime) -> datetime:
+        return self._system.shown(moment)
+
+    def since_boot(self, moment: datetime) -> float:
+        return self._system.since_boot(moment - self._ahead)
+
+    def after_boot(self, seconds: float) -> datetime:
+        return self._system.after_boot(seconds) + self._ahead
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         self._loop = asyncio.get_running_loop()
@@ -106,3 +161,10 @@ class _ManualTimer:
     def cancel(self) -> None:
         self.real.cancel()
         self._clock.forget(self)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux
+        return ""

@@ -75,6 +75,8 @@ class DiskStore:
         self._database = database
         self._root = root
         self._clock = clock
+        self._used: dict[str, datetime] = {}
+        """When each disk was used last, by the clock, which nobody sets as the wall clock."""
         self._timer: Timer | None = None
         create_tables(database, SCHEMA)
 
@@ -116,14 +118,14 @@ class DiskStore:
                         *place,
                         wanted.storage,
                         wanted.life_span,
-                        self._clock.now().timestamp(),
+                        self._wall_time(),
                     ),
                 )
                 # A row of which the folder cannot be made is not kept.
                 make_folder(self.path(disk_id))
         except sqlite3.IntegrityError:
             raise DiskNameUsed(f"Disk with name {wanted.name!r} already exists.") from None
-        self._watch()
+        self._sweep()
         return self.find(disk_id, *place)
 
     def find(self, id_or_name: str, org: str, project: str, *, is_to_be_used: bool = False) -> Disk:
@@ -168,10 +170,12 @@ class DiskStore:
 
     def take(self, job_id: str, disk_ids: Iterable[str]) -> None:
         """Note that a job uses disks from now on."""
-        now = self._clock.now().timestamp()
+        now = self._wall_time()
         uses = [(disk_id, job_id) for disk_id in disk_ids]
         if not uses:
             return
+        for disk_id, _ in uses:
+            self._used[disk_id] = self._clock.now()
         with writing(self._database) as database:
             database.executemany(
                 "INSERT OR IGNORE INTO disk_uses (disk_id, job_id) VALUES (?, ?)", uses
@@ -184,12 +188,15 @@ class DiskStore:
     def release(self, job_id: str) -> None:
         """Note that a job uses no disk any more."""
         uses = "SELECT disk_id FROM disk_uses WHERE job_id = ?"
-        if self._database.execute(uses, (job_id,)).fetchone() is None:
+        used = self._database.execute(uses, (job_id,)).fetchall()
+        if not used:
             return
+        for row in used:
+            self._used[row["disk_id"]] = self._clock.now()
         with writing(self._database) as database:
             database.execute(
                 f"UPDATE disks SET last_usage = ? WHERE id IN ({uses})",  # noqa: S608  # no input
-                (self._clock.now().timestamp(), job_id),
+                (self._wall_time(), job_id),
             )
             database.execute("DELETE FROM disk_uses WHERE job_id = ?", (job_id,))
         self._sweep()
@@ -203,39 +210,43 @@ class DiskStore:
 
     def _sweep(self) -> None:
         """Delete what was removed or not used for too long, unless a job has it."""
-        due = self._database.execute(
-            f"SELECT id FROM disks WHERE NOT {IN_USE} AND"  # noqa: S608  # no input
-            " (is_removed OR COALESCE(last_usage, created_at) + life_span <= ?)",
-            (self._clock.now().timestamp(),),
+        unused = self._database.execute(
+            "SELECT id, is_removed, life_span, COALESCE(last_usage, created_at) AS used"  # noqa: S608
+            " FROM disks"  # none of it is input
+            f" WHERE NOT {IN_USE} AND (is_removed OR life_span IS NOT NULL)"
         ).fetchall()
-        ids = [row["id"] for row in due]
-        if ids:
+        lefts = [
+            0.0 if row["is_removed"] else row["life_span"] - self._unused_for(row) for row in unused
+        ]
+        due = [row["id"] for row, left in zip(unused, lefts, strict=True) if left <= 0]
+        lefts = [left for left in lefts if left > 0]
+        if due:
             try:
                 with writing(self._database) as database:
-                    database.executemany("DELETE FROM disks WHERE id = ?", [(id,) for id in ids])
+                    database.executemany("DELETE FROM disks WHERE id = ?", [(id,) for id in due])
             except ServerError as error:
-                logger.error("%d disks are not deleted yet: %s", len(ids), error)
-                self._watch(at_least=RETRY)
-                return
-        for disk_id in ids:
+                logger.error("%d disks are not deleted yet: %s", len(due), error)
+                due, lefts = [], [*lefts, RETRY]
+        for disk_id in due:
             logger.info("disk %s is deleted", disk_id)
+            self._used.pop(disk_id, None)
             _delete(self.path(disk_id))
-        self._watch()
-
-    def _watch(self, at_least: float = 0) -> None:
-        """Wake up when the next disk is due, but not before so many seconds."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        until = "MIN(COALESCE(last_usage, created_at) + life_span)"
-        (due,) = self._database.execute(
-            f"SELECT {until} FROM disks WHERE NOT {IN_USE}"  # noqa: S608  # no input
-        ).fetchone()
-        if due is not None:
-            left = due - self._clock.now().timestamp()
-            self._timer = self._clock.call_later(
-                min(max(left, at_least), LONGEST_WAIT), self._sweep
-            )
+        if lefts:
+            self._timer = self._clock.call_later(min(*lefts, LONGEST_WAIT), self._sweep)
+
+    def _unused_for(self, row: sqlite3.Row) -> float:
+        """Return the seconds since a disk was used last, or made."""
+        now = self._clock.now()
+        if row["id"] not in self._used:  # in the time of an earlier platform, or just made
+            idle = timedelta(seconds=max(self._wall_time() - row["used"], 0.0))
+            self._used[row["id"]] = now - idle
+        return (now - self._used[row["id"]]).total_seconds()
+
+    def _wall_time(self) -> float:
+        return self._clock.shown(self._clock.now()).timestamp()
 
     def _disk(self, row: sqlite3.Row) -> Disk:
         is_there = self.path(row["id"]).is_dir()

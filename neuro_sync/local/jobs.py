@@ -12,13 +12,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-from pydantic import TypeAdapter
 
 from neuro_sync.errors import (
     AuthorizationError,
@@ -39,18 +37,17 @@ from neuro_sync.models.jobs import (
     JobRun,
     JobStart,
     JobStatus,
-    JobStatusItem,
     JobTelemetry,
     Resources,
     Workload,
 )
 from neuro_sync.models.users import Action
 
-from . import lifecycle
+from . import lifecycle, timeline
 from .access import Caller
-from .clock import Clock, Timer
+from .clock import Clock, Timer, wall_time
 from .durable_files import make_folder
-from .lifecycle import Cancelled, CouldNotRun, Event, Failed, Rules, Transitions, Vanished
+from .lifecycle import Cancelled, CouldNotRun, Event, Failed, Rules, Vanished
 from .logs import JobLog, Pulse
 from .machine import cheapest, room_of
 from .mounts import Missing, Mounts
@@ -62,7 +59,6 @@ from .store import JobChange, JobFilter, JobRow, Store
 
 logger = logging.getLogger(__name__)
 
-_LIFE = TypeAdapter(tuple[JobStatusItem, ...])
 LONGEST_END = 20.0
 """Seconds that jobs may take to end with the platform; a process can be stuck in the kernel."""
 SAMPLE_PERIOD = 1.0
@@ -143,20 +139,20 @@ class JobService:
                 logger.exception("%s is left out: what platform.db says of it is damaged", row.id)
                 self._damaged.add(row.id)
                 continue
-            rows.append(row)
+            rows.append((row, job))
             self._open_log(row.id).create()
             self._schedule.restore(job, now)
             if row.answer is None:
                 self._reopen_site(row)
-        self._mounts.release_others(row.id for row in rows)
+        self._mounts.release_others([*(row.id for row, _ in rows), *self._damaged])
         if only_to_end:
             self._end_all()
-        for row in rows:
+        for row, job in rows:
             if row.phase in (Phase.LIVE, Phase.ENDING):
                 with self._reporting(row.id):
                     is_ending = only_to_end or row.phase == Phase.ENDING
                     # A run that has begun has got what it needs, which may be gone by now.
-                    launch = self._launch(row, is_new=not is_ending and not _has_begun(row))
+                    launch = self._launch(row, is_new=not is_ending and not _has_begun(job))
                     self._runtime.adopt(launch, is_ending=is_ending)
         if not only_to_end:
             self._carry_out(self._schedule.resume(now))
@@ -208,7 +204,7 @@ class JobService:
         self._runtime.check(container)
         job_id = f"job-{uuid.uuid4()}"
         now = self._clock.now()
-        life = lifecycle.created(now)
+        life = timeline.note(lifecycle.created(now), self._clock)
         price = self._price(container, options.preset_name)
         description = _describe(job_id, caller.name, tenant, container, options, price)
         if container.http is not None:
@@ -221,9 +217,9 @@ class JobService:
             org_name=tenant.org,
             project_name=tenant.project,
             status=life[-1].status.value,
-            created_at=now,
+            created_at=life[0].shown_at,
             description=description,
-            transitions=_LIFE.dump_json(life).decode(),
+            transitions=timeline.record(life, self._clock),
             phase=Phase.WAITING.value,
             waits_for_seat=options.wait_for_jobs_quota,
         )
@@ -240,7 +236,8 @@ class JobService:
         self._carry_out(decisions, is_new=True)
         if job_id in self._unrecorded.changed:
             self._store.sync()
-        return replace(row, transitions=_LIFE.dump_json(job.life).decode())
+        life = timeline.note(job.life, self._clock)
+        return replace(row, transitions=timeline.record(life, self._clock))
 
     def kill(self, id_or_name: str, caller: Caller) -> None:
         """Cancel a job at once; what it runs ends a moment later. One that is over stays.
@@ -365,7 +362,8 @@ class JobService:
         """Return what the wire tells of a job now, as JSON without a newline."""
         if job.answer is not None:
             return job.answer
-        return _answer(job.description, _LIFE.validate_json(job.transitions), self._clock.now())
+        life = timeline.read(job.transitions, self._clock)
+        return _answer(job.description, life, self._clock.now())
 
     def _open_site(self, job_id: str, http: HTTPPort, port: int = 0) -> str:
         return self._sites.open(job_id, http.port, requires_auth=http.requires_auth, port=port)
@@ -379,8 +377,10 @@ class JobService:
             self._store.describe(job.id, {**job.description, "http_url": url})
 
     def _on_event(self, job_id: str, event: Event) -> None:
-        event = replace(event, at=self._clock.at(event.at))
-        self._carry_out(self._schedule.report(job_id, event, self._clock.now()))
+        now = self._clock.now()
+        # It has happened, whatever the wall clock showed.
+        event = replace(event, at=min(self._clock.at(event.at), now))
+        self._carry_out(self._schedule.report(job_id, event, now))
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -446,7 +446,7 @@ class JobService:
                 with self._reporting(job.id):
                     self._runtime.launch(self._launch(self._row(job.id), is_new=True))
             else:  # it was told to end before it came to that
-                self._report_later(job.id, Vanished(_real_now()))
+                self._report_later(job.id, Vanished(wall_time()))
         finally:
             self._to_launch.popleft()
             if self._to_launch:
@@ -459,12 +459,12 @@ class JobService:
             yield
         except Missing as error:
             why = "The job could not be started."
-            self._report_later(job_id, Failed(_real_now(), str(error), why))
+            self._report_later(job_id, Failed(wall_time(), str(error), why))
         except IllegalArgumentError as error:
-            self._report_later(job_id, CouldNotRun(_real_now(), 125, str(error)))
+            self._report_later(job_id, CouldNotRun(wall_time(), 125, str(error)))
         except (OSError, NeuroError) as error:
             logger.exception("job %s could not be started", job_id)
-            self._report_later(job_id, CouldNotRun(_real_now(), 125, str(error)))
+            self._report_later(job_id, CouldNotRun(wall_time(), 125, str(error)))
 
     def _report_later(self, job_id: str, event: Event) -> None:
         asyncio.get_running_loop().call_soon(self._on_event, job_id, event)
@@ -480,15 +480,16 @@ class JobService:
             self._timer = self._clock.call_later(min(max(left, 0), LONGEST_TIMER), self._on_timer)
 
     def _change(self, job: Job) -> JobChange:
-        last = job.life[-1]
+        life = timeline.note(job.life, self._clock)
+        job.life, last = life, life[-1]
         answer = None
         if job.status.is_finished:
-            answer = _answer(self._row(job.id).description, job.life, last.transition_time)
+            answer = _answer(self._row(job.id).description, life, last.transition_time)
         logger.info("job %s: %s %s", job.id, last.status, last.reason)
         return JobChange(
             job.id,
             job.status.value,
-            _LIFE.dump_json(job.life).decode(),
+            timeline.record(life, self._clock),
             answer,
             job.phase.value,
             job.run,
@@ -503,7 +504,7 @@ class JobService:
             number=next(self._numbers),
             owner=row.owner,
             room=room_of(Resources.model_validate(described["container"]["resources"])),
-            life=_LIFE.validate_json(row.transitions),
+            life=timeline.read(row.transitions, self._clock),
             rules=Rules(
                 JobRestartPolicy(described["restart_policy"]),
                 described["scheduler_enabled"],
@@ -651,14 +652,9 @@ class JobService:
             )
 
 
-def _real_now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def _has_begun(job: JobRow) -> bool:
-    """Tell whether a job's present run is known to have started."""
-    last = _LIFE.validate_json(job.transitions)[-1]
-    return last.status is JobStatus.RUNNING and last.reason != lifecycle.RESTARTING
+def _has_begun(job: Job) -> bool:
+    """Return whether a job's present run is known to have started."""
+    return job.status is JobStatus.RUNNING and job.life[-1].reason != lifecycle.RESTARTING
 
 
 def _seconds(minutes: int) -> float:
@@ -753,11 +749,13 @@ def _describe_container(container: Container) -> dict[str, Any]:
     return described
 
 
-def _answer(description: Mapping[str, Any], life: Transitions, now: datetime) -> str:
-    """Put together what the wire tells of a job at one moment."""
-    summary = lifecycle.history(life, now)
+def _answer(description: Mapping[str, Any], life: tuple[timeline.Step, ...], now: datetime) -> str:
+    """Return what the wire tells of a job at one moment of the platform's time."""
+    shown = timeline.as_shown(life)
+    run_time = lifecycle.run_time(life, now)
+    summary = lifecycle.history(shown, now).model_copy(update={"run_time_seconds": run_time})
     history = summary.model_dump(mode="json", exclude_none=True, exclude={"transitions"})
-    statuses = [item.model_dump(mode="json", exclude_none=True) for item in life]
+    statuses = [item.model_dump(mode="json", exclude_none=True) for item in shown]
     for item in (history, *statuses):
         for field in ("reason", "description"):
             item[field] = item[field] or None

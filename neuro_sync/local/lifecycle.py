@@ -161,11 +161,11 @@ def _wait(life: Transitions, event: Waiting) -> Transitions:
     last = life[-1]
     if last.status is not JobStatus.PENDING:
         return life
-    described = last.model_copy(update={"reason": event.reason, "description": event.description})
     if last.reason == event.reason:
+        described = last.model_copy(update={"description": event.description})
         return life if described == last else (*life[:-1], described)
     at = max(event.at, last.transition_time)
-    return (*life, described.model_copy(update={"transition_time": at}))
+    return (*life, _item(at, JobStatus.PENDING, event.reason, event.description))
 
 
 def _step(last: JobStatusItem, event: Event, rules: Rules) -> JobStatusItem | None:

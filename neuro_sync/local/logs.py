@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import sys
+from array import array
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,8 +21,13 @@ STAMP = struct.Struct(">QQ")
 
 The first byte of the place is the stream that they came from, the other seven are the offset.
 """
+CROSSING = 10**9
+"""Nanoseconds by which the times of two streams of a container may cross, and much more."""
+RECORDS_AT_ONCE = 2**14
+"""How many times are looked through before others have their turn."""
 TAIL_BYTES = 2000
 """How much of a failed job's output becomes its description."""
+EPOCH = datetime.fromtimestamp(0, timezone.utc)
 OFFSET = 2**56 - 1
 """The bits of a place that are the offset."""
 
@@ -78,7 +85,9 @@ class JobLog:
     ) -> AsyncIterator[bytes]:
         """Yield the log from its beginning, or from the first line not before `since`, to its end.
 
-        While more may come it waits; a piece may end anywhere.
+        While more may come it waits; a piece may end anywhere. Every line after that first one
+        comes too, also one with an earlier time: the machine's clock may have been set back, and
+        who goes on from the last line he has must not miss those that came later.
         """
         with (
             open(self._log, "rb", buffering=0) as log,
@@ -86,7 +95,7 @@ class JobLog:
         ):
             offset = 0
             if since is not None:
-                start = int(since.timestamp() * 10**6) * 1000
+                start = (since - EPOCH) // timedelta(microseconds=1) * 1000
                 offset = await self._wait_for_start(log, times, start)
             log.seek(offset)
             stamper = Stamper(times, offset) if timestamps else None
@@ -118,7 +127,7 @@ class JobLog:
             open(self._times, "rb", buffering=0) as times,
         ):
             log.seek(offset)
-            records = _Records(times, _first_record(times, lambda record: record[0] < offset) - 1)
+            records = _Records(times, _first_record(times, offset) - 1)
             async for piece in self._pieces(log, largest, is_over):
                 for stream, part in _by_stream(piece, offset, records):
                     yield stream, part
@@ -143,18 +152,29 @@ class JobLog:
                 await change
 
     async def _wait_for_start(self, log: BinaryIO, times: BinaryIO, start: int) -> int:
-        """Return where the first line begins that came at or after a time."""
+        """Return where the first line begins that came at or after a time (ns)."""
+        read = 0
+        begin: int | None = None
         while True:
             change = self.pulse.watch()
             ended = self.ended
-            offset = _first_line_since(log, times, start)
-            if offset is not None:
+            records = _times_from(times, read)
+            read += len(records)
+            if begin is None and records and max(records) >= start:
+                index = next(index for index, at in enumerate(records) if at >= start)
+                begin = _offset_of(times, read - len(records) + index)
+            if begin is not None and (offset := _line_from(log, begin)) is not None:
                 change.cancel()
                 return offset
-            if ended:
+            if begin is None and len(records) == RECORDS_AT_ONCE:
+                change.cancel()
+                # A long log must not keep everybody else waiting.
+                await asyncio.sleep(0)
+            elif ended:
                 change.cancel()
                 return log.seek(0, os.SEEK_END)
-            await change
+            else:
+                await change
 
 
 class LogWriter:
@@ -180,8 +200,10 @@ class LogWriter:
         stamps: list[bytes] = []
         output: list[bytes] = []
         for stream, time, data in pieces:
-            # Streams are told apart by the engine, and their times may cross by a little.
-            self._latest = max(time, self._latest)
+            # Streams are told apart by the engine, and their times may cross by a little. More than
+            # that is a clock that was set back.
+            if not 0 < self._latest - time < CROSSING:
+                self._latest = time
             stamps.append(STAMP.pack(stream << 56 | self.size, self._latest))
             output.append(data)
             self.size += len(data)
@@ -326,16 +348,31 @@ def _lines(piece: bytes) -> list[bytes]:
     return [*(line + b"\n" for line in lines), *([last] if last else [])]
 
 
-def _first_line_since(log: BinaryIO, times: BinaryIO, start: int) -> int | None:
-    """Return where the first line begins that came at or after a time, in nanoseconds."""
-    offset = _first_piece_since(times, start)
-    if offset is None or offset == 0:
-        return offset
+def _times_from(times: BinaryIO, index: int) -> array[int]:
+    """Return when pieces came (ns), from the one of this number on; they may go back.
+
+    The last record may be in the making, and is left out then.
+    """
+    times.seek(index * STAMP.size)
+    data = times.read(RECORDS_AT_ONCE * STAMP.size)
+    numbers = array("Q", data[: len(data) - len(data) % STAMP.size])
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers[1::2]
+
+
+def _offset_of(times: BinaryIO, index: int) -> int:
+    """Return where the piece of a number begins."""
+    times.seek(index * STAMP.size)
+    return int(STAMP.unpack(times.read(STAMP.size))[0]) & OFFSET
+
+
+def _line_from(log: BinaryIO, offset: int) -> int | None:
+    """Return where the first line begins that does not begin before an offset, if it has."""
+    if offset == 0:
+        return 0
     log.seek(offset - 1)
-    while True:
-        piece = log.read(PIECE)
-        if not piece:
-            return None
+    while piece := log.read(PIECE):
         end = piece.find(b"\n")
         if end >= 0:
             # The newline itself may be the byte before: then the line begins at the offset.
@@ -343,26 +380,15 @@ def _first_line_since(log: BinaryIO, times: BinaryIO, start: int) -> int | None:
     return None
 
 
-def _first_piece_since(times: BinaryIO, start: int) -> int | None:
-    """Return where the first piece begins that is not earlier."""
-    index = _first_record(times, lambda record: record[1] < start)
-    times.seek(index * STAMP.size)
-    data = times.read(STAMP.size)
-    # The last record may be in the making.
-    return int(STAMP.unpack(data)[0]) & OFFSET if len(data) == STAMP.size else None
-
-
-def _first_record(times: BinaryIO, is_before: Callable[[tuple[int, int]], bool]) -> int:
-    """Find the number of the first record, told as offset and time, that is not before.
+def _first_record(times: BinaryIO, offset: int) -> int:
+    """Return the number of the first record that is not before an offset.
 
     Found by halving; if there is none it is the number of records.
     """
     low, high = 0, os.fstat(times.fileno()).st_size // STAMP.size
     while low < high:
         middle = (low + high) // 2
-        times.seek(middle * STAMP.size)
-        place, time = STAMP.unpack(times.read(STAMP.size))
-        if is_before((place & OFFSET, time)):
+        if _offset_of(times, middle) < offset:
             low = middle + 1
         else:
             high = middle

@@ -7,6 +7,7 @@ import time
 import psutil
 
 from neuro_sync.models.jobs import JobTelemetry
+from neuro_sync.monotonic import monotonic
 
 
 class Meter:
@@ -26,7 +27,7 @@ class Meter:
         family = self._family()
         if not family:
             return None
-        now = time.time()
+        now, steady = time.time(), monotonic()
         busy, memory, oldest = 0.0, 0, now
         for process in family:
             try:
@@ -37,11 +38,13 @@ class Meter:
                     oldest = min(oldest, process.create_time())
             except psutil.NoSuchProcess:
                 continue
-        since, before = (oldest, 0.0) if self._busy is None else (self._at, self._busy)
-        self._busy, self._at = busy, now
+        took, before = (
+            (now - oldest, 0.0) if self._busy is None else (steady - self._at, self._busy)
+        )
+        self._busy, self._at = busy, steady
         return JobTelemetry(
             timestamp=now,
-            cpu=max(busy - before, 0.0) / max(now - since, 0.01),
+            cpu=max(busy - before, 0.0) / max(took, 0.01),
             memory_bytes=memory,
         )
 

@@ -34,6 +34,7 @@ from yarl import URL
 from .base import ANSWER, DISCREET, NUMBER, WIRE, Flag, Model, Text, at_least, written
 from .images import ImageReference
 from .uris import DiskURI, SecretURI, StorageURI
+from .words import split_words
 
 MIB = 2**20
 LONGEST_LIFE_SPAN_MINUTES = 10**9
@@ -143,7 +144,7 @@ def _not_blank(text: str) -> str:
 
 def _command_line(text: str) -> str:
     try:
-        shlex.split(_not_blank(text))
+        split_words(_not_blank(text))
     except ValueError as error:
         raise ValueError(f"invalid command format: {error}") from error
     return text

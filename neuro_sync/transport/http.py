@@ -38,7 +38,7 @@ from neuro_sync.version import __version__
 from .answers import LendingPool, wait_for_ever
 from .clock import Clock
 from .connections import Connections, ConnectionSettings, Timeout, socket_timeouts
-from .stream import Stream
+from .stream import Stream, close_dropped
 from .tls import Certificate
 from .tokens import FixedToken, TokenSource, masked
 
@@ -275,6 +275,7 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close all connections. Calls after this one raise."""
+        close_dropped()
         self._connections.close()
 
     def current_address(self, url: str) -> str:
@@ -326,6 +327,7 @@ class HttpTransport:
         **options: bool,
     ) -> requests.Response:
         self._connections.check_open()
+        close_dropped()
         token = self.tokens.token()
         attempts = attempts or (ATTEMPTS if request.method in REPEATABLE else 1)
         _authorize(request, token, login)

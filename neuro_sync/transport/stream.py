@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -24,6 +27,36 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 
 NDJSON = "application/x-ndjson"
+
+
+_unfinished: dict[weakref.ref[Stream], requests.Response] = {}
+"""The responses of the streams that are open, so that no response ends with its stream."""
+_dropped: deque[weakref.ref[Stream]] = deque()
+"""Streams that nobody has closed, and nobody has any more."""
+
+
+def close_dropped() -> None:
+    """Close the connections of streams that were dropped.
+
+    A response that is dropped runs Python code in its destructor, where a Ctrl-C would be lost. So
+    a stream that is dropped is only noted, by code in C, and closed at the next request.
+    """
+    while _dropped:
+        response = _unfinished.pop(_dropped.popleft(), None)
+        if response is not None:
+            response.close()
+
+
+def _leave_to_parent() -> None:
+    """Keep what a child of `fork` inherits as it is: even a destructor would take a lock."""
+    _inherited.append(_unfinished.copy())
+    _unfinished.clear()
+    _dropped.clear()
+
+
+_inherited: list[object] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class Stream(Closing, Iterator[bytes]):
@@ -47,6 +80,8 @@ class Stream(Closing, Iterator[bytes]):
         # Held while a read is under way: only who holds it may take the response apart, since
         # closing it under a reader crashes that reader.
         self._reading = threading.Lock()
+        self._reference = weakref.ref(self, _dropped.append)
+        _unfinished[self._reference] = response
 
     @property
     def date(self) -> datetime | None:
@@ -68,12 +103,12 @@ class Stream(Closing, Iterator[bytes]):
     def __next__(self) -> bytes:
         with self._reading:
             if self._closed:
-                self._response.close()
+                self._release()
                 raise StopIteration
             try:
                 piece = self._raw.read1(self.piece, decode_content=self._encoded)
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                self._response.close()
+                self._release()
                 if self._closed:
                     raise StopIteration from None
                 self._closed = True
@@ -82,7 +117,7 @@ class Stream(Closing, Iterator[bytes]):
             if piece and not self._closed:
                 return piece
             self._closed = True
-            self._response.close()
+            self._release()
             raise StopIteration
 
     def close(self) -> None:
@@ -95,9 +130,14 @@ class Stream(Closing, Iterator[bytes]):
             self._raw.shutdown()
         if self._reading.acquire(blocking=False):
             try:
-                self._response.close()
+                self._release()
             finally:
                 self._reading.release()
+
+    def _release(self) -> None:
+        """Give the connection back to its pool, or close it."""
+        self._response.close()
+        _unfinished.pop(self._reference, None)
 
     def __repr__(self) -> str:
         return f"<Stream of {self._what}{', closed' if self._closed else ''}>"

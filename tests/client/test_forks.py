@@ -54,20 +54,20 @@ ENDS = {
     "sys.exit": "sys.exit(0)",
     "exception": "raise RuntimeError",
     "with": "\n    with session, lines, monitored, listed, stream, forward: sys.exit(0)",
-    "close": "\n    for one in (lines, monitored, listed, stream, forward, view, session, owner,"
-    " platform): one.close()\n    sys.exit(0)",
+    "close": "\n    for one in (lines, monitored, listed, stream, forward): one.close()"
+    "\n    for one in (view, session, owner, platform): one.close()\n    sys.exit(0)",
     "use": "assert session.jobs.status(job).id == job.id; sys.exit(0)",
-    "dropped": "\n    del lines, monitored, listed, stream, forward, session, view, owner;"
-    " sys.exit(0)",
+    "dropped": "\n    del lines, monitored, listed, stream, forward, session, view, owner"
+    "\n    sys.exit(0)",
 }
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
+        check=False,
         capture_output=True,
         text=True,
-        check=False,
         timeout=60,
     )
 

@@ -60,9 +60,9 @@ def test_exec_and_streams_work_with_green_threads(library: str, platform: LocalP
     pytest.importorskip(library)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", GREEN, library, platform.url, platform.token],
+        check=False,
         capture_output=True,
         text=True,
-        check=False,
         timeout=60,
     )
     assert done.stdout == "works\n", done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from neuro_sync.local.access import SUBPROTOCOL_PREFIX, Asking
 from neuro_sync.local.runtimes.base import Channel
 from neuro_sync.models import frames
 from neuro_sync.models.frames import BadFrame, EndOfInput, Exited, Input, Resize
+from neuro_sync.models.words import split_words
 
 from .monitoring import Service
 from .values import signal_number, stream_flag
@@ -87,7 +87,7 @@ async def exec(id: str, websocket: WebSocket, jobs: Service, caller: Asking, cmd
 def arguments(job_id: str, command: str) -> list[str]:
     """Split a command by a shell's rules of quoting; no shell is involved."""
     try:
-        return shlex.split(command)
+        return split_words(command)
     except ValueError as error:
         # Not 400: with the hosted platform it is the container's engine that refuses it.
         raise ResourceNotFound(f"Exec container '{job_id}' client error: {error}") from error

@@ -42,8 +42,8 @@ class Input(asyncio.BaseProtocol):
     async def open(self) -> None:
         if self._fd is None:
             return
-        # A terminal's size is set here, too. Of a pipe there is one file, which the event loop
-        # knows: a child of a fork must have none, or the input would never end.
+        # A terminal's size is set here, too. Of a pipe there is one file, known to the event loop:
+        # a child of a fork must have none, or the input would never end.
         pipe = os.fdopen(os.dup(self._fd) if self._is_terminal else self._fd, "wb", 0)
         self._fd = self._fd if self._is_terminal else None
         loop = asyncio.get_running_loop()

@@ -37,6 +37,7 @@ from docker.utils import parse_repository_tag
 
 from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError, ResourceNotFound
+from neuro_sync.local.clock import wall_time
 from neuro_sync.local.durable_files import replace_file
 from neuro_sync.local.lifecycle import (
     CouldNotRun,
@@ -150,7 +151,7 @@ class DockerRuntime:
         if run is not None and run.number == launch.run:
             self._begin(launch, run, is_adopted=True)
         elif is_ending:
-            never_begun = Vanished(_now(), NEVER_BEGUN)
+            never_begun = Vanished(wall_time(), NEVER_BEGUN)
             asyncio.get_running_loop().call_soon(self._report, launch.job_id, never_begun)
         else:
             self.launch(launch)  # the earlier platform did not come to it
@@ -332,7 +333,7 @@ class DockerRuntime:
             if self._durable:
                 await asyncio.to_thread(writer.sync)
         except _Killed:
-            event = Vanished(_now(), NEVER_BEGUN)
+            event = Vanished(wall_time(), NEVER_BEGUN)
         finally:
             writer.close()
         job.ended.set()
@@ -358,7 +359,7 @@ class DockerRuntime:
         except _CouldNotRun as refusal:
             return refusal.event
         except EngineRefused as error:
-            return Vanished(_now(), f"Its container is gone: {plain_words(error.text)}")
+            return Vanished(wall_time(), f"Its container is gone: {plain_words(error.text)}")
         finally:
             job.is_running = False
             if output is not None:
@@ -390,7 +391,8 @@ class DockerRuntime:
             except EngineUnavailable as error:
                 logger.warning("job %s: %s", launch.job_id, error)
                 self._report(
-                    launch.job_id, Waiting(_now(), error.text, "It starts when the engine answers.")
+                    launch.job_id,
+                    Waiting(wall_time(), error.text, "It starts when the engine answers."),
                 )
                 await self._pause(job, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -501,7 +503,7 @@ class DockerRuntime:
 
     async def _pull_image(self, launch: Launch) -> None:
         image = launch.container.image.as_docker_url()
-        self._report(launch.job_id, Waiting(_now(), "Pulling", f"Pulling image {image!r}"))
+        self._report(launch.job_id, Waiting(wall_time(), "Pulling", f"Pulling image {image!r}"))
         layers: dict[str, str] = {}
         told = monotonic()
         try:
@@ -512,7 +514,7 @@ class DockerRuntime:
                         told = monotonic()
                         done = sum(status == "Pull complete" for status in layers.values())
                         words = f"Pulling image {image!r}: {done} of {len(layers)} layers"
-                        self._report(launch.job_id, Waiting(_now(), "Pulling", words))
+                        self._report(launch.job_id, Waiting(wall_time(), "Pulling", words))
         except EngineRefused as error:
             raise _CouldNotRun.for_image(image, error.text) from error
         except (OSError, EOFError) as error:
@@ -781,7 +783,7 @@ class _Job:
     container: str = ""
     """The engine's id of it, once it is created."""
     is_running: bool = False
-    started_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    started_at: datetime = field(default_factory=wall_time)
     killed: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the platform was told to end it."""
     was_made_to_end: bool = False
@@ -807,14 +809,14 @@ class _CouldNotRun(Exception):
 
     @classmethod
     def for_image(cls, image: str, text: str) -> _CouldNotRun:
-        return cls(Failed(_now(), "Collected", why_not_pulled(image, text)))
+        return cls(Failed(wall_time(), "Collected", why_not_pulled(image, text)))
 
     @classmethod
     def by_engine(cls, text: str) -> _CouldNotRun:
         code, why = why_not_run(text)
         if code is None:  # the protocol tells such things in the reason itself
-            return cls(Failed(_now(), why, NOT_STARTED))
-        return cls(CouldNotRun(_now(), code, why))
+            return cls(Failed(wall_time(), why, NOT_STARTED))
+        return cls(CouldNotRun(wall_time(), code, why))
 
 
 def _identity(folder: Path) -> str:
@@ -839,10 +841,6 @@ def _instant(text: str) -> datetime:
     """Read the engine's time, which has more digits than Python's."""
     nanoseconds, _ = _stamped(text.encode() + b" ")
     return datetime.fromtimestamp(nanoseconds / 10**9, timezone.utc)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
 
 
 def _refused() -> ConnectionRefusedError:

@@ -13,7 +13,6 @@ import fcntl
 import logging
 import os
 import py_compile
-import shlex
 import signal
 import socket
 import subprocess
@@ -28,10 +27,12 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
 from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
+from neuro_sync.local.clock import wall_time
 from neuro_sync.local.durable_files import remove_tree
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.jobs import Container
+from neuro_sync.models.words import split_words
 
 from . import supervisor
 from .base import Launch, Report, check_target, mount_points
@@ -157,7 +158,7 @@ class ProcessRuntime:
         if job.ended and job.next is not None:
             job.next = None
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._report, job_id, Vanished(datetime.now(timezone.utc)))
+            loop.call_soon(self._report, job_id, Vanished(wall_time()))
         if job.ended:
             return
         job.is_killed = True
@@ -342,13 +343,13 @@ class ProcessRuntime:
             self._launch_or_report(job.next)
         elif not job.ended:
             job.end()
-            self._report(job_id, Vanished(datetime.now(timezone.utc)))
+            self._report(job_id, Vanished(wall_time()))
 
     def _launch_or_report(self, launch: Launch) -> None:
         try:
             self.launch(launch)
         except (OSError, NeuroError) as error:
-            self._report(launch.job_id, CouldNotRun(datetime.now(timezone.utc), 125, str(error)))
+            self._report(launch.job_id, CouldNotRun(wall_time(), 125, str(error)))
 
     def _remove(self, scratch: Path) -> None:
         # Out of the way before the job's end is reported, and for its next run. It may hold a
@@ -421,7 +422,7 @@ def _spec(
     The format is told there.
     """
     container = launch.container
-    arguments = shlex.split(container.entrypoint or "") + shlex.split(container.command or "")
+    arguments = split_words(container.entrypoint or "") + split_words(container.command or "")
     # Nothing of the platform's own environment; `python` is the one that runs the platform.
     environment = {
         "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.defpath)),

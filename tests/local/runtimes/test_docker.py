@@ -158,6 +158,30 @@ def test_a_job_that_ran_is_not_run_again_when_its_container_has_gone(
         assert (ended.status, ended.reason) == (JobStatus.FAILED, "NotFound")
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "USR1", "10", ""])
+def test_a_container_is_asked_to_end_by_the_signal_that_its_image_names(
+    name: str, session: Session, client: docker.APIClient
+) -> None:
+    image = f"stop-signal:{name or 'none'}"
+    made = client.create_container(IMAGE, ["sh"])
+    changes = [f"STOPSIGNAL {name}"] if name else []
+    repository, _, tag = image.partition(":")
+    client.commit(made, repository, tag, changes=changes)
+    client.remove_container(made)
+    traps = "trap 'echo INT; exit' INT; trap 'echo USR1; exit' USR1; trap 'echo TERM; exit' TERM"
+    job = session.jobs.start(
+        image=image,
+        preset_name="cpu-small",
+        command=["sh", "-c", f"{traps}; echo ready; while :; do sleep 0.05; done"],
+    )
+    lines = session.jobs.logs(job)
+    assert next(lines) == "ready"
+    session.jobs.kill(job)
+    expected = {"SIGINT": "INT", "USR1": "USR1", "10": "USR1", "": "TERM"}[name]
+    assert [*lines] == [expected]
+    client.remove_image(image, force=True)
+
+
 def test_a_privileged_job_may_do_everything(session: Session) -> None:
     show = "grep CapBnd /proc/self/status"
     (plain,) = session.jobs.logs(start(session, show))

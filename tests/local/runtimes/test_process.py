@@ -200,9 +200,9 @@ with Session.local(ephemeral=True) as session:
 def test_a_job_handles_signals_as_usual_whatever_its_platforms_program_does(kind: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SIGNALS, kind],
+        check=False,
         capture_output=True,
         text=True,
-        check=False,
         timeout=60,
     )
     usual = "SigBlk:\t0000000000000000 SigIgn:\t0000000000000000\n"
