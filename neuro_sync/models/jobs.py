@@ -203,7 +203,7 @@ def _one_tag(value: object, info: ValidationInfo) -> object:
 
 def _variable_name(name: str) -> str:
     if not name.strip():
-        raise ValueError("the name of a variable: blank value is not allowed")
+        raise ValueError(f"{name!r} is no name of a variable: blank value is not allowed")
     if "=" in name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a variable: it has '=' or NUL in it")
     return name
