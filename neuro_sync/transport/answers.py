@@ -339,10 +339,11 @@ class LendingPool(urllib3.HTTPConnectionPool):
     def connect_ahead(self, timeout: float | None) -> None:
         """Begin to connect, for a request that will follow at once, unless there was one before."""
         if self.proxy is None and self._ahead is None and not self.num_connections:
-            self._ahead = Thread(
+            ahead = Thread(
                 target=self._connect, args=(self.lend(), timeout), name="neuro-connect", daemon=True
             )
-            self._ahead.start()
+            ahead.start()
+            self._ahead = ahead  # whoever finds it waits for it, so it has to run by then
 
     def _connect(self, connection: Connection | SecureConnection, timeout: float | None) -> None:
         connection.timeout = timeout
