@@ -163,11 +163,9 @@ def test_a_container_is_asked_to_end_by_the_signal_that_its_image_names(
     name: str, session: Session, client: docker.APIClient
 ) -> None:
     image = f"stop-signal:{name or 'none'}"
-    made = client.create_container(IMAGE, ["sh"])
-    changes = [f"STOPSIGNAL {name}"] if name else []
-    repository, _, tag = image.partition(":")
-    client.commit(made, repository, tag, changes=changes)
-    client.remove_container(made)
+    recipe = f"FROM {IMAGE}\n" + (f"STOPSIGNAL {name}\n" if name else "LABEL signal=none\n")
+    steps = list(client.build(fileobj=io.BytesIO(recipe.encode()), tag=image, rm=True, decode=True))
+    assert "Successfully" in steps[-1].get("stream", ""), steps
     traps = "trap 'echo INT; exit' INT; trap 'echo USR1; exit' USR1; trap 'echo TERM; exit' TERM"
     job = session.jobs.start(
         image=image,
