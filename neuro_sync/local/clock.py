@@ -17,6 +17,9 @@ from typing import Protocol
 
 from neuro_sync.monotonic import monotonic
 
+MAX_READING_TIME = timedelta(milliseconds=50)
+"""A smaller change of the wall clock counts as the time that it takes to read two clocks."""
+
 
 def wall_time() -> datetime:
     """Return what the machine's wall clock shows, also while a test has frozen `datetime`."""
@@ -62,15 +65,25 @@ class SystemClock:
         self.boot = _boot_id()
         self._wall = wall
         self._epoch = wall() - timedelta(seconds=monotonic())
+        self._ahead = timedelta()
+        """How far the wall clock is ahead of this one."""
 
     def now(self) -> datetime:
         return self.after_boot(monotonic())
 
     def at(self, moment: datetime) -> datetime:
-        return moment - (self._wall() - self.now())
+        return moment - self._wall_ahead()
 
     def shown(self, moment: datetime) -> datetime:
-        return moment + (self._wall() - self.now())
+        return moment + self._wall_ahead()
+
+    def _wall_ahead(self) -> timedelta:
+        # The two clocks are read one after the other. What that costs must not put moments out of
+        # order that are as close.
+        ahead = self._wall() - self.now()
+        if abs(ahead - self._ahead) > MAX_READING_TIME:
+            self._ahead = ahead
+        return self._ahead
 
     def since_boot(self, moment: datetime) -> float:
         return (moment - self._epoch).total_seconds()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -160,3 +161,11 @@ def test_the_times_of_a_container_may_go_back_with_the_clock_but_not_for_a_cross
     records = (tmp_path / "log.times").read_bytes()
     kept = [int.from_bytes(records[at + 8 : at + 16], "big") for at in range(0, len(records), 16)]
     assert kept == [times[0], times[0], times[2], times[3]]
+
+
+def test_moments_are_shown_in_their_order_however_long_it_takes_to_read_two_clocks() -> None:
+    delays = itertools.cycle([0.0, 0.004, 0.001, 0.0])
+    clock = SystemClock(lambda: wall_time() + timedelta(seconds=next(delays)))
+    moments = [clock.now() for _ in range(8)]
+    shown = [clock.shown(moment) for moment in moments]
+    assert shown == sorted(shown)
