@@ -69,7 +69,7 @@ class Platform:
         self._lock = ForkSafeLock()
         self._known: _Description | None = None
         self._saved_is_usable = found.login is not None and found.store is not None
-        self.revision = 0
+        self.revision: int = 0
         """How often another description has taken the place of the one before."""
         self._moves: dict[str, str] = {}
         """Addresses of services that were in the saved answer, and where these are now."""

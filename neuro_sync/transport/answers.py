@@ -49,7 +49,7 @@ class ChunkDecoder:
         """What came of a size line that is not whole yet."""
         self._left = 0
         """Bytes of the chunk under way that have not come, with the two of its end."""
-        self.ended = False
+        self.ended: bool = False
 
     def feed(self, data: bytes) -> bytes:
         """Return the payload in what came; `ended` tells whether it was the last."""
@@ -244,7 +244,7 @@ class _JoinedRequests(HTTPConnection):
     """
 
     _held: bytearray | None = None
-    connect_seconds = 0.0
+    connect_seconds: float = 0.0
     """How long it took to connect, TLS included."""
     _is_remembered = False
     """Whether the session of TLS was kept for other connections."""
@@ -314,11 +314,11 @@ def wait_for_ever(answer: Any) -> None:
 
 
 class Connection(_JoinedRequests):
-    response_class = Response
+    response_class: Any = Response
 
 
 class SecureConnection(_JoinedRequests, HTTPSConnection):
-    response_class = Response
+    response_class: Any = Response
 
 
 class LendingPool(urllib3.HTTPConnectionPool):
