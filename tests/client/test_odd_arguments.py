@@ -28,6 +28,7 @@ from neuro_sync import (
     Volume,
 )
 from neuro_sync.local.server import LocalPlatform
+from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
 
 ENDLESS = [math.inf, 1e10, 10**30, 10**400, timedelta.max, "9999999d"]
 NONSENSE = [math.nan, True, "x", "", b"5", (0, 0)]
@@ -291,6 +292,7 @@ def test_one_string_is_one_item(session: Session, job: JobDescription, tmp_path:
     assert [file.name for file in session.storage.list("storage:odd-dir")] == ["rules"]
 
 
+@pytest.mark.usefixtures("bubblewrap")
 def test_several_may_come_from_a_generator(session: Session, job: JobDescription) -> None:
     started = _start(
         session,

@@ -22,7 +22,6 @@ from neuro_sync import (
     ConfigError,
     ConnectionFailed,
     NeuroError,
-    ResourceNotFound,
     ServerNotAvailable,
     Session,
     StorageNotFound,
@@ -449,7 +448,7 @@ def test_an_error_of_a_service_contradicts_nothing(home: Path, platform: LocalPl
                 session.jobs.status("missing")
             with pytest.raises(NeuroError):
                 session.secrets.rm("missing")
-            with pytest.raises(ResourceNotFound):
+            with pytest.raises(NeuroError):
                 session.images.digest("image:missing:latest")
         assert api.asked == 0
 

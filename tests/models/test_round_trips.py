@@ -23,6 +23,7 @@ from neuro_sync import (
     Volume,
 )
 from neuro_sync.models.storage import FileStatus
+from tests.sandbox import bubblewrap  # noqa: F401  # a fixture
 from tests.values import models, public_classes
 
 MODELS = [kind for kind in public_classes() if issubclass(kind, BaseModel)]
@@ -44,6 +45,7 @@ def test_every_model_reads_back_what_it_dumps(kind: type[BaseModel], data: st.Da
     check(data.draw(models(kind)))
 
 
+@pytest.mark.usefixtures("bubblewrap")
 def test_what_a_platform_answers_is_read_back(session: Session) -> None:
     session.storage.create("storage:round/a b\udcff", b"x")
     disk = session.disks.create(2**20, 3600)
