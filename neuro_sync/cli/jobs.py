@@ -172,10 +172,10 @@ def run(
         output.note(job_views.TTY_RULE if job.container.tty else job_views.PLAIN_RULE)
         with watching.forwarded(session, job, ports):
             if not job.container.tty:
-                watching.show_log(session, job)
+                job = watching.show_log(session, job)
             elif watching.attach(session, job, EOF_TIMEOUT_S):
                 watching.leave(job)
-        watching.finish(session.jobs.wait(job))
+        watching.finish(job if job.status.is_finished else session.jobs.wait(job))
 
 
 def _check_together(

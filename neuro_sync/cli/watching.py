@@ -58,11 +58,12 @@ def first_to_end(session: Session, jobs: Iterable[str], timeout: float | None) -
         return ended.job
 
 
-def show_log(session: Session, job: JobDescription) -> None:
-    """Pass on a job's output from its beginning until the job is over."""
+def show_log(session: Session, job: JobDescription) -> JobDescription:
+    """Pass on a job's output from its beginning until the job is over; return how it ended."""
     with session.jobs.logs(job) as log:
         for piece in log.pieces():
             output.raw(piece)
+        return log.job or session.jobs.wait(job)
 
 
 def attach(session: Session, job: JobDescription, eof_timeout: float | None) -> bool:

@@ -16,8 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import neuro_sync
+
 from .canned import CHUNKS, LINES, LOGS
-from .children import Child
+from .children import PACKAGE, Child
+from .operations import OPERATIONS
+from .operations import SMALL_FILES as FEW_FILES
 
 SIDES = ("ours", "peer")
 
@@ -195,6 +199,33 @@ class Bench:
             raise RuntimeError(f"ended with {ended.returncode}: {command}")
         return seconds
 
+    def _saved(self, server: Child) -> dict[str, str]:
+        """Return an environment in which the logins of both sides for a server are saved."""
+        env = self._login(server)
+        ours = env["APOLO_CONFIG"] + "-ours"
+        where = server.greeting
+        if not Path(ours).exists():
+            neuro_sync.login_with_token(where["token"], url=where["url"], path=ours)
+            with self.client("peer", server):  # saves its own
+                pass
+        return {**env, "NEUROMATION_CONFIG": ours, "PYTHONPATH": str(PACKAGE.parent)}
+
+    def run_as_user(self, command: Sequence[str], server: Child) -> None:
+        """Run a program with the saved login of its side."""
+        ended = subprocess.run(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,  # shown only if it fails
+            stdin=subprocess.DEVNULL,
+            cwd=self.folder,
+            env=self._saved(server),
+            check=False,
+            timeout=120,
+            text=True,
+        )
+        if ended.returncode:
+            raise RuntimeError(f"ended with {ended.returncode}: {command}\n{ended.stderr}")
+
     def time_script(self, script: str, server: Child | None = None) -> float:
         """Return the seconds from the start of a new interpreter to its first line, or its end."""
         arguments, env = [], self._env
@@ -260,19 +291,23 @@ def cli_status(bench: Bench) -> Iterator[Figure]:
 
 
 def _commands(bench: Bench, line: Sequence[str], server: Child | None = None) -> Samples:
-    # The peer's command has an environment of its own: it brings a program `neuro` too.
-    apolo = os.environ.get("APOLO") or shutil.which("apolo")
-    if apolo is None:
-        raise RuntimeError("there is no apolo; name the program of apolo-cli in APOLO")
-    quiet = ["--disable-pypi-version-check", "--skip-stats"] if server else []
-    programs = {"ours": [sys.executable, "-m", "neuro_sync"], "peer": [apolo, *quiet]}
     samples = Samples()
     for turn in range(-1, 11):
-        for side, program in programs.items():
+        for side, program in _programs().items():
             seconds = bench.time_command([*program, *line], server)
             if turn >= 0:
                 samples.add(side, seconds)
     return samples
+
+
+def _programs() -> Mapping[str, Sequence[str]]:
+    """Return how both commands are started."""
+    # The peer's command has an environment of its own: it brings a program `neuro` too.
+    apolo = os.environ.get("APOLO") or shutil.which("apolo")
+    if apolo is None:
+        raise RuntimeError("there is no apolo; name the program of apolo-cli in APOLO")
+    quiet = ["--disable-pypi-version-check", "--skip-stats"]
+    return {"ours": [sys.executable, "-m", "neuro_sync"], "peer": [apolo, *quiet]}
 
 
 def status(bench: Bench) -> Iterator[Figure]:
@@ -484,6 +519,54 @@ def local_platform(bench: Bench) -> Iterator[Figure]:
     yield Figure("local: follow 1 GiB of log", "MB/s", ours["follow"] / 1e6, None, follow)
 
 
+def requests(bench: Bench) -> Iterator[Figure]:
+    """Count what new processes with a saved login ask for, and on how many connections."""
+    server = bench.server("counted")
+    small = bench.folder / "few"
+    small.mkdir()
+    for number in range(FEW_FILES):
+        (small / f"{number}.bin").write_bytes(os.urandom(4096))
+    with bench.client("ours", server) as client:
+        job_id = client.ask("start", "sh -c 'echo ready; exec sleep 600'")["job_id"]
+        ended = client.ask("start", "echo ready")["job_id"]
+        client.ask("upload", str(small), "small", True)
+    programs = _programs()
+    program = [sys.executable, "-m", "bench.operations"]
+    runs = {
+        name: {side: [*program, side, name, job_id, str(small)] for side in SIDES}
+        for name in OPERATIONS
+    }
+    for name, ours, theirs in (
+        ("status", ["status", job_id], ["job", "status", job_id]),
+        ("ps", ["ps"], ["ps"]),
+        ("logs", ["logs", ended], ["logs", ended]),
+        ("exec -T JOB true", ["exec", "-T", job_id, "true"], ["exec", "-T", job_id, "--", "true"]),
+        (
+            "run ubuntu true",
+            ["run", "-s", "cpu-small", "-T", "ubuntu", "true"],
+            ["run", "-s", "cpu-small", "--no-tty", "ubuntu", "--", "true"],
+        ),
+    ):
+        runs[f"`{name}`"] = {
+            "ours": [*programs["ours"], *ours],
+            "peer": [*programs["peer"], *theirs],
+        }
+    for name, commands in runs.items():
+        asked, connected = Samples(), Samples()
+        for turn in range(-1, 3):
+            for side, command in commands.items():
+                server.ask("counts")
+                bench.run_as_user(command, server)
+                counts = server.ask("counts")
+                if turn >= 0:
+                    asked.add(side, len(counts["requests"]))
+                    connected.add(side, counts["connections"])
+        # We look at a copied folder again, and once more at the log of a job that is over.
+        goal = Goal(at_most=1.25 if "run" in name else 1.01)
+        yield asked.figure(f"{name}: requests", "", goal=goal)
+        yield connected.figure(f"{name}: connections", "", goal=Goal(at_most=1))
+
+
 def _in_turns(
     bench: Bench, server: Child, turns: int, order: str, *arguments: object
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -511,6 +594,7 @@ ROWS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "exec": commands,
     "echo": echo,
     "forward": forward,
+    "requests": requests,
     "local": local_platform,
     "storage-up": storage_up,
     "storage-down": storage_down,

@@ -1,7 +1,8 @@
-"""The servers' side, a process of its own: ``bench.servers platform|canned``.
+"""The servers' side, a process of its own: ``bench.servers platform|canned|counted``.
 
 ``platform`` is the local platform with many finished jobs in its store. ``canned`` repeats what
-that platform answers from memory, so that no server is what is measured.
+that platform answers from memory, so that no server is what is measured. ``counted`` is a local
+platform that tells which requests it had.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from neuro_sync.local.store import JobRow, Store
 
 from .canned import CannedServer, record
 from .children import tell
+from .counting import counting
 
 JOBS = 10_000
 NAMESPACE = "platform--acme--vision--ec093e472edac47866583d96"
@@ -134,7 +136,19 @@ def serve(url: str, token: str) -> None:
         tell({"cpu": time.process_time()})
 
 
+def serve_counted() -> None:
+    """Tell where it is, and from then on what came since it was last asked."""
+    with counting() as counts, LocalPlatform(ephemeral=True, cores=64, memory=2**40) as platform:
+        tell({"url": platform.url, "token": platform.token})
+        for _ in sys.stdin:
+            taken = counts.take()
+            tell({"requests": taken.requests, "connections": len(taken.connections)})
+
+
 def main() -> None:
+    if sys.argv[1] == "counted":
+        serve_counted()
+        return
     if sys.argv[1] == "platform":
         with filled_platform() as platform:
             serve(platform.url, platform.token)
