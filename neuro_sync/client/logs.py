@@ -28,7 +28,14 @@ from neuro_sync.models.jobs import JobDescription
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.stream import Stream
 
-from .log_position import LineBlocks, LogPosition, PositionLostError, line_time, nanoseconds
+from .log_position import (
+    NS_PER_S,
+    LineBlocks,
+    LogPosition,
+    PositionLostError,
+    line_time,
+    nanoseconds,
+)
 
 MAX_FAILURES = 6
 """How often in a row a connection may fail without a new line in between."""
@@ -50,6 +57,8 @@ ARCHIVE_DELAY_S = 10.0
 """Until then after a job's end its last lines may be on their way to the archive."""
 PIECES_AHEAD = 256
 """How many pieces are read before somebody asks for them."""
+MAX_CATCHING_UP_S = 10.0
+"""How long a live log without a pause is believed to have been written before the call."""
 
 _NOTES = re.compile(
     rb"^(?:(=== Live logs from since=)|~~~ |rpc error: code =|failed to try resolving"
@@ -203,6 +212,8 @@ class _Follower:
         self._opened: _Connection | None = None
         self._opened_before = math.inf
         """Nanoseconds since 1970: a moment after the call, by the platform's clock."""
+        self._opened_at = math.inf
+        """The same moment by our clock."""
 
     def open(self) -> None:
         """Open the log before anything is returned: a missing job raises."""
@@ -210,6 +221,7 @@ class _Follower:
         opened = self._connection.date
         if opened is not None:
             self._opened_before = nanoseconds(opened + timedelta(seconds=1))
+            self._opened_at = self._connection.opened_at
 
     def close(self) -> None:
         self._closed = True
@@ -289,9 +301,20 @@ class _Follower:
                 self._connection.is_live |= note[1] is not None
                 continue
             present.append(line)
-            if time is not None and time >= self._opened_before:
+            if time is not None and self._was_written_after_call(time):
                 return b"".join(present), b"".join(lines[number + 1 :])
         return b"".join(present), None
+
+    def _was_written_after_call(self, time: int) -> bool:
+        """Return whether a line of some time (ns) is younger than the call.
+
+        A line from the future is an old one: the clock was set back since. If a live log goes on
+        so for long, the job's machine has a clock that is ahead of the platform's.
+        """
+        elapsed = self._clock.now() - self._opened_at
+        is_ahead = self._connection.is_live and elapsed > MAX_CATCHING_UP_S
+        latest = math.inf if is_ahead else self._opened_before + elapsed * NS_PER_S
+        return self._opened_before <= time <= latest
 
     def _release(self, block: bytes) -> list[str]:
         """Return the new lines of a block, or hold them."""

@@ -134,6 +134,30 @@ def read_log(folder: Path, since: datetime | None = None) -> bytes:
     return asyncio.run(read())
 
 
+@pytest.mark.parametrize("back", [2, 3600])
+def test_the_end_of_a_log_is_found_although_the_clock_went_back_after_most_of_it(
+    platform: LocalPlatform, session: Session, back: int
+) -> None:
+    if platform.runtime == "docker":
+        pytest.skip("the times of its lines are the engine's")
+    job = session.jobs.start(command="sh -c 'seq 100; exec sleep 600'", **SMALL)
+    with session.jobs.logs(job) as lines:
+        for _ in range(100):
+            next(lines)
+    (times,) = platform.folder.glob(f"**/{job.id}/log.times")
+    records = times.read_bytes()
+    later = b"".join(
+        records[at : at + 8]
+        + (int.from_bytes(records[at + 8 : at + 16], "big") + back * 10**9).to_bytes(8, "big")
+        for at in range(0, len(records), 16)
+    )
+    times.write_bytes(later)
+    whole = [str(number) for number in range(1, 101)]
+    assert list(session.jobs.logs(job, tail=5, follow=False)) == whole[-5:]
+    assert list(session.jobs.logs(job, follow=False)) == whole
+    session.jobs.kill(job)
+
+
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 50))
 def test_a_log_since_a_time_loses_no_line_although_the_clock_went_back(
     tmp_path_factory: pytest.TempPathFactory, times: list[int], since: int
