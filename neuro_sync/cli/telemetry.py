@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from neuro_sync.errors import NeuroError
@@ -45,7 +45,7 @@ def _samples(
 ) -> Iterator[tuple[JobDescription, JobTelemetry]]:
     """Yield the samples of all jobs as they come, each read in a thread of its own."""
     end = deadline(timeout, monotonic())
-    samples: SimpleQueue[Sample] = SimpleQueue()
+    samples: queue.SimpleQueue[Sample] = queue.SimpleQueue()
     running = len(jobs)
     with ExitStack() as stack:
         for job in jobs:
@@ -60,7 +60,7 @@ def _samples(
                 return
             try:
                 job, sample = samples.get(timeout=min(left, threading.TIMEOUT_MAX))
-            except Empty:
+            except queue.Empty:
                 return
             if sample is None:
                 running -= 1
@@ -70,7 +70,9 @@ def _samples(
                 yield job, sample
 
 
-def _read(job: JobDescription, stream: Records[JobTelemetry], samples: SimpleQueue[Sample]) -> None:
+def _read(
+    job: JobDescription, stream: Records[JobTelemetry], samples: queue.SimpleQueue[Sample]
+) -> None:
     try:
         for sample in stream:
             samples.put((job, sample))

@@ -6,10 +6,10 @@ import errno
 import hmac
 import http.server
 import logging
+import queue
 import secrets
 import threading
 from collections.abc import Sequence
-from queue import Empty, SimpleQueue
 from urllib.parse import parse_qs, urlsplit
 
 from typing_extensions import Self
@@ -41,7 +41,7 @@ class CallbackServer(Closing):
         Raises:
             ConfigError: All of the addresses are in use, or none is this machine's own.
         """
-        self._answers: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self.state: str = secrets.token_urlsafe(16)
         """What an answer has to repeat to belong to this login."""
         self._success_url = success_url
@@ -81,7 +81,7 @@ class CallbackServer(Closing):
         """
         try:
             code, refusal = self._answers.get(timeout=timeout)
-        except Empty:
+        except queue.Empty:
             raise AuthError(f"nobody logged in within {timeout:.0f} seconds") from None
         if refusal:
             raise AuthError(refusal)

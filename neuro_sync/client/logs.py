@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import queue
 import re
 import secrets
 import threading
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from queue import Empty, SimpleQueue
 from typing import NoReturn
 
 from typing_extensions import Self
@@ -245,7 +245,7 @@ class _Follower:
                 raise StopIteration
             try:
                 piece = self._connection.reader.get(wait := self._patience(parts=parts))
-            except Empty:
+            except queue.Empty:
                 batch = self._on_silence(wait, parts=parts)
             except (ConnectionFailed, ServerError) as cut:
                 batch = self._on_cut(cut)
@@ -501,7 +501,7 @@ class _Reader:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._pieces: SimpleQueue[bytes | BaseException] = SimpleQueue()
+        self._pieces: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
         # Reading on without end would keep in memory what nobody may ever ask for.
         self._room = threading.Semaphore(PIECES_AHEAD)
         self._thread = threading.Thread(target=self._run, name="neuro-log", daemon=True)
@@ -524,7 +524,7 @@ class _Reader:
         """Return the next piece; an empty one is the end that the platform sent.
 
         Raises:
-            Empty: Nothing came in time.
+            queue.Empty: Nothing came in time.
             ConnectionFailed: The stream was cut.
         """
         piece = self._pieces.get(timeout=timeout)

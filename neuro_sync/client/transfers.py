@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -226,7 +226,7 @@ class Crew(Closing):
         self._stopped = False
         # Guards all of the above and the folders' counts; waited on for new tasks.
         self._changed = threading.Condition()
-        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+        self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
 
     def enter(self, task: Task, folder: Folder) -> None:
         """Have a task carried out that reads a folder and adds what is in it."""

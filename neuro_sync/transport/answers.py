@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import http.client
 import io
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from threading import Thread
 from typing import Any
 
 import urllib3
@@ -325,7 +325,7 @@ class LendingPool(urllib3.HTTPConnectionPool):
     """Lends connections to who sends several requests before an answer has come."""
 
     # What `connect_ahead` makes; who takes it out waits for it.
-    _ahead: Thread | None = None
+    _ahead: threading.Thread | None = None
 
     def lend(self) -> Connection | SecureConnection:
         """Return an idle connection, or a new one that is not connected yet."""
@@ -339,7 +339,7 @@ class LendingPool(urllib3.HTTPConnectionPool):
     def connect_ahead(self, timeout: float | None) -> None:
         """Begin to connect, for a request that will follow at once, unless there was one before."""
         if self.proxy is None and self._ahead is None and not self.num_connections:
-            ahead = Thread(
+            ahead = threading.Thread(
                 target=self._connect, args=(self.lend(), timeout), name="neuro-connect", daemon=True
             )
             ahead.start()

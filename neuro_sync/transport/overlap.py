@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import http.client
 import logging
+import queue
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from threading import Thread
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -77,7 +77,7 @@ class Overlap(Closing):
         self._lines: set[Line] = set()
         self._free: list[Line] = []
         # Those that are being connected, each by a thread.
-        self._coming: SimpleQueue[Line | Exception] = SimpleQueue()
+        self._coming: queue.SimpleQueue[Line | Exception] = queue.SimpleQueue()
         self._awaited = 0
         self._closed = False
         self._is_far = False
@@ -164,7 +164,7 @@ class Overlap(Closing):
         lines = [line, *(self._pool.lend() for _ in range(count - 1))]
         for each in lines:
             self._awaited += 1
-            Thread(
+            threading.Thread(
                 target=self._open_behind, args=(each,), name="neuro-connect", daemon=True
             ).start()
 
@@ -210,7 +210,7 @@ class Overlap(Closing):
                 line = self._free.pop()
                 self._lines.discard(line)
                 self._pool.take_back(line)
-        with suppress(Empty):
+        with suppress(queue.Empty):
             while True:
                 came = self._coming.get_nowait()
                 self._awaited -= 1

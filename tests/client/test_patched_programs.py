@@ -15,16 +15,29 @@ from neuro_sync.local.server import LocalPlatform
 
 Start = Callable[[str], JobDescription]
 
+PYTHON = [sys.executable, "-W", "ignore", "-c"]
 GREEN = """
-import sys
-if sys.argv[1] == "gevent":
-    from gevent import monkey
-    monkey.patch_all()
-else:
-    import eventlet
-    eventlet.monkey_patch()
-import socket, threading, time
+import os, sys
+
+def patch():
+    if sys.argv[1] == "gevent":
+        from gevent import monkey
+        monkey.patch_all()
+    else:
+        import eventlet
+        eventlet.monkey_patch()
+
+if sys.argv[2] == "before":
+    patch()
 from neuro_sync import Session
+session = Session(*sys.argv[3:])
+session.username  # it has a connection, and has started threads
+if sys.argv[2] == "after":  # as in a worker of a web server whose application was loaded before
+    child = os.fork()
+    if child:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    patch()
+import socket, threading, time
 
 START = {"image": "any", "preset_name": "cpu-small"}
 ticks = [0]
@@ -35,7 +48,7 @@ def tick():
         ticks[0] += 1
 
 threading.Thread(target=tick, daemon=True).start()
-with Session(*sys.argv[2:]) as session:
+with session:
     job = session.jobs.start(command="sh -c 'echo begun; exec sleep 60'", **START)
     lines = session.jobs.logs(job)
     assert next(lines) == "begun"
@@ -48,6 +61,8 @@ with Session(*sys.argv[2:]) as session:
     with session.jobs.port_forward(job, 0, 9) as forward:
         with socket.create_connection(("127.0.0.1", forward.local_port)) as connection:
             assert connection.recv(1) == b""
+    session.storage.create("storage:green", b"x")
+    assert list(session.storage.list("storage:"))
     ticks[0] = 0
     session.jobs.run_command(job, "sleep 1", timeout=20)
     assert ticks[0] > 10, "the other threads stood still"
@@ -56,12 +71,25 @@ print("works")
 """
 
 
+@pytest.mark.parametrize("patched", ["before", "after"])
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
-def test_exec_and_streams_work_with_green_threads(library: str, platform: LocalPlatform) -> None:
+def test_exec_and_streams_work_with_green_threads(
+    library: str, patched: str, platform: LocalPlatform
+) -> None:
     if find_spec(library) is None:  # to import it here would change this process
         pytest.skip(f"{library} is not installed")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", GREEN, library, platform.url, platform.token],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            GREEN,
+            library,
+            patched,
+            platform.url,
+            platform.token,
+        ],
         check=False,
         capture_output=True,
         text=True,
