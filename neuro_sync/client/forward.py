@@ -68,9 +68,10 @@ class _Listener:
             raise ConfigError(f"port {local_port} of {HOST} cannot be used: {error}") from error
         self.port: int = self._listener.getsockname()[1]
         self._waker, self._woken = socket.socketpair()
-        # Guards the two below, which the listening thread and `close` share.
+        # Guards what follows, which the listening thread and `close` share.
         self._lock = threading.Lock()
         self._closed = False
+        self._listening = False
         self._tunnels: set[_Tunnel] = set()
         self._thread = threading.Thread(
             target=self._listen, name=f"neuro-sync: {what}", daemon=True
@@ -84,6 +85,7 @@ class _Listener:
         """Close all connections and give the port back; no thread is left."""
         with self._lock:
             self._closed = True
+            was_listening = self._listening
             tunnels = list(self._tunnels)
         # Not by closing it: a child of a fork may have it open, too.
         with suppress(OSError):  # it was closed before
@@ -91,7 +93,7 @@ class _Listener:
         self._waker.close()
         for tunnel in tunnels:
             tunnel.close()
-        if self._thread.ident is None:  # Ctrl-C came before it was started
+        if not was_listening:  # Ctrl-C came before
             self._listener.close()
             self._woken.close()
             return
@@ -104,6 +106,10 @@ class _Listener:
 
     def _listen(self) -> None:
         """Accept until closed, in a thread of its own."""
+        with self._lock:
+            if self._closed:
+                return
+            self._listening = True
         with self._listener, self._woken, selectors.DefaultSelector() as selector:
             self._listener.setblocking(False)
             selector.register(self._listener, selectors.EVENT_READ)

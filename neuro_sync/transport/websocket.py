@@ -431,7 +431,7 @@ class WebSocket(Closing):
         except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
             return None
         except ssl.SSLWantWriteError:
-            self._await_writable(connected)
+            _is_writable(connected, self.heartbeat)
             return None
         except OSError as error:
             if self._closed:
@@ -488,7 +488,7 @@ class WebSocket(Closing):
                 with self._calling:
                     sent = connected.send(left)
             except (BlockingIOError, ssl.SSLWantWriteError, InterruptedError):
-                self._await_writable(connected)
+                _is_writable(connected, self.heartbeat)
                 continue
             except ssl.SSLWantReadError:  # the reader reads it
                 time.sleep(0.001)
@@ -498,10 +498,6 @@ class WebSocket(Closing):
                     raise StreamClosed(f"{self._what} is over") from error
                 raise StreamInterrupted(f"{self._what} was cut: {error}") from error
             left = left[sent:]
-
-    def _await_writable(self, connected: socket.socket) -> None:
-        with suppress(OSError, ValueError):  # closed by another thread
-            _is_writable(connected, self.heartbeat)
 
     def _shut(self) -> None:
         """Wake all that wait for the connection, without taking it from them."""
@@ -527,5 +523,8 @@ class WebSocket(Closing):
 
 def _is_writable(connected: socket.socket, timeout: float = 0.0) -> bool:
     with selectors.DefaultSelector() as selector:
-        selector.register(connected, selectors.EVENT_WRITE)
+        try:
+            selector.register(connected, selectors.EVENT_WRITE)
+        except (OSError, ValueError):  # closed by another thread
+            return False
         return bool(selector.select(timeout))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -37,6 +38,7 @@ with Server(("127.0.0.1", 0), Echo) as server:
     print(server.server_address[1], flush=True)
     server.serve_forever()
 """
+from neuro_sync.client.forward import PortForward
 
 
 @pytest.fixture
@@ -206,3 +208,26 @@ def test_closing_gives_up_a_connection_that_is_being_made(
     assert threads() == []
     assert caplog.records == []
     transport.close()
+
+
+def test_ctrl_c_while_a_forwarded_port_begins_to_listen_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def never() -> WebSocket:
+        raise AssertionError
+
+    def start_late(thread: threading.Thread) -> None:
+        threads.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    with pytest.raises(KeyboardInterrupt):
+        PortForward(never, 0, "a port")
+    gc.collect()
+    for thread in threads:
+        start(thread)  # it had just been created when Ctrl-C came
+        thread.join(5)
+        assert not thread.is_alive()

@@ -434,3 +434,13 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
         while data := source.recv(65536):
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)
+
+
+def test_closing_while_a_refused_connection_is_closed_raises_nothing(
+    transport: HttpTransport,
+) -> None:
+    websocket = WebSocket(transport, "http://127.0.0.1:1")
+    closed = socket.socket()
+    closed.close()
+    websocket._socket = closed  # as the thread that opens it leaves it for a moment
+    websocket.close()
