@@ -38,7 +38,6 @@ with Server(("127.0.0.1", 0), Echo) as server:
     print(server.server_address[1], flush=True)
     server.serve_forever()
 """
-from neuro_sync.client.forward import PortForward
 
 
 @pytest.fixture
