@@ -64,6 +64,7 @@ from neuro_sync.models.jobs import (
 from neuro_sync.models.uris import complete
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from .arguments import BadValuesRefused, at_most, characters, several, strings, whole_number
@@ -276,7 +277,9 @@ class Jobs(Section):
     def _submit(self, endpoint: str, body: dict[str, Any], name: str | None) -> JobDescription:
         JobDescription.model_rebuild()  # the first time, while the connection is being made
         try:
-            answer = self._transport.request("POST", self._api(endpoint), body=body)
+            answer = self._transport.request(
+                "POST", self._api(endpoint), retry=Retry.NEVER, body=body
+            )
         except ConnectionFailed as error:
             search = f"list(name={name!r})" if name else "list(reverse=True, limit=10)"
             error.args = (f"{error}. Look with jobs.{search} before you start it again",)
@@ -312,7 +315,9 @@ class Jobs(Section):
 
         Endpoint: GET /jobs/{id}
         """
-        answer = self._transport.request("GET", self._api("jobs", self._key(id)))
+        answer = self._transport.request(
+            "GET", self._api("jobs", self._key(id)), retry=Retry.ALWAYS
+        )
         return self._parse.recognize(JobDescription.from_answer(answer.content))
 
     def kill(self, id: Job) -> None:
@@ -320,10 +325,14 @@ class Jobs(Section):
 
         Endpoint: DELETE /jobs/{id}
         """
-        self._transport.request("DELETE", self._api("jobs", self._key(id)))
+        self._transport.request("DELETE", self._api("jobs", self._key(id)), retry=Retry.ALWAYS)
 
     def bump_life_span(self, id: Job, additional_life_span: Duration) -> None:
         """Let a job run longer, by seconds that are rounded up to whole minutes.
+
+        Raises:
+            ConnectionFailed: The platform was not reached, or did not answer. It is not asked
+                again, so the time is added at most once; `status` shows the life span.
 
         Endpoint: PUT /jobs/{id}/max_run_time_minutes
         """
@@ -335,7 +344,8 @@ class Jobs(Section):
         with BadValuesRefused():
             change = LifeSpanChange(additional_max_run_time_minutes=minutes)
         body = change.model_dump(exclude_none=True)
-        self._transport.request("PUT", self._api("jobs", self._key(id), LIFE_SPAN), body=body)
+        url = self._api("jobs", self._key(id), LIFE_SPAN)
+        self._transport.request("PUT", url, retry=Retry.NEVER, body=body)
 
     def tags(self) -> tuple[str, ...]:
         """Return the tags of the caller's jobs, those of the newest job first, each once.
@@ -364,7 +374,7 @@ class Jobs(Section):
         Endpoint: GET {monitoring}/capacity
         """
         url = self._config.cluster(cluster_name).monitoring_url
-        answer = self._transport.request("GET", f"{url}/capacity")
+        answer = self._transport.request("GET", f"{url}/capacity", retry=Retry.ALWAYS)
         return read_answer(_CAPACITY, answer.content, "number for each preset")
 
     @overload
@@ -745,7 +755,7 @@ class Jobs(Section):
         url = f"{self._monitoring_url(id)}/resize"
         try:
             query = [(name, str(value)) for name, value in size.items()]
-            self._transport.request("POST", url, query=query)
+            self._transport.request("POST", url, retry=Retry.ALWAYS, query=query)
         except ResourceNotFound as error:
             if error.payload is not None:  # the call is there, the job is not
                 raise
@@ -774,7 +784,8 @@ class Jobs(Section):
                 f'use jobs.exec(id, "kill -{name} 1")'
             )
         url = f"{self._monitoring_url(id, cluster_name)}/kill"
-        self._transport.request("POST", url, query=[] if is_kill else [("signal", str(signal))])
+        query = [] if is_kill else [("signal", str(signal))]
+        self._transport.request("POST", url, retry=Retry.NEVER, query=query)
 
     def save(
         self,
@@ -803,6 +814,7 @@ class Jobs(Section):
         progress = progress or AbstractDockerImageProgress()
         with self._transport.stream(
             f"{self._url_of(job)}/save",
+            retry=Retry.NEVER,
             method="POST",
             body={"container": {"image": target.as_docker_url()}},
             accept=NDJSON,
@@ -869,7 +881,7 @@ class Jobs(Section):
         if separator is not None:
             query.append(("separator", separator))
         url = f"{self._monitoring_url(id, cluster_name)}/log"
-        return self._transport.stream(url, query=query, is_silent=True)
+        return self._transport.stream(url, retry=Retry.ALWAYS, query=query, is_silent=True)
 
     def _id_of(self, id: Job) -> str:
         return self._locate(id).id
@@ -964,7 +976,9 @@ class Jobs(Section):
         query += [("limit", str(limit))] if limit is not None else []
         # A platform lists jobs under removal too, unless it is asked not to.
         query += [("being_dropped", "False"), ("logs_removed", "False")]
-        stream = self._transport.stream(self._api("jobs"), query=query, accept=NDJSON)
+        stream = self._transport.stream(
+            self._api("jobs"), retry=Retry.ALWAYS, query=query, accept=NDJSON
+        )
         return Records(stream, map(self._parse.recognize, _read_jobs(stream)))
 
 

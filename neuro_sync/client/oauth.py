@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from yarl import URL
 
 from neuro_sync.errors import APIError, AuthenticationError, ProtocolError
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.tokens import checked_token, masked
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def _ask(
     transport: HttpTransport, token_url: str, form: dict[str, str], told: tuple[str, ...]
 ) -> Grant:
     try:
-        answer = transport.request("POST", token_url, form=form, accept="application/json")
+        # A code and a refresh token can be used once.
+        answer = transport.request(
+            "POST", token_url, retry=Retry.NEVER, form=form, accept="application/json"
+        )
     except APIError as error:
         # Not chained: what a server says may repeat what it was told.
         raise _refusal(error, URL(token_url).path, told) from None

@@ -108,6 +108,10 @@ class _Headers(http.client.HTTPMessage):
         return list(self.raw_items())
 
 
+class ProxyLoginRequired(OSError):
+    """A proxy wants another login, or one at all."""
+
+
 class Response(http.client.HTTPResponse):
     """An answer of which the head is read in one loop, and a chunked body as far as it came."""
 
@@ -148,6 +152,17 @@ class Response(http.client.HTTPResponse):
             self.length = 0
         if self.length is None and not self.chunked:
             self.will_close = True
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Read the first line of a proxy's answer to CONNECT; `begin` reads all others.
+
+        Raises:
+            ProxyLoginRequired: The proxy wants a login.
+        """
+        version, status, reason = super()._read_status()  # type: ignore[misc]  # not in the stub
+        if status == http.client.PROXY_AUTHENTICATION_REQUIRED:
+            raise ProxyLoginRequired(f"it answered: {status} {reason.strip()}")
+        return version, status, reason
 
     def read1(self, n: int = -1) -> bytes:
         """Return what came, at least one byte until the end; `n` is only a hint when chunked."""
@@ -255,6 +270,13 @@ class _JoinedRequests(HTTPConnection):
         self._is_remembered = False
         super().connect()
         self.connect_seconds = monotonic() - began
+
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except ProxyLoginRequired:
+            self.close()  # as the library does, which takes it for the platform's answer if not
+            raise
 
     def request(  # type: ignore[override]  # of the standard library's own
         self,

@@ -19,7 +19,6 @@ from contextlib import suppress
 from urllib.parse import urlencode, urlsplit
 
 from typing_extensions import Self
-from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from neuro_sync.closing import Closing
@@ -36,9 +35,10 @@ from neuro_sync.errors import (
 )
 from neuro_sync.monotonic import monotonic
 
-from .answers import PIECE
+from .answers import PIECE, Connection
 from .connections import socket_options
 from .http import HttpTransport, Query, proxy_error, redirection
+from .retry import Retry
 from .rfc6455 import (
     BINARY,
     CLOSE,
@@ -138,7 +138,7 @@ class WebSocket(Closing):
             return self._open_as_user()
         except NeuroError as error:
             # If the service has moved, the next one is opened where it is now.
-            self._transport.moved_address("CONNECT", self._url, error)
+            self._transport.moved_address(Retry.NEVER, self._url, error)
             raise
 
     def _open_as_user(self) -> Self:
@@ -231,7 +231,7 @@ class WebSocket(Closing):
         if proxy and proxy.scheme != "http":
             raise ConfigError(f"exec, attach and port_forward know no {proxy.scheme} proxies")
         where = (str(proxy.hostname), proxy.port or 80) if proxy else (host, port)
-        connection = HTTPConnection(*where, timeout=connect, socket_options=socket_options())
+        connection = Connection(*where, timeout=connect, socket_options=socket_options())
         if proxy:
             connection.set_tunnel(host, port, headers=dict(self._settings.proxy_headers))
         try:
