@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
@@ -16,6 +17,7 @@ from yarl import URL
 from neuro_sync.errors import (
     APIError,
     CommandFailed,
+    CommandTimeout,
     ConnectionFailed,
     IllegalArgumentError,
     JobFailed,
@@ -62,7 +64,9 @@ from neuro_sync.models.jobs import (
     command_line,
 )
 from neuro_sync.models.uris import complete
+from neuro_sync.monotonic import monotonic
 from neuro_sync.transport.clock import Clock
+from neuro_sync.transport.deadlines import call_deadline
 from neuro_sync.transport.http import HttpTransport, segment
 from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
@@ -411,13 +415,15 @@ class Jobs(Section):
         """Wait until a job is over, and return what it was like then; of several, all of them.
 
         With ``until="running"`` a job that runs is enough; one that is over counts too. `timeout`
-        is the deadline of the whole wait; without one it lasts as long as the jobs. A platform
-        that is not to be reached is asked again for five minutes. A description of a job that is
-        over is returned as it is, without a question. `on_update` is called with
-        each description that comes meanwhile, the same state or a new one.
+        bounds the whole call, however slowly the platform answers; 0 asks once. Without one it
+        lasts as long as the jobs. A platform that is not to be reached is asked again for five
+        minutes. A description of a job that is over is returned as it is, without a question.
+        `on_update` is called with each description that comes meanwhile, the same state or a new
+        one.
 
         Raises:
-            WaitTimeout: The deadline passed; the error has what was known last. The job goes on.
+            WaitTimeout: The deadline passed; the error has what was known last, if anything. The
+                job goes on.
             JobFailed: With ``check=True``, when a job did not succeed; the error has the first
                 such job and the last lines of its log.
         """
@@ -425,45 +431,58 @@ class Jobs(Section):
             raise IllegalArgumentError(f"until = {until!r}: it is 'running' or 'finished'")
         one = isinstance(id, JOB_TYPES)
         ids: tuple[Job, ...] = several("id", id, JOB_TYPES)
-        end = deadline(timeout, self._clock.now())
+        begin = self._clock.now()
+        end = deadline(timeout, begin)
         tell: OnUpdate = on_update or (lambda _: None)
         if any(isinstance(job, JobDescription) and job.status is JobStatus.PENDING for job in ids):
             self._clock.sleep(max(min(HEAD_START, end - self._clock.now()), 0.0))
-        jobs = [self._status_unless_over(job) for job in ids]
-        for job in jobs:
-            tell(job)
+        jobs = []
+        for job in ids:
+            # One question is asked in any case.
+            jobs.append(self._first_status(job, until, math.inf if end <= begin else end))
+            tell(jobs[-1])
         heard = self._clock.now()
+        failure: NeuroError | None = None
         delay = FIRST_POLL
         while waiting := [place for place, job in enumerate(jobs) if not _reached(job, until)]:
             left = end - self._clock.now()
             if left <= 0:
                 late = jobs[waiting[0]]
-                raise WaitTimeout(f"{late} was not {until} in time", late)
+                raise WaitTimeout(f"{late} was not {until} in time", late) from failure
             self._clock.sleep(min(delay, left))
             delay = min(delay * 1.5, SLOWEST_POLL)
             try:
                 for place in waiting:
-                    jobs[place] = self.status(jobs[place])
+                    with call_deadline(end, self._clock.now):
+                        jobs[place] = self.status(jobs[place])
                     tell(jobs[place])
-                heard = self._clock.now()
-            except (ConnectionFailed, ServerError):
+                heard, failure = self._clock.now(), None
+            except (ConnectionFailed, ServerError) as error:
                 if self._clock.now() - heard > PATIENCE:
                     raise
+                failure = error
         if check:
             for job in jobs:
                 if job.status.is_finished and job.status is not JobStatus.SUCCEEDED:
-                    self._raise_failed(job)
+                    self._raise_failed(job, end)
         return jobs[0] if one else tuple(jobs)
 
-    def _status_unless_over(self, job: Job) -> JobDescription:
-        if isinstance(job, JobDescription) and job.status.is_finished:
-            return job  # it stays as it is
-        return self.status(job)
-
-    def _raise_failed(self, job: JobDescription) -> NoReturn:
+    def _first_status(self, job: Job, until: Until, end: float) -> JobDescription:
+        known = job if isinstance(job, JobDescription) else None
+        if known is not None and known.status.is_finished:
+            return known  # it stays as it is
         try:
-            with self.logs(job, tail=TAIL_LINES) as lines:
-                tail = tuple(lines)
+            with call_deadline(end, self._clock.now):
+                return self.status(job)
+        except (ConnectionFailed, ServerError) as error:
+            if self._clock.now() < end:
+                raise
+            raise WaitTimeout(f"{job} was not {until} in time: {error}", known) from error
+
+    def _raise_failed(self, job: JobDescription, end: float) -> NoReturn:
+        try:
+            with call_deadline(end, self._clock.now), self.logs(job, tail=TAIL_LINES) as lines:
+                tail = self._read_until(end, lines)
         except NeuroError as error:
             tail = (f"(the log could not be read: {error})",)
         story = [str(job), job.reason]
@@ -471,6 +490,17 @@ class Jobs(Section):
             story.append(job.history.description)
         text = ": ".join(part for part in story if part)
         raise JobFailed("\n".join([text, *tail]), job, tail)
+
+    def _read_until(self, end: float, lines: LogLines) -> tuple[str, ...]:
+        """Return the lines of a log that come before the deadline."""
+        if end == math.inf:
+            return tuple(lines)
+        closer = threading.Timer(max(end - self._clock.now(), 0.0), lines.close)
+        closer.start()
+        try:
+            return tuple(lines)
+        finally:
+            closer.cancel()
 
     def monitor(
         self,
@@ -677,8 +707,8 @@ class Jobs(Section):
 
         Raises:
             CommandFailed: With ``check=True``, when it did not end with 0.
-            CommandTimeout: It was not over within `timeout`; the error has its output so far. It
-                may go on inside the job.
+            CommandTimeout: It was not over within `timeout` from the call on; the error has its
+                output so far. It may go on inside the job.
             StreamInterrupted: The connection ended before there was an exit code.
             InputNotEnded: Nothing happened for `eof_timeout` seconds after the input, and the
                 platform cannot send its end. The error has the output so far.
@@ -688,13 +718,24 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/exec, a websocket
         """
-        limit = _seconds(timeout, "timeout")
+        end = deadline(timeout, monotonic())
+        from .channels import CLOSING_PATIENCE_S
+
         silence = _seconds(eof_timeout, "eof_timeout")
         data = input.encode() if isinstance(input, str) else input
         # Without input there is nothing whose end would have to be sent.
-        stream = self.exec(id, cmd, stdin=bool(data), cluster_name=cluster_name)
-        with stream:
-            result = stream.communicate(data or None, timeout=limit, eof_timeout=silence)
+        try:
+            with call_deadline(end):
+                stream = self.exec(id, cmd, stdin=bool(data), cluster_name=cluster_name)
+        except (ConnectionFailed, ServerError) as error:
+            if monotonic() < end:
+                raise
+            raise CommandTimeout(f"{cmd!r} was not over in time: {error}") from error
+        try:
+            left = end - monotonic()
+            result = stream.communicate(data or None, timeout=left, eof_timeout=silence)
+        finally:
+            stream.close(patience_s=min(CLOSING_PATIENCE_S, max(end - monotonic(), 0.0)))
         if check and result.exit_code != 0:
             tail = (result.stderr or result.stdout).decode(errors="replace").strip()
             why = stream.exit_message or tail[-2000:]

@@ -41,6 +41,7 @@ from neuro_sync.version import __version__
 from .answers import LendingPool, ProxyLoginRequired, wait_for_ever
 from .clock import Clock
 from .connections import Connections, ConnectionSettings, Timeout, socket_timeouts
+from .deadlines import DeadlinePassed, bounded, seconds_left
 from .retry import Retry
 from .stream import Stream, close_dropped
 from .tls import Certificate
@@ -355,6 +356,8 @@ class HttpTransport:
         for attempt in range(1, attempts + 1):
             try:
                 return self._send_once(request, retry, stream=stream)
+            except DeadlinePassed:
+                raise
             except ConnectionFailed as error:
                 if attempt == attempts or retry is Retry.REFUSED or _is_permanent(error):
                     raise
@@ -372,7 +375,9 @@ class HttpTransport:
                     return _nothing_left()
                 raise
             logger.info("%s; trying again in %.1f s", reason, delay)
-            self._clock.sleep(delay)
+            self._clock.sleep(min(delay, seconds_left()))
+            if not seconds_left():
+                raise DeadlinePassed(f"{reason}; there is no time to try again") from reason
         raise AssertionError("the last attempt returns or raises")
 
     def _prepare(
@@ -415,16 +420,20 @@ class HttpTransport:
     ) -> requests.Response:
         method, url = str(request.method), str(request.url)
         session, settings = self._connections.to(url)
+        connect, read = (bounded(timeout) for timeout in self._timeout)
         try:
             response = session.get_adapter(url).send(
                 request,
                 stream=True,
-                timeout=self._timeout,  # type: ignore[arg-type]  # the stub lacks (None, number)
+                timeout=(connect, read),  # type: ignore[arg-type]  # the stub lacks (None, number)
                 **settings,
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it
         except BROKEN as error:
+            if not seconds_left():
+                text = f"no answer before the deadline: {_where(method, url)}"
+                raise DeadlinePassed(text) from error
             raise _connection_error(error, method, url, retry) from error
         if response.status_code == PROXY_WANTS_LOGIN:
             refusal = ProxyLoginRequired(f"it answered: 407 {response.reason}")

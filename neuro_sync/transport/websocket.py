@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import math
 import selectors
 import socket
 import ssl
@@ -16,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from typing_extensions import Self
@@ -37,6 +39,7 @@ from neuro_sync.monotonic import monotonic
 
 from .answers import PIECE, Connection
 from .connections import socket_options
+from .deadlines import DeadlinePassed, bounded, seconds_left
 from .http import HttpTransport, Query, proxy_error, redirection
 from .retry import Retry
 from .rfc6455 import (
@@ -169,7 +172,7 @@ class WebSocket(Closing):
                 raise StreamClosed(f"{self._what} was closed while it was being opened")
             handshake.connect(  # type: ignore[no-untyped-call]  # it has no annotations
                 "ws" + self._url.removeprefix("http"),
-                socket=self._socket,
+                socket=self._socket if seconds_left() == math.inf else _Bounded(self._socket),
                 header=self._header(token),
                 suppress_origin=True,
                 # It would send the token to wherever it is told to go.
@@ -193,6 +196,9 @@ class WebSocket(Closing):
             raise
         except (TimeoutError, WebSocketTimeoutException) as error:
             self._discard()
+            if not seconds_left():
+                text = f"no answer before the deadline: {self._what}"
+                raise DeadlinePassed(text) from error
             raise RequestTimeout(f"no answer within the timeout: {self._what}") from error
         except (ConnectionRefusedError, socket.gaierror) as error:
             raise ConnectionFailed(f"nobody answers there: {self._what}") from error
@@ -244,8 +250,9 @@ class WebSocket(Closing):
             raise (cause or error) from error
         connected = connection.sock
         if self._settings.tls is not None:
+            connected.settimeout(bounded(connect))
             connected = self._settings.tls.wrap_socket(connected, server_hostname=host)
-        connected.settimeout(read)
+        connected.settimeout(bounded(read))
         return connected
 
     def _header(self, token: str) -> dict[str, str]:
@@ -323,12 +330,13 @@ class WebSocket(Closing):
         peer was told, or the connection is over already; a writer that is waiting for the peer
         is given `timeout` seconds.
         """
+        give_up_at = monotonic() + timeout
         if not self._writing.acquire(timeout=timeout):
             return False
         try:
             if self._ending or self._closed or self._socket is None:
                 return True
-            if not _is_writable(self._socket, timeout):
+            if not _is_writable(self._socket, max(give_up_at - monotonic(), 0.0)):
                 return False
             self._ending = True
             with suppress(NeuroError):
@@ -523,6 +531,21 @@ class WebSocket(Closing):
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
+
+
+class _Bounded:
+    """A connection for a handshake before a deadline; its library reads byte by byte."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._timeout = connected.gettimeout()
+
+    def recv(self, size: int) -> bytes:
+        self._socket.settimeout(bounded(self._timeout))
+        return self._socket.recv(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
 
 
 def _is_writable(connected: socket.socket, timeout: float = 0.0) -> bool:
