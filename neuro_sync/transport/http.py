@@ -68,6 +68,8 @@ NOT_CONNECTED = (
     socket.gaierror,
 )
 
+TIMEOUTS = (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)
+
 WRAPPED = ("reason", "original_error")
 """Attributes in which errors of the libraries below keep the one that they wrap."""
 
@@ -527,9 +529,7 @@ def _connection_error(error: Exception, method: str, url: str, retry: Retry) -> 
         return proxy_error(getattr(reason, "original_error", reason), where)
     if isinstance(error, requests.ConnectTimeout):
         return RequestTimeout(f"no connection within the timeout: {where}")
-    within = error.args[0] if error.args else None  # a body that stops coming
-    timeouts = requests.Timeout | urllib3.exceptions.TimeoutError
-    if isinstance(error, timeouts) or isinstance(within, urllib3.exceptions.ReadTimeoutError):
+    if any(isinstance(cause, TIMEOUTS) for cause in _causes(error)):
         return RequestTimeout(f"no answer within the timeout: {where}")
     never_sent = _reached_nobody(error)
     doubt = "; it may have been carried out" if retry is Retry.NEVER and not never_sent else ""
@@ -582,5 +582,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """
     while error is not None:
         yield error
-        inner = [*error.args[:1], *(getattr(error, name, None) for name in WRAPPED)]
+        inner = [*error.args, *(getattr(error, name, None) for name in WRAPPED)]
         error = next((each for each in inner if isinstance(each, BaseException)), None)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 import requests
@@ -454,3 +456,85 @@ def test_an_answer_that_breaks_off_within_its_headers_is_no_answer(clock: Skippi
         transport.close()
     serving.join()
     listener.close()
+
+
+PAUSE_S = 0.4
+PATIENT = (0.2, 5.0)
+"""Less than the pause to connect, more than it to send."""
+
+
+@contextmanager
+def receiving(*pauses: float, piece: int = 2**16) -> Iterator[tuple[str, list[int]]]:
+    """Receive uploads with a pause before each piece, then all the rest; yield their sizes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+        sizes: list[int] = []
+
+        def receive() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=take, args=(connection,), daemon=True).start()
+
+        def take(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                while request := connection.recv(2**16):
+                    head, _, body = request.partition(b"\r\n\r\n")
+                    found = re.search(rb"Content-Length: (\d+)", head)
+                    assert found
+                    size = len(body)
+                    for pause in pauses:
+                        time.sleep(pause)
+                        size += len(connection.recv(piece, socket.MSG_WAITALL))
+                    while size < int(found[1]):
+                        size += len(connection.recv(2**20))
+                    sizes.append(size)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=receive, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/storage/x", sizes
+
+
+class InPieces:
+    """A body of three pieces."""
+
+    size = 3 * 2**22
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return iter([memoryview(bytes(2**22))] * 3)
+
+
+@pytest.mark.parametrize("content", [bytes(2**24), InPieces()], ids=["whole", "in pieces"])
+def test_a_platform_that_pauses_while_it_receives_is_waited_for(
+    content: bytes | InPieces,
+) -> None:
+    size = len(content) if isinstance(content, bytes) else content.size
+    with (
+        receiving(PAUSE_S, PAUSE_S) as (url, sizes),
+        closing(HttpTransport(CANARY, timeout=PATIENT)) as transport,
+    ):
+        for _ in range(2):  # on a new connection, and on one that was used before
+            transport.request("PUT", url, retry=Retry.NEVER, content=content)
+    assert sizes == [size, size]
+
+
+def test_a_slow_upload_may_take_longer_than_a_pause() -> None:
+    timeout = (0.5, 0.5)
+    with (
+        receiving(*[0.1] * 10, piece=2**20) as (url, sizes),
+        closing(HttpTransport(CANARY, timeout=timeout)) as transport,
+    ):
+        transport.request("PUT", url, retry=Retry.NEVER, content=bytes(2**24))
+    assert sizes == [2**24]
+
+
+def test_a_platform_that_stops_receiving_is_a_timeout(clock: Skipping) -> None:
+    with (
+        receiving(3) as (url, sizes),
+        closing(HttpTransport(CANARY, timeout=(5.0, 0.2), clock=clock)) as transport,
+    ):
+        begin = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            transport.request("PUT", url, retry=Retry.ALWAYS, content=bytes(2**24))
+        assert 0.7 < time.monotonic() - begin < 2.5  # four attempts
+    assert not sizes
