@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args, overload
 
 from pydantic import TypeAdapter
@@ -95,6 +96,12 @@ PATIENCE = 300.0
 TAIL_LINES = 20
 SHOWN_COMMAND = 200
 """Characters of a command that an error shows."""
+COMMON_HEAD_LIMIT = 8000
+"""Bytes of a request's head, nearly: the most that many servers and proxies take."""
+HEAD_TOO_LARGE = frozenset(
+    {HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE}
+)
+SHORTER = "write it to a file that the job can read, or pass it as the input of a shorter command"
 LIFE_SPAN = "max_run_time_minutes"
 
 Job = str | URL | JobDescription
@@ -610,7 +617,8 @@ class Jobs(Section):
         Raises:
             ResourceNotFound: The job is not running.
             IllegalArgumentError: There is no such job or no command, or the command has a quote
-                that is not closed.
+                that is not closed, or it is longer than the platform takes: 256 KiB on the local
+                one, 8 KiB on others.
             ConnectionFailed: The platform was not reached, or did not answer. The command is not
                 sent again, but it may have been carried out.
 
@@ -624,8 +632,15 @@ class Jobs(Section):
         query += _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
         try:
             websocket = self._open_channel(id, "exec", query, cluster_name)
-        except (ResourceNotFound, ServerError) as error:
-            _check_words(command, error)
+        except APIError as error:
+            _check_length(command, error)
+            if isinstance(error, ResourceNotFound | ServerError):
+                _check_words(command, error)
+            raise
+        except ConnectionFailed as error:
+            if len(command) > COMMON_HEAD_LIMIT:
+                hint = f"the command of {len(command)} characters may be too long for the platform"
+                error.args = (f"{error}; {hint} or a proxy before it, so {SHORTER}",)
             raise
         return StdStream(websocket, f"{command!r}", tty=tty, stdin=stdin)
 
@@ -1084,6 +1099,24 @@ def _check_words(command: str, refusal: APIError) -> None:
     raise IllegalArgumentError(
         text, status=refusal.status, method=refusal.method, path=refusal.path
     ) from refusal
+
+
+def _check_length(command: str, refusal: APIError) -> None:
+    """Check that a platform has not refused a command for its length.
+
+    Raises:
+        IllegalArgumentError: It has.
+    """
+    is_mute = refusal.status == HTTPStatus.BAD_REQUEST and refusal.payload is None
+    if refusal.status in HEAD_TOO_LARGE or (is_mute and len(command) > COMMON_HEAD_LIMIT):
+        raise IllegalArgumentError(
+            f"the command of {len(command)} characters is too long for this platform "
+            f"({refusal.text[:SHOWN_COMMAND]}); {SHORTER}",
+            status=refusal.status,
+            method=refusal.method,
+            path=refusal.path,
+            request_id=refusal.request_id,
+        ) from refusal
 
 
 def _reached(job: JobDescription, until: Until) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import math
 import selectors
 import socket
 import ssl
@@ -63,6 +62,9 @@ logger: logging.Logger = logging.getLogger("neuro_sync")
 
 HEARTBEAT = 10.0
 """Seconds of silence after which the peer is asked for a sign of life; after two it is gone."""
+
+LARGEST_HEAD = 2**18
+"""Bytes of the answer to a handshake, without its body."""
 
 ALWAYS_TAKEN = 4096
 """So many bytes any command takes in without reading: a terminal's queue, the smallest one."""
@@ -172,7 +174,7 @@ class WebSocket(Closing):
                 raise StreamClosed(f"{self._what} was closed while it was being opened")
             handshake.connect(  # type: ignore[no-untyped-call]  # it has no annotations
                 "ws" + self._url.removeprefix("http"),
-                socket=self._socket if seconds_left() == math.inf else _Bounded(self._socket),
+                socket=_HandshakeSocket(self._socket),
                 header=self._header(token),
                 suppress_origin=True,
                 # It would send the token to wherever it is told to go.
@@ -194,6 +196,9 @@ class WebSocket(Closing):
             raise self._refusal(error.status_code, said, error.resp_headers, token) from None
         except ConnectionFailed:  # the proxy's
             raise
+        except ProtocolError as error:
+            self._discard()
+            raise ProtocolError(f"{error}: {self._what}") from None
         except (TimeoutError, WebSocketTimeoutException) as error:
             self._discard()
             if not seconds_left():
@@ -533,14 +538,22 @@ class WebSocket(Closing):
                 self._socket = None
 
 
-class _Bounded:
-    """A connection for a handshake before a deadline; its library reads byte by byte."""
+class _HandshakeSocket:
+    """A connection on which a handshake ends at the deadline, and a head at its limit.
+
+    The library reads heads byte by byte, however many bytes come.
+    """
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._timeout = connected.gettimeout()
+        self._head_size = 0
 
     def recv(self, size: int) -> bytes:
+        if size == 1:
+            self._head_size += 1
+            if self._head_size > LARGEST_HEAD:
+                raise ProtocolError(f"the head of the answer has more than {LARGEST_HEAD} bytes")
         self._socket.settimeout(bounded(self._timeout))
         return self._socket.recv(size)
 
