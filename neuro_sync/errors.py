@@ -116,10 +116,10 @@ class CommandTimeout(NeuroError, TimeoutError):
 class WaitTimeout(NeuroError, TimeoutError):
     """The deadline of a wait passed. The job was left alone."""
 
-    def __init__(self, message: str, job: JobDescription) -> None:
+    def __init__(self, message: str, job: JobDescription | None) -> None:
         super().__init__(message)
         self.job = job
-        """What was known of the job last."""
+        """What was known of the job last; None if the platform told nothing of it in time."""
 
 
 class JobFailed(NeuroError, RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -12,6 +13,9 @@ from typing import NamedTuple
 from neuro_sync.local.state import make_token
 
 SERVICES = ("storage", "users", "monitoring", "secrets", "disks", "buckets")
+
+
+JOB_ID = "job-00000000-0000-0000-0000-000000000000"
 
 
 class Request(NamedTuple):
@@ -28,6 +32,12 @@ class Cut(bytes):
     """An answer after which the connection is closed, whatever it says."""
 
 
+class Dripped(bytes):
+    """An answer that comes byte by byte."""
+
+
+DRIP_INTERVAL_S = 0.05
+
 Reply = bytes | Callable[[Request], bytes]
 
 
@@ -39,6 +49,21 @@ def answer(
     sized = (f"Content-Length: {len(content)}",) if length else ()
     lines = [f"HTTP/1.1 {status}", *headers, *sized, "", ""]
     return "\r\n".join(lines).encode() + content
+
+
+def job(status: str = "running") -> dict[str, object]:
+    """Describe a job as a platform does."""
+    history = {"status": status, "created_at": "2026-01-01T00:00:00+00:00"}
+    if status == "failed":
+        history["finished_at"] = "2026-01-01T00:00:01+00:00"
+    return {
+        "id": JOB_ID,
+        "owner": "alice",
+        "cluster_name": "default",
+        "status": status,
+        "history": history,
+        "container": {"image": "ubuntu", "resources": {"cpu": 1, "memory": 2**20}},
+    }
 
 
 class ScriptedPlatform(socketserver.ThreadingTCPServer):
@@ -86,7 +111,12 @@ class _Connection(socketserver.StreamRequestHandler):
                     headers[name.lower()] = value.strip()
                 self.rfile.read(int(headers.get("content-length", 0)))
                 reply = self.server.reply(Request(method, target, headers))
-                self.wfile.write(reply)
+                if isinstance(reply, Dripped):
+                    for byte in reply:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(DRIP_INTERVAL_S)
+                else:
+                    self.wfile.write(reply)
                 head = reply.partition(b"\r\n\r\n")[0].lower()
                 is_delimited = b"content-length:" in head or b"chunked" in head
                 if not is_delimited or b"close" in head or isinstance(reply, Cut):

@@ -381,13 +381,19 @@ def top(session: Session, jobs: tuple[str, ...], timeout: float | None, as_json:
 
     Example: neuro top test
     """
+    from neuro_sync.models.durations import deadline
+    from neuro_sync.monotonic import monotonic
+    from neuro_sync.transport.deadlines import call_deadline
+
     from . import telemetry
 
-    watched = [session.jobs.status(job) for job in jobs] if jobs else _running(session)
+    end = deadline(timeout, monotonic())
+    with call_deadline(end):
+        watched = [session.jobs.status(job) for job in jobs] if jobs else _running(session)
     if not watched:
         output.note("No job of yours is running.")
         return
-    telemetry.watch(session, watched, timeout=timeout, as_json=as_json)
+    telemetry.watch(session, watched, end=end, as_json=as_json)
 
 
 def _running(session: Session) -> list[JobDescription]:

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from neuro_sync.errors import NeuroError
-from neuro_sync.models.durations import deadline
 from neuro_sync.monotonic import monotonic
+from neuro_sync.transport.deadlines import DeadlinePassed, call_deadline
 
 from . import output
 
@@ -25,31 +25,32 @@ Sample = tuple["JobDescription", "JobTelemetry | NeuroError | None"]
 """A job, and what it uses now; none at its end."""
 
 
-def watch(
-    session: Session, jobs: Sequence[JobDescription], *, timeout: float | None, as_json: bool
-) -> None:
+def watch(session: Session, jobs: Sequence[JobDescription], *, end: float, as_json: bool) -> None:
     """Show what jobs use until all of them are over, or the time is."""
     if as_json:
-        for job, sample in _samples(session, jobs, timeout):
+        for job, sample in _samples(session, jobs, end):
             output.json({"id": job.id, "name": job.name, **sample.model_dump(mode="json")})
     elif sys.stdout.isatty():
-        _draw(_samples(session, jobs, timeout))
+        _draw(_samples(session, jobs, end))
     else:
         output.row(HEADINGS)
-        for job, sample in _samples(session, jobs, timeout):
+        for job, sample in _samples(session, jobs, end):
             output.row(_cells(job, sample))
 
 
 def _samples(
-    session: Session, jobs: Sequence[JobDescription], timeout: float | None
+    session: Session, jobs: Sequence[JobDescription], end: float
 ) -> Iterator[tuple[JobDescription, JobTelemetry]]:
     """Yield the samples of all jobs as they come, each read in a thread of its own."""
-    end = deadline(timeout, monotonic())
     samples: queue.SimpleQueue[Sample] = queue.SimpleQueue()
     running = len(jobs)
     with ExitStack() as stack:
         for job in jobs:
-            stream = stack.enter_context(session.jobs.top(job))
+            try:
+                with call_deadline(end):
+                    stream = stack.enter_context(session.jobs.top(job))
+            except DeadlinePassed:
+                return
             reader = threading.Thread(
                 target=_read, args=(job, stream, samples), name="neuro-top", daemon=True
             )

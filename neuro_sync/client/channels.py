@@ -41,7 +41,7 @@ INPUT_PIECE = 2**16
 """How many bytes of input a message has at most."""
 KEPT = 2**24
 """How many bytes of output wait for their reader before the command is slowed down."""
-CLOSING_PATIENCE = 1.0
+CLOSING_PATIENCE_S = 1.0
 """Seconds in which the platform may confirm that it was told of the end."""
 CTRL_D = b"\x04"
 
@@ -313,11 +313,12 @@ class StdStream(Closing, Iterator[Message]):
             raise
         return CommandResult(exit_code, b"".join(written[1]), b"".join(written[2]))
 
-    def close(self) -> None:
+    def close(self, *, patience_s: float = CLOSING_PATIENCE_S) -> None:
         """End the connection; what runs inside the job may go on.
 
         Whoever reads or waits in another thread is released at once. Output that was not read
-        stays readable. In a child of `fork` only the child's own use of it ends.
+        stays readable. The platform has `patience_s` to confirm that it was told of the end. In a
+        child of `fork` only the child's own use of it ends.
         """
         if self.is_inherited:
             self._closed = self._over = True
@@ -330,8 +331,9 @@ class StdStream(Closing, Iterator[Message]):
             return
         if self._thread.is_alive():
             # Not outright: that could undo what was written last.
-            self._end()
-            self._thread.join(CLOSING_PATIENCE)
+            give_up_at = monotonic() + patience_s
+            self._end(patience_s)
+            self._thread.join(max(give_up_at - monotonic(), 0.0))
         self._stop()
         self._thread.join()
         if self._feeder is not None:
@@ -391,9 +393,9 @@ class StdStream(Closing, Iterator[Message]):
                 raise StreamClosed(f"{self._what} is over; nothing more can be sent") from None
             raise
 
-    def _end(self) -> None:
+    def _end(self, patience_s: float) -> None:
         # A writer that waits for a command that reads nothing is not waited for.
-        if not self._websocket.end(CLOSING_PATIENCE):
+        if not self._websocket.end(patience_s):
             self._websocket.close()
 
     def _accept(self, message: bytes) -> bool:

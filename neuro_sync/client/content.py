@@ -27,6 +27,7 @@ from neuro_sync.models.storage import ListedFile
 from neuro_sync.models.uris import path_of
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.stream import Stream
 
 from .transfers import is_file
@@ -109,7 +110,9 @@ class FileContent(Closing, Iterator[bytes]):
     def _ask_size(self) -> int:
         """Return the size of the file; if the platform does not tell it, what was read of it."""
         try:
-            answer = self._transport.request("GET", self._url, query=[("op", "GETFILESTATUS")])
+            answer = self._transport.request(
+                "GET", self._url, retry=Retry.ALWAYS, query=[("op", "GETFILESTATUS")]
+            )
             size = ListedFile.from_answer(answer.content).status.size
         except (APIError, ProtocolError):
             return self.position
@@ -137,7 +140,9 @@ class FileContent(Closing, Iterator[bytes]):
             headers["Range"] = f"bytes={self.position}-{'' if stop is None else stop - 1}"
         try:
             with missing(self._uri):
-                stream = self._transport.stream(self._url, query=[("op", "OPEN")], headers=headers)
+                stream = self._transport.stream(
+                    self._url, retry=Retry.ALWAYS, query=[("op", "OPEN")], headers=headers
+                )
         except IllegalArgumentError as error:
             if error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise

@@ -10,6 +10,7 @@ from neuro_sync.models.disks import Disk, NewDisk
 from neuro_sync.models.durations import Duration, deadline
 from neuro_sync.models.jobs import LONGEST_LIFE_SPAN_MINUTES
 from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.retry import Retry
 
 from .arguments import BadValuesRefused
 from .config import Config, Section
@@ -56,7 +57,9 @@ class Disks(Section):
                 name=name,
                 **self._config.tenant(org_name, project_name),
             )
-        answer = self._transport.request("POST", _url(cluster), body=disk.model_dump(mode="json"))
+        answer = self._transport.request(
+            "POST", _url(cluster), retry=Retry.NEVER, body=disk.model_dump(mode="json")
+        )
         return _of(Disk.from_answer(answer.content), cluster)
 
     def get(
@@ -77,7 +80,10 @@ class Disks(Section):
         cluster = self._config.cluster(cluster_name)
         url = f"{_url(cluster)}/{segment(disk_id_or_name)}"
         answer = self._transport.request(
-            "GET", url, query=self._config.tenant(org_name, project_name).items()
+            "GET",
+            url,
+            retry=Retry.ALWAYS,
+            query=self._config.tenant(org_name, project_name).items(),
         )
         return _of(Disk.from_answer(answer.content), cluster)
 
@@ -100,7 +106,10 @@ class Disks(Section):
         """
         url = f"{_url(self._config.cluster(cluster_name))}/{segment(disk_id_or_name)}"
         self._transport.request(
-            "DELETE", url, query=self._config.tenant(org_name, project_name).items()
+            "DELETE",
+            url,
+            retry=Retry.REMOVAL,
+            query=self._config.tenant(org_name, project_name).items(),
         )
 
     def list(
@@ -116,7 +125,7 @@ class Disks(Section):
         """
         cluster = self._config.cluster(cluster_name)
         query = self._config.tenant(org_name, project_name).items()
-        answer = self._transport.request("GET", _url(cluster), query=query)
+        answer = self._transport.request("GET", _url(cluster), retry=Retry.ALWAYS, query=query)
         for disk in Disk.list_from_answer(answer.content):
             yield _of(disk, cluster)
 

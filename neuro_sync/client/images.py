@@ -24,6 +24,7 @@ from neuro_sync.models.images import (
     TagList,
 )
 from neuro_sync.transport.http import HttpTransport
+from neuro_sync.transport.retry import Retry
 
 from .config import Config, Section
 from .parse import Parser
@@ -115,7 +116,7 @@ class Images(Section):
         """
         image = self._parse.platform_image(remote)
         path = f"{_repository(image)}/manifests/{digest or self.digest(image)}"
-        self._ask("DELETE", self._url(image.cluster_name, path), image)
+        self._ask("DELETE", self._url(image.cluster_name, path), image, retry=Retry.REMOVAL)
 
     def push(
         self,
@@ -227,11 +228,22 @@ class Images(Section):
                 what = f"{barren} pages without a new name" if barren else f"{MAX_PAGES} pages"
                 raise ProtocolError(f"the registry continues a list after {what}: {url}")
 
-    def _ask(self, method: str, url: str, image: RemoteImage | None) -> requests.Response:
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        image: RemoteImage | None,
+        *,
+        retry: Retry = Retry.ALWAYS,
+    ) -> requests.Response:
         """Ask the registry; what it says of an image that it has not does not name it."""
         try:
             return self._transport.request(
-                method, url, accept=", ".join(MANIFEST_TYPES), login=self._config.username
+                method,
+                url,
+                retry=retry,
+                accept=", ".join(MANIFEST_TYPES),
+                login=self._config.username,
             )
         except ResourceNotFound as error:
             if image is None:

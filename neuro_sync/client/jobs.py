@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args, overload
 
 from pydantic import TypeAdapter
@@ -16,6 +18,7 @@ from yarl import URL
 from neuro_sync.errors import (
     APIError,
     CommandFailed,
+    CommandTimeout,
     ConnectionFailed,
     IllegalArgumentError,
     JobFailed,
@@ -62,8 +65,11 @@ from neuro_sync.models.jobs import (
     command_line,
 )
 from neuro_sync.models.uris import complete
+from neuro_sync.monotonic import monotonic
 from neuro_sync.transport.clock import Clock
+from neuro_sync.transport.deadlines import call_deadline
 from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from .arguments import BadValuesRefused, at_most, characters, several, strings, whole_number
@@ -90,6 +96,12 @@ PATIENCE = 300.0
 TAIL_LINES = 20
 SHOWN_COMMAND = 200
 """Characters of a command that an error shows."""
+COMMON_HEAD_LIMIT = 8000
+"""Bytes of a request's head, nearly: the most that many servers and proxies take."""
+HEAD_TOO_LARGE = frozenset(
+    {HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE}
+)
+SHORTER = "write it to a file that the job can read, or pass it as the input of a shorter command"
 LIFE_SPAN = "max_run_time_minutes"
 
 Job = str | URL | JobDescription
@@ -276,7 +288,9 @@ class Jobs(Section):
     def _submit(self, endpoint: str, body: dict[str, Any], name: str | None) -> JobDescription:
         JobDescription.model_rebuild()  # the first time, while the connection is being made
         try:
-            answer = self._transport.request("POST", self._api(endpoint), body=body)
+            answer = self._transport.request(
+                "POST", self._api(endpoint), retry=Retry.NEVER, body=body
+            )
         except ConnectionFailed as error:
             search = f"list(name={name!r})" if name else "list(reverse=True, limit=10)"
             error.args = (f"{error}. Look with jobs.{search} before you start it again",)
@@ -312,7 +326,9 @@ class Jobs(Section):
 
         Endpoint: GET /jobs/{id}
         """
-        answer = self._transport.request("GET", self._api("jobs", self._key(id)))
+        answer = self._transport.request(
+            "GET", self._api("jobs", self._key(id)), retry=Retry.ALWAYS
+        )
         return self._parse.recognize(JobDescription.from_answer(answer.content))
 
     def kill(self, id: Job) -> None:
@@ -320,10 +336,14 @@ class Jobs(Section):
 
         Endpoint: DELETE /jobs/{id}
         """
-        self._transport.request("DELETE", self._api("jobs", self._key(id)))
+        self._transport.request("DELETE", self._api("jobs", self._key(id)), retry=Retry.ALWAYS)
 
     def bump_life_span(self, id: Job, additional_life_span: Duration) -> None:
         """Let a job run longer, by seconds that are rounded up to whole minutes.
+
+        Raises:
+            ConnectionFailed: The platform was not reached, or did not answer. It is not asked
+                again, so the time is added at most once; `status` shows the life span.
 
         Endpoint: PUT /jobs/{id}/max_run_time_minutes
         """
@@ -335,7 +355,8 @@ class Jobs(Section):
         with BadValuesRefused():
             change = LifeSpanChange(additional_max_run_time_minutes=minutes)
         body = change.model_dump(exclude_none=True)
-        self._transport.request("PUT", self._api("jobs", self._key(id), LIFE_SPAN), body=body)
+        url = self._api("jobs", self._key(id), LIFE_SPAN)
+        self._transport.request("PUT", url, retry=Retry.NEVER, body=body)
 
     def tags(self) -> tuple[str, ...]:
         """Return the tags of the caller's jobs, those of the newest job first, each once.
@@ -364,7 +385,7 @@ class Jobs(Section):
         Endpoint: GET {monitoring}/capacity
         """
         url = self._config.cluster(cluster_name).monitoring_url
-        answer = self._transport.request("GET", f"{url}/capacity")
+        answer = self._transport.request("GET", f"{url}/capacity", retry=Retry.ALWAYS)
         return read_answer(_CAPACITY, answer.content, "number for each preset")
 
     @overload
@@ -401,13 +422,15 @@ class Jobs(Section):
         """Wait until a job is over, and return what it was like then; of several, all of them.
 
         With ``until="running"`` a job that runs is enough; one that is over counts too. `timeout`
-        is the deadline of the whole wait; without one it lasts as long as the jobs. A platform
-        that is not to be reached is asked again for five minutes. A description of a job that is
-        over is returned as it is, without a question. `on_update` is called with
-        each description that comes meanwhile, the same state or a new one.
+        bounds the whole call, however slowly the platform answers; 0 asks once. Without one it
+        lasts as long as the jobs. A platform that is not to be reached is asked again for five
+        minutes. A description of a job that is over is returned as it is, without a question.
+        `on_update` is called with each description that comes meanwhile, the same state or a new
+        one.
 
         Raises:
-            WaitTimeout: The deadline passed; the error has what was known last. The job goes on.
+            WaitTimeout: The deadline passed; the error has what was known last, if anything. The
+                job goes on.
             JobFailed: With ``check=True``, when a job did not succeed; the error has the first
                 such job and the last lines of its log.
         """
@@ -415,45 +438,58 @@ class Jobs(Section):
             raise IllegalArgumentError(f"until = {until!r}: it is 'running' or 'finished'")
         one = isinstance(id, JOB_TYPES)
         ids: tuple[Job, ...] = several("id", id, JOB_TYPES)
-        end = deadline(timeout, self._clock.now())
+        begin = self._clock.now()
+        end = deadline(timeout, begin)
         tell: OnUpdate = on_update or (lambda _: None)
         if any(isinstance(job, JobDescription) and job.status is JobStatus.PENDING for job in ids):
             self._clock.sleep(max(min(HEAD_START, end - self._clock.now()), 0.0))
-        jobs = [self._status_unless_over(job) for job in ids]
-        for job in jobs:
-            tell(job)
+        jobs = []
+        for job in ids:
+            # One question is asked in any case.
+            jobs.append(self._first_status(job, until, math.inf if end <= begin else end))
+            tell(jobs[-1])
         heard = self._clock.now()
+        failure: NeuroError | None = None
         delay = FIRST_POLL
         while waiting := [place for place, job in enumerate(jobs) if not _reached(job, until)]:
             left = end - self._clock.now()
             if left <= 0:
                 late = jobs[waiting[0]]
-                raise WaitTimeout(f"{late} was not {until} in time", late)
+                raise WaitTimeout(f"{late} was not {until} in time", late) from failure
             self._clock.sleep(min(delay, left))
             delay = min(delay * 1.5, SLOWEST_POLL)
             try:
                 for place in waiting:
-                    jobs[place] = self.status(jobs[place])
+                    with call_deadline(end, self._clock.now):
+                        jobs[place] = self.status(jobs[place])
                     tell(jobs[place])
-                heard = self._clock.now()
-            except (ConnectionFailed, ServerError):
+                heard, failure = self._clock.now(), None
+            except (ConnectionFailed, ServerError) as error:
                 if self._clock.now() - heard > PATIENCE:
                     raise
+                failure = error
         if check:
             for job in jobs:
                 if job.status.is_finished and job.status is not JobStatus.SUCCEEDED:
-                    self._raise_failed(job)
+                    self._raise_failed(job, end)
         return jobs[0] if one else tuple(jobs)
 
-    def _status_unless_over(self, job: Job) -> JobDescription:
-        if isinstance(job, JobDescription) and job.status.is_finished:
-            return job  # it stays as it is
-        return self.status(job)
-
-    def _raise_failed(self, job: JobDescription) -> NoReturn:
+    def _first_status(self, job: Job, until: Until, end: float) -> JobDescription:
+        known = job if isinstance(job, JobDescription) else None
+        if known is not None and known.status.is_finished:
+            return known  # it stays as it is
         try:
-            with self.logs(job, tail=TAIL_LINES) as lines:
-                tail = tuple(lines)
+            with call_deadline(end, self._clock.now):
+                return self.status(job)
+        except (ConnectionFailed, ServerError) as error:
+            if self._clock.now() < end:
+                raise
+            raise WaitTimeout(f"{job} was not {until} in time: {error}", known) from error
+
+    def _raise_failed(self, job: JobDescription, end: float) -> NoReturn:
+        try:
+            with call_deadline(end, self._clock.now), self.logs(job, tail=TAIL_LINES) as lines:
+                tail = self._read_until(end, lines)
         except NeuroError as error:
             tail = (f"(the log could not be read: {error})",)
         story = [str(job), job.reason]
@@ -461,6 +497,17 @@ class Jobs(Section):
             story.append(job.history.description)
         text = ": ".join(part for part in story if part)
         raise JobFailed("\n".join([text, *tail]), job, tail)
+
+    def _read_until(self, end: float, lines: LogLines) -> tuple[str, ...]:
+        """Return the lines of a log that come before the deadline."""
+        if end == math.inf:
+            return tuple(lines)
+        closer = threading.Timer(max(end - self._clock.now(), 0.0), lines.close)
+        closer.start()
+        try:
+            return tuple(lines)
+        finally:
+            closer.cancel()
 
     def monitor(
         self,
@@ -570,7 +617,8 @@ class Jobs(Section):
         Raises:
             ResourceNotFound: The job is not running.
             IllegalArgumentError: There is no such job or no command, or the command has a quote
-                that is not closed.
+                that is not closed, or it is longer than the platform takes: 256 KiB on the local
+                one, 8 KiB on others.
             ConnectionFailed: The platform was not reached, or did not answer. The command is not
                 sent again, but it may have been carried out.
 
@@ -584,8 +632,15 @@ class Jobs(Section):
         query += _channels(tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
         try:
             websocket = self._open_channel(id, "exec", query, cluster_name)
-        except (ResourceNotFound, ServerError) as error:
-            _check_words(command, error)
+        except APIError as error:
+            _check_length(command, error)
+            if isinstance(error, ResourceNotFound | ServerError):
+                _check_words(command, error)
+            raise
+        except ConnectionFailed as error:
+            if len(command) > COMMON_HEAD_LIMIT:
+                hint = f"the command of {len(command)} characters may be too long for the platform"
+                error.args = (f"{error}; {hint} or a proxy before it, so {SHORTER}",)
             raise
         return StdStream(websocket, f"{command!r}", tty=tty, stdin=stdin)
 
@@ -667,8 +722,8 @@ class Jobs(Section):
 
         Raises:
             CommandFailed: With ``check=True``, when it did not end with 0.
-            CommandTimeout: It was not over within `timeout`; the error has its output so far. It
-                may go on inside the job.
+            CommandTimeout: It was not over within `timeout` from the call on; the error has its
+                output so far. It may go on inside the job.
             StreamInterrupted: The connection ended before there was an exit code.
             InputNotEnded: Nothing happened for `eof_timeout` seconds after the input, and the
                 platform cannot send its end. The error has the output so far.
@@ -678,13 +733,24 @@ class Jobs(Section):
 
         Endpoint: GET {monitoring}/{id}/exec, a websocket
         """
-        limit = _seconds(timeout, "timeout")
+        end = deadline(timeout, monotonic())
+        from .channels import CLOSING_PATIENCE_S
+
         silence = _seconds(eof_timeout, "eof_timeout")
         data = input.encode() if isinstance(input, str) else input
         # Without input there is nothing whose end would have to be sent.
-        stream = self.exec(id, cmd, stdin=bool(data), cluster_name=cluster_name)
-        with stream:
-            result = stream.communicate(data or None, timeout=limit, eof_timeout=silence)
+        try:
+            with call_deadline(end):
+                stream = self.exec(id, cmd, stdin=bool(data), cluster_name=cluster_name)
+        except (ConnectionFailed, ServerError) as error:
+            if monotonic() < end:
+                raise
+            raise CommandTimeout(f"{cmd!r} was not over in time: {error}") from error
+        try:
+            left = end - monotonic()
+            result = stream.communicate(data or None, timeout=left, eof_timeout=silence)
+        finally:
+            stream.close(patience_s=min(CLOSING_PATIENCE_S, max(end - monotonic(), 0.0)))
         if check and result.exit_code != 0:
             tail = (result.stderr or result.stdout).decode(errors="replace").strip()
             why = stream.exit_message or tail[-2000:]
@@ -745,7 +811,7 @@ class Jobs(Section):
         url = f"{self._monitoring_url(id)}/resize"
         try:
             query = [(name, str(value)) for name, value in size.items()]
-            self._transport.request("POST", url, query=query)
+            self._transport.request("POST", url, retry=Retry.ALWAYS, query=query)
         except ResourceNotFound as error:
             if error.payload is not None:  # the call is there, the job is not
                 raise
@@ -774,7 +840,8 @@ class Jobs(Section):
                 f'use jobs.exec(id, "kill -{name} 1")'
             )
         url = f"{self._monitoring_url(id, cluster_name)}/kill"
-        self._transport.request("POST", url, query=[] if is_kill else [("signal", str(signal))])
+        query = [] if is_kill else [("signal", str(signal))]
+        self._transport.request("POST", url, retry=Retry.NEVER, query=query)
 
     def save(
         self,
@@ -803,6 +870,7 @@ class Jobs(Section):
         progress = progress or AbstractDockerImageProgress()
         with self._transport.stream(
             f"{self._url_of(job)}/save",
+            retry=Retry.NEVER,
             method="POST",
             body={"container": {"image": target.as_docker_url()}},
             accept=NDJSON,
@@ -869,7 +937,7 @@ class Jobs(Section):
         if separator is not None:
             query.append(("separator", separator))
         url = f"{self._monitoring_url(id, cluster_name)}/log"
-        return self._transport.stream(url, query=query, is_silent=True)
+        return self._transport.stream(url, retry=Retry.ALWAYS, query=query, is_silent=True)
 
     def _id_of(self, id: Job) -> str:
         return self._locate(id).id
@@ -964,7 +1032,9 @@ class Jobs(Section):
         query += [("limit", str(limit))] if limit is not None else []
         # A platform lists jobs under removal too, unless it is asked not to.
         query += [("being_dropped", "False"), ("logs_removed", "False")]
-        stream = self._transport.stream(self._api("jobs"), query=query, accept=NDJSON)
+        stream = self._transport.stream(
+            self._api("jobs"), retry=Retry.ALWAYS, query=query, accept=NDJSON
+        )
         return Records(stream, map(self._parse.recognize, _read_jobs(stream)))
 
 
@@ -1029,6 +1099,24 @@ def _check_words(command: str, refusal: APIError) -> None:
     raise IllegalArgumentError(
         text, status=refusal.status, method=refusal.method, path=refusal.path
     ) from refusal
+
+
+def _check_length(command: str, refusal: APIError) -> None:
+    """Check that a platform has not refused a command for its length.
+
+    Raises:
+        IllegalArgumentError: It has.
+    """
+    is_mute = refusal.status == HTTPStatus.BAD_REQUEST and refusal.payload is None
+    if refusal.status in HEAD_TOO_LARGE or (is_mute and len(command) > COMMON_HEAD_LIMIT):
+        raise IllegalArgumentError(
+            f"the command of {len(command)} characters is too long for this platform "
+            f"({refusal.text[:SHOWN_COMMAND]}); {SHORTER}",
+            status=refusal.status,
+            method=refusal.method,
+            path=refusal.path,
+            request_id=refusal.request_id,
+        ) from refusal
 
 
 def _reached(job: JobDescription, until: Until) -> bool:

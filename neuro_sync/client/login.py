@@ -14,6 +14,7 @@ from yarl import URL
 
 from neuro_sync.closing import Closing
 from neuro_sync.errors import AuthenticationError, AuthError, ConfigError
+from neuro_sync.transport.retry import Retry
 
 if TYPE_CHECKING:
     import requests
@@ -249,7 +250,7 @@ class _Entrance(Closing):
         from neuro_sync.transport.tokens import FixedToken
 
         transport = self.transport.with_options(tokens=FixedToken(token))
-        return transport.request("GET", f"{self._url}/config")
+        return transport.request("GET", f"{self._url}/config", retry=Retry.ALWAYS)
 
     def close(self) -> None:
         self.transport.close()

@@ -26,6 +26,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.models.jobs import JobDescription
 from neuro_sync.transport.clock import Clock
+from neuro_sync.transport.deadlines import seconds_left
 from neuro_sync.transport.stream import Stream
 
 from .log_position import (
@@ -460,7 +461,8 @@ class _Follower:
             ) from None
         while not self._closed:
             if self._retries or self._phase is not _Phase.CONFIRMING:
-                self._clock.sleep(min(0.05 * 2**self._retries, MAX_RETRY_DELAY_S))
+                delay = min(0.05 * 2**self._retries, MAX_RETRY_DELAY_S)
+                self._clock.sleep(min(delay, seconds_left()))
             try:
                 self._connect(since)
             except (ConnectionFailed, ServerError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from yarl import URL
 
 from neuro_sync.errors import APIError, AuthenticationError, ProtocolError
+from neuro_sync.transport.deadlines import call_deadline
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.tokens import checked_token, masked
 
 if TYPE_CHECKING:
@@ -89,7 +92,12 @@ def _ask(
     transport: HttpTransport, token_url: str, form: dict[str, str], told: tuple[str, ...]
 ) -> Grant:
     try:
-        answer = transport.request("POST", token_url, form=form, accept="application/json")
+        # A code and a refresh token can be used once: if the answer is lost, so is the login. So it
+        # is not sent again, and no deadline of a call ends it, only the session's timeouts.
+        with call_deadline(math.inf):
+            answer = transport.request(
+                "POST", token_url, retry=Retry.NEVER, form=form, accept="application/json"
+            )
     except APIError as error:
         # Not chained: what a server says may repeat what it was told.
         raise _refusal(error, URL(token_url).path, told) from None

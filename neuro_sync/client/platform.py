@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from neuro_sync.errors import SERVICE_HEADER, AuthenticationError, ConfigError, NeuroError
 from neuro_sync.models.config import PlatformConfig
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.tokens import ForkSafeLock, user_of
 
 from .lookup import Found
@@ -191,7 +192,9 @@ class Platform:
         return found
 
     def _ask(self, attempts: int | None) -> _Description:
-        answer = self._transport.request("GET", f"{self._found.url}/config", attempts=attempts)
+        answer = self._transport.request(
+            "GET", f"{self._found.url}/config", retry=Retry.ALWAYS, attempts=attempts
+        )
         service = answer.headers.get(SERVICE_HEADER, "")
         fetched = SavedAnswer(answer.content, service, self._clock.date())
         return _Description(PlatformConfig.from_answer(answer.content), fetched, False)

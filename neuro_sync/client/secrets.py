@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from neuro_sync.models.secrets import NewSecret, OpenedSecret, Secret
 from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.retry import Retry
 
 from .arguments import BadValuesRefused
 from .config import Config, Section
@@ -43,7 +44,9 @@ class Secrets(Section):
         cluster = self._config.cluster(cluster_name)
         with BadValuesRefused():
             secret = NewSecret(key=key, value=value, **self._config.tenant(org_name, project_name))
-        self._transport.request("POST", cluster.secrets_url, body=secret.model_dump(mode="json"))
+        self._transport.request(
+            "POST", cluster.secrets_url, retry=Retry.ALWAYS, body=secret.model_dump(mode="json")
+        )
 
     def get(
         self,
@@ -62,7 +65,7 @@ class Secrets(Section):
         """
         url = f"{self._config.cluster(cluster_name).secrets_url}/{segment(key)}"
         query = self._config.tenant(org_name, project_name).items()
-        answer = self._transport.request("GET", url, query=query)
+        answer = self._transport.request("GET", url, retry=Retry.ALWAYS, query=query)
         return OpenedSecret.from_answer(answer.content).value
 
     def rm(
@@ -82,7 +85,10 @@ class Secrets(Section):
         """
         url = f"{self._config.cluster(cluster_name).secrets_url}/{segment(key)}"
         self._transport.request(
-            "DELETE", url, query=self._config.tenant(org_name, project_name).items()
+            "DELETE",
+            url,
+            retry=Retry.REMOVAL,
+            query=self._config.tenant(org_name, project_name).items(),
         )
 
     def list(
@@ -98,6 +104,8 @@ class Secrets(Section):
         """
         cluster = self._config.cluster(cluster_name)
         query = self._config.tenant(org_name, project_name).items()
-        answer = self._transport.request("GET", cluster.secrets_url, query=query)
+        answer = self._transport.request(
+            "GET", cluster.secrets_url, retry=Retry.ALWAYS, query=query
+        )
         for secret in Secret.list_from_answer(answer.content):
             yield secret.model_copy(update={"cluster_name": cluster.name})

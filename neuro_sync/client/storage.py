@@ -34,6 +34,7 @@ from neuro_sync.models.uris import build, complete, parse_address, path_of
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import Content, HttpTransport, Query
 from neuro_sync.transport.overlap import Overlap
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 
 from . import downloads, uploads
@@ -87,7 +88,9 @@ class Storage(Section):
         full, url = self._locate(uri)
         sent = time.time()
         with missing(full):
-            answer = self._transport.request("GET", url, query=[("op", "GETFILESTATUS")])
+            answer = self._transport.request(
+                "GET", url, retry=Retry.ALWAYS, query=[("op", "GETFILESTATUS")]
+            )
         self._note_time(sent, answer.headers.get("Date"))
         return ListedFile.from_answer(answer.content).status.at(full)
 
@@ -99,7 +102,9 @@ class Storage(Section):
         full, url = self._locate(uri)
         sent = time.time()
         with missing(full):
-            answer = self._transport.request("GET", url, query=[("op", "GETDISKUSAGE")])
+            answer = self._transport.request(
+                "GET", url, retry=Retry.ALWAYS, query=[("op", "GETDISKUSAGE")]
+            )
         self._note_time(sent, answer.headers.get("Date"))
         org, project, *_ = [*path_of(full).strip("/").split("/"), "", ""]
         where = {
@@ -135,7 +140,7 @@ class Storage(Section):
                 text = f"there is no {above} to make it in; with parents, that is made, too"
                 raise StorageNotFound(text, payload={"errno": "ENOENT"}) from error
         with missing(full):
-            self._transport.request("PUT", url, query=[("op", "MKDIRS")])
+            self._transport.request("PUT", url, retry=Retry.ALWAYS, query=[("op", "MKDIRS")])
 
     def create(self, uri: URL | str, data: Buffer | Iterable[Buffer]) -> None:
         """Write a whole file, in place of one that is there; missing folders above it are made.
@@ -172,14 +177,19 @@ class Storage(Section):
         self._write(self._location(uri), content, whole_number("offset", offset))
 
     def send(
-        self, place: Location, content: bytes | Content, offset: int, *, repeat_cut: bool = True
+        self,
+        place: Location,
+        content: bytes | Content,
+        offset: int,
+        *,
+        retry: Retry = Retry.ALWAYS,
     ) -> None:
         """Write a part of a file; what begins at offset 0 replaces a file that is there.
 
-        Without `repeat_cut` a connection that breaks raises at once.
+        To write the same bytes at the same place twice changes nothing.
         """
         if offset:
-            self._write(place, content, offset, repeat_cut=repeat_cut)
+            self._write(place, content, offset, retry=retry)
             return
         with missing(place.uri):
             self._transport.request(
@@ -188,11 +198,16 @@ class Storage(Section):
                 query=[("op", "CREATE")],
                 content=content,
                 headers=OCTETS,
-                repeat_cut=repeat_cut,
+                retry=retry,
             )
 
     def _write(
-        self, place: Location, content: bytes | Content, offset: int, *, repeat_cut: bool = True
+        self,
+        place: Location,
+        content: bytes | Content,
+        offset: int,
+        *,
+        retry: Retry = Retry.ALWAYS,
     ) -> None:
         size = len(content) if isinstance(content, bytes) else content.size
         headers = {**OCTETS, "Content-Range": f"bytes {offset}-{offset + size - 1}/*"}
@@ -203,7 +218,7 @@ class Storage(Section):
                 query=[("op", "WRITE")],
                 content=content,
                 headers=headers,
-                repeat_cut=repeat_cut,
+                retry=retry,
             )
 
     def open(self, uri: URL | str, offset: int = 0, size: int | None = None) -> FileContent:
@@ -277,7 +292,7 @@ class Storage(Section):
         query: Query = [("op", "RENAME"), ("destination", destination)]
         try:
             with missing(full):
-                self._transport.request("POST", url, query=query)
+                self._transport.request("POST", url, retry=Retry.NEVER, query=query)
         except StorageNotFound as error:
             self.stat(full)  # raises if that is what there is not
             text = f"there is no folder {_above(target)} to move {full} to"
@@ -439,7 +454,7 @@ class Storage(Section):
         self, url: str, query: Query, method: str = "GET", attempts: int | None = None
     ) -> Stream:
         return self._transport.stream(
-            url, method=method, query=query, accept=NDJSON, attempts=attempts
+            url, retry=Retry.ALWAYS, method=method, query=query, accept=NDJSON, attempts=attempts
         )
 
     def _note_time(self, sent: float, date: str | None) -> None:

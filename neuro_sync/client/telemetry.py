@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from neuro_sync.errors import APIError, ProtocolError
 from neuro_sync.models.jobs import JobTelemetry
 from neuro_sync.transport.http import HttpTransport
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.stream import NDJSON, Records, read_models
 from neuro_sync.transport.websocket import WebSocket
 
@@ -23,7 +24,9 @@ class TelemetrySource:
         url = f"{monitoring_url}/{job_id}/top"
         if monitoring_url not in self._websocket_only:
             try:
-                stream = self._transport.stream(url, accept=NDJSON, is_silent=True)
+                stream = self._transport.stream(
+                    url, retry=Retry.ALWAYS, accept=NDJSON, is_silent=True
+                )
             except APIError as error:
                 if not lacks_json_lines(error):
                     raise

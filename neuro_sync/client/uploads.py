@@ -33,6 +33,7 @@ from neuro_sync.models.storage import (
     child,
 )
 from neuro_sync.transport.overlap import Call, Overlap
+from neuro_sync.transport.retry import Retry
 
 from .ignore import IgnoreRules
 from .transfers import (
@@ -142,7 +143,7 @@ def _upload(
         content = _FilePart(file, offset, min(parts.size, size - offset), step)
         is_smallest = content.size <= SMALLEST_PART
         try:
-            storage.send(dst, content, offset, repeat_cut=is_smallest)
+            storage.send(dst, content, offset, retry=Retry.ALWAYS if is_smallest else Retry.REFUSED)
         except (ConnectionFailed, ServerNotAvailable):
             if is_smallest:
                 raise

@@ -13,6 +13,7 @@ from neuro_sync.models.base import read_answer
 from neuro_sync.models.uris import TENANT_SCHEMES, complete, parse_resource
 from neuro_sync.models.users import NewAccount, Permission, Quota, Share, Subroles
 from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.retry import Retry
 
 from .config import Config, Section
 
@@ -45,7 +46,10 @@ class Users(Section):
         Endpoint: GET /users/{user}/permissions
         """
         answer = self._transport.request(
-            "GET", self._api(user, "permissions"), query=self._filter(scheme, uri)
+            "GET",
+            self._api(user, "permissions"),
+            retry=Retry.ALWAYS,
+            query=self._filter(scheme, uri),
         )
         return read_answer(_PERMISSIONS, answer.content, "list of permissions")
 
@@ -60,7 +64,10 @@ class Users(Section):
         Endpoint: GET /users/{user}/permissions/shared
         """
         answer = self._transport.request(
-            "GET", self._api(user, "permissions", "shared"), query=self._filter(scheme, uri)
+            "GET",
+            self._api(user, "permissions", "shared"),
+            retry=Retry.ALWAYS,
+            query=self._filter(scheme, uri),
         )
         return read_answer(_SHARES, answer.content, "list of shares")
 
@@ -69,7 +76,7 @@ class Users(Section):
 
         Endpoint: GET /users/{user}/subroles
         """
-        answer = self._transport.request("GET", self._api(user, "subroles"))
+        answer = self._transport.request("GET", self._api(user, "subroles"), retry=Retry.ALWAYS)
         return Subroles.from_answer(answer.content).subroles
 
     def share(self, user: str, permission: Permission) -> Permission:
@@ -84,7 +91,9 @@ class Users(Section):
         Endpoint: POST /users/{user}/permissions
         """
         asked = {"uri": self._complete(permission.uri), "action": permission.action.value}
-        answer = self._transport.request("POST", self._api(user, "permissions"), body=[asked])
+        answer = self._transport.request(
+            "POST", self._api(user, "permissions"), retry=Retry.ALWAYS, body=[asked]
+        )
         resulting = read_answer(_PERMISSIONS, answer.content, "list of permissions")
         if not resulting:
             raise ProtocolError("the platform's answer to a share lists no permission")
@@ -101,7 +110,9 @@ class Users(Section):
         Endpoint: DELETE /users/{user}/permissions
         """
         query = [("uri", self._complete(uri))]
-        self._transport.request("DELETE", self._api(user, "permissions"), query=query)
+        self._transport.request(
+            "DELETE", self._api(user, "permissions"), retry=Retry.ALWAYS, query=query
+        )
 
     def add(self, role_name: str) -> None:
         """Make a role, such as ``alice/roles/editors``, to which things can be shared.
@@ -111,14 +122,16 @@ class Users(Section):
         Endpoint: POST /users
         """
         body = NewAccount(name=role_name).model_dump()
-        self._transport.request("POST", f"{self._config.api_url}/users", body=body)
+        self._transport.request(
+            "POST", f"{self._config.api_url}/users", retry=Retry.NEVER, body=body
+        )
 
     def remove(self, role_name: str) -> None:
         """Remove a role, and with it what was shared to it.
 
         Endpoint: DELETE /users/{role}
         """
-        self._transport.request("DELETE", self._api(role_name))
+        self._transport.request("DELETE", self._api(role_name), retry=Retry.REMOVAL)
 
     def get_quota(self) -> Quota:
         """Return what the caller may use on the current cluster; without limits, nothing but None.
@@ -145,7 +158,7 @@ class Users(Section):
             return Quota()
         cluster = segment(self._config.cluster_name)
         url = "/".join((admin_url, "clusters", cluster, *path))
-        return Quota.from_answer(self._transport.request("GET", url).content)
+        return Quota.from_answer(self._transport.request("GET", url, retry=Retry.ALWAYS).content)
 
     def _api(self, user: str, *path: str) -> str:
         if not user or ":" in user:

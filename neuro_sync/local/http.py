@@ -17,11 +17,17 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
+from websockets.http11 import Request
 
 HEAD_TIMEOUT = 20.0
 """Seconds in which the head of a request has to be there; nobody holds connections with halves."""
 LARGEST_HEAD = 2**18
-"""Bytes."""
+"""Bytes of the head of any request: of the API, of a websocket, or to a job's web page."""
+LINGER_S = 2.0
+"""How long a client that was refused may go on to send before its connection is closed."""
+HANDSHAKE_METHODS = frozenset({"GET", "POST"})
+"""The hosted platform takes a handshake by POST too; the standard knows only GET."""
 MOST_CONNECTIONS = 2000
 """At once; fewer where this process may open fewer files, of which jobs and logs need theirs."""
 JOINED = 2**16
@@ -99,8 +105,11 @@ class Http(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._head_size = 0
+        # The last bytes of what came: the end of a head may come in two pieces.
+        self._head_tail = b""
         self._head_timer: asyncio.TimerHandle | None = None
         self._is_too_many = False
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._connection = cast("asyncio.Transport", transport)
@@ -115,18 +124,52 @@ class Http(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self._is_too_many:
             self._refuse(503, "This platform has too many connections at once; close some.")
+            return
+        if self._head_timer is not None and self._head_size + self._of_head(data) > LARGEST_HEAD:
+            self._refuse(431, f"The head of a request has at most {LARGEST_HEAD} bytes.")
             return
         super().data_received(data)
         if self._head_timer is not None:
             self._head_size += len(data)
-            if self._head_size > LARGEST_HEAD:
-                self._refuse(431, f"The head of a request has at most {LARGEST_HEAD} bytes.")
+            self._head_tail = (self._head_tail + data)[-3:]
+
+    def _of_head(self, data: bytes) -> int:
+        """Return how many bytes of what came belong to the head."""
+        tail = self._head_tail
+        end = (tail + data).find(b"\r\n\r\n")
+        return len(data) if end < 0 else end + 4 - len(tail)
 
     def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over, with the head as it was read.
+
+        The library writes the head again, to be read by a parser of 8 KiB a line.
+        """
+        scope = cast("dict[str, Any]", self.scope)
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        method = scope["method"]
+        if method not in HANDSHAKE_METHODS:
+            self._refuse(405, f"A websocket is opened by GET, not by {method}.")
+            return
+        if any(is_body_header(*header) for header in headers):
+            self._refuse(400, "A request for a websocket has no body.")
+            return
+        if not self.url.isascii():
+            self._refuse(
+                400, "The address of a request is ASCII; anything else is percent-encoded."
+            )
+            return
         self.transport = self._connection  # it is the websocket's from now on
-        super().handle_websocket_upgrade()
+        self.connections.discard(self)
+        websocket = WebSockets(
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        websocket.connection_made(self._connection)
+        websocket.shake_hands(self.url.decode(), headers)
+        self._connection.set_protocol(websocket)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -174,6 +217,7 @@ class Http(HttpToolsProtocol):
 
     def _await_head(self, timeout: float) -> None:
         self._head_size = 0
+        self._head_tail = b""
         self._head_timer = self.loop.call_later(timeout, self._connection.close)
 
     def _end_of_head(self) -> None:
@@ -187,17 +231,36 @@ class Http(HttpToolsProtocol):
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
         head += f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
         self.transport.write((head + text).encode())
-        self.transport.close()
+        # Closed at once, with something unread, it would be reset, and the answer lost.
+        self._is_refused = True
+        self._end_of_head()
+        self._joined.flush()
+        self._connection.write_eof()
+        self.loop.call_later(LINGER_S, self._connection.close)
+
+
+def is_body_header(name: bytes, value: bytes) -> bool:
+    """Return whether a header tells of a body that is not empty."""
+    return name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
 
 
 class WebSockets(WebSocketsSansIOProtocol):
     """Websockets as the protocol has them, and patient with a job that does not read."""
 
-    def data_received(self, data: bytes) -> None:
-        # The hosted platform takes a handshake by POST too; the library knows only the standard's.
-        if not self.handshake_initiated and data.startswith(b"POST "):
-            data = data.replace(b"POST", b"GET", 1)
-        super().data_received(data)
+    def shake_hands(self, target: str, headers: list[tuple[bytes, bytes]]) -> None:
+        """Answer a handshake whose head was read already."""
+        # A head in its place brings the library's parser to where the messages begin.
+        self.conn.receive_data(b"GET / HTTP/1.1\r\n\r\n")
+        (request,) = self.conn.events_received()
+        assert isinstance(request, Request)  # noqa: S101  # what the head above is
+        request.path = target
+        # No header of the handshake has other bytes; the application gets all as they came.
+        request.headers = Headers(
+            (name.decode(), value.decode("ascii", "ignore")) for name, value in headers
+        )
+        self.handle_connect(request)
+        if not self.close_sent:
+            self.scope["headers"] = headers
 
     def keepalive_timeout(self) -> None:
         # While the application holds the reading, the pong may well lie behind what is not read;

@@ -23,6 +23,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import h11
 
+from .http import LARGEST_HEAD
+
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
@@ -30,7 +32,6 @@ COOKIE = "neuro-local-login"
 """One for all ports: browsers do not tell them apart. Jobs never see it."""
 LOGIN_PATH = "/.neuro-login"
 TOKEN_PARAMETER = "neuro-auth-token"  # noqa: S105  # the name of a parameter
-LARGEST_HEAD = 2**16
 LARGEST_FORM = 2**13
 HEAD_TIMEOUT = 20.0
 """Seconds in which a request has to be there; so nobody holds connections with half ones."""

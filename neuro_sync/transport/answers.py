@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import http.client
 import io
+import math
+import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from neuro_sync.monotonic import monotonic
 
+from .deadlines import bounded, seconds_left
 from .tls import remember_session
 
 PIECE = 2**17 - 2**12
@@ -108,10 +111,45 @@ class _Headers(http.client.HTTPMessage):
         return list(self.raw_items())
 
 
+class ProxyLoginRequired(OSError):
+    """A proxy wants another login, or one at all."""
+
+
+class _BoundedReader(io.RawIOBase):
+    """Reads an answer of a call that has a deadline.
+
+    The timeout of a socket bounds each read, and starts again with each byte of a slow answer.
+    """
+
+    def __init__(self, connected: socket.socket, source: io.BufferedReader) -> None:
+        super().__init__()
+        self._socket = connected
+        self._timeout = connected.gettimeout()
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._socket.settimeout(bounded(self._timeout))
+        count: int | None = self._source.raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
 class Response(http.client.HTTPResponse):
     """An answer of which the head is read in one loop, and a chunked body as far as it came."""
 
     _decoder: ChunkDecoder | None = None
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        """Read from a connection, until the deadline of the call if there is one."""
+        super().__init__(sock, *args, **options)
+        if seconds_left() < math.inf:
+            self.fp = io.BufferedReader(_BoundedReader(sock, self.fp))
 
     def begin(self) -> None:
         """Read the head.
@@ -148,6 +186,17 @@ class Response(http.client.HTTPResponse):
             self.length = 0
         if self.length is None and not self.chunked:
             self.will_close = True
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Read the first line of a proxy's answer to CONNECT; `begin` reads all others.
+
+        Raises:
+            ProxyLoginRequired: The proxy wants a login.
+        """
+        version, status, reason = super()._read_status()  # type: ignore[misc]  # not in the stub
+        if status == http.client.PROXY_AUTHENTICATION_REQUIRED:
+            raise ProxyLoginRequired(f"it answered: {status} {reason.strip()}")
+        return version, status, reason
 
     def read1(self, n: int = -1) -> bytes:
         """Return what came, at least one byte until the end; `n` is only a hint when chunked."""
@@ -243,7 +292,10 @@ class _JoinedRequests(HTTPConnection):
     The library sends two, which costs a call of the kernel here, and wakes the platform up twice.
     """
 
+    read_timeout: float | None = None
+    """Seconds of silence while something is sent or read; None is no limit."""
     _held: bytearray | None = None
+    _is_connecting = False
     connect_seconds: float = 0.0
     """How long it took to connect, TLS included."""
     _is_remembered = False
@@ -253,8 +305,25 @@ class _JoinedRequests(HTTPConnection):
         """Connect, and note how long it takes."""
         began = monotonic()
         self._is_remembered = False
-        super().connect()
+        self._is_connecting = True
+        try:
+            self.timeout = bounded(self.timeout)
+            super().connect()
+        finally:
+            self._is_connecting = False
         self.connect_seconds = monotonic() - began
+
+    def _new_conn(self) -> socket.socket:
+        connected = super()._new_conn()
+        connected.settimeout(bounded(self.timeout))  # for the handshake of TLS, which follows
+        return connected
+
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except ProxyLoginRequired:
+            self.close()  # as the library does, which takes it for the platform's answer if not
+            raise
 
     def request(  # type: ignore[override]  # of the standard library's own
         self,
@@ -289,11 +358,21 @@ class _JoinedRequests(HTTPConnection):
             self._held = None
 
     def send(self, data: Any) -> None:
-        """Send a piece, or hold it back until the request is whole."""
-        if self._held is None:
-            super().send(data)
-        else:
+        """Send a piece, or hold it back until the request is whole.
+
+        The read timeout bounds each pause of the platform, as it does while an answer is read. In
+        the library it is the connect timeout, and it bounds a whole piece.
+        """
+        if self._held is not None:
             self._held += data
+            return
+        if self.sock is None:
+            self.connect()
+        timeout = self.timeout if self._is_connecting else self.read_timeout
+        left = memoryview(data)
+        while left:
+            self.sock.settimeout(bounded(timeout))
+            left = left[self.sock.send(left) :]
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as above
         """Read the head of the answer."""
@@ -355,8 +434,12 @@ class LendingPool(urllib3.HTTPConnectionPool):
     def _get_conn(self, timeout: float | None = None) -> Any:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            ahead.join()
+            ahead.join(bounded(None))
         return super()._get_conn(timeout)
+
+    def _make_request(self, conn: Any, *args: Any, **options: Any) -> Any:
+        conn.read_timeout = options["timeout"].read_timeout
+        return super()._make_request(conn, *args, **options)
 
 
 class _Pool(LendingPool):

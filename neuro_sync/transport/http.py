@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import http.client
 import json
 import logging
 import math
 import platform
 import random
 import socket
+import ssl
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,13 +33,16 @@ from neuro_sync.errors import (
     ConnectionFailed,
     NeuroError,
     RequestTimeout,
+    ResourceNotFound,
     error_from_answer,
 )
 from neuro_sync.version import __version__
 
-from .answers import LendingPool, wait_for_ever
+from .answers import LendingPool, ProxyLoginRequired, wait_for_ever
 from .clock import Clock
 from .connections import Connections, ConnectionSettings, Timeout, socket_timeouts
+from .deadlines import DeadlinePassed, bounded, seconds_left
+from .retry import Retry
 from .stream import Stream, close_dropped
 from .tls import Certificate
 from .tokens import FixedToken, TokenSource, masked
@@ -49,8 +54,6 @@ logger: logging.Logger = logging.getLogger("neuro_sync")
 
 Query = Iterable[tuple[str, str | bytes]]
 
-# The only PATCH of the platform writes bytes at an offset, which may be done twice.
-REPEATABLE = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
 PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be gone a moment later."""
 
@@ -65,12 +68,17 @@ NOT_CONNECTED = (
     socket.gaierror,
 )
 
+TIMEOUTS = (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)
+
+WRAPPED = ("reason", "original_error")
+"""Attributes in which errors of the libraries below keep the one that they wrap."""
+
 BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
 """What the libraries below raise when there is no answer; the last one for one that is nonsense."""
 
-LASTING = ("CERTIFICATE_VERIFY_FAILED", ": 407 ")
+PERMANENT = (ssl.SSLCertVerificationError, ProxyLoginRequired)
 """What no second attempt changes: whom we trust, and the login of a proxy, which more attempts may
-lock out. The libraries below wrap these too deep to ask for a class."""
+lock out."""
 
 ATTEMPTS = 4
 FIRST_DELAY = 0.1
@@ -103,8 +111,8 @@ class HttpTransport:
     """Requests to one platform, from any number of threads.
 
     `timeout` holds for every request; only a stream that has begun may be silent for longer.
-    GET, HEAD, PUT, PATCH and DELETE are tried up to four times when the connection fails or the
-    platform is unavailable for the moment; anything else is sent once.
+    Unless its `retry` forbids it, a request is tried up to four times when the connection fails or
+    the platform is unavailable for the moment.
     """
 
     def __init__(
@@ -163,6 +171,7 @@ class HttpTransport:
         method: str,
         url: str,
         *,
+        retry: Retry,
         query: Query = (),
         body: object = None,
         form: Mapping[str, str] | None = None,
@@ -171,14 +180,13 @@ class HttpTransport:
         headers: Mapping[str, str] = MappingProxyType({}),
         login: str | None = None,
         attempts: int | None = None,
-        repeat_cut: bool = True,
     ) -> requests.Response:
         """Return the whole answer; a status of 300 or more raises.
 
-        `attempts` is how often it is tried at most, if not as often as its method allows. Without
-        `repeat_cut` a connection that breaks raises at once. `body` is sent as JSON,
-        `form` as a form, `content` as it is. With `login` the token is the password of that user,
-        as registries want it.
+        `retry` states whether it may be sent again, `attempts` how often it is sent at most, if
+        not as often as usual.
+        `body` is sent as JSON, `form` as a form, `content` as it is. With `login` the token is the
+        password of that user, as registries want it.
 
         Raises:
             APIError: The platform said no.
@@ -188,7 +196,7 @@ class HttpTransport:
         request.headers.update(headers)
         if content is not None:
             _put_content(request, content)
-        response = self._send(request, login, attempts=attempts, repeat_cut=repeat_cut)
+        response = self._send(request, retry, attempts, login=login)
         logger.debug("%s %s: %s", method, urlsplit(url).path, response.status_code)
         return response
 
@@ -196,6 +204,7 @@ class HttpTransport:
         self,
         url: str,
         *,
+        retry: Retry,
         method: str = "GET",
         query: Query = (),
         body: object = None,
@@ -210,7 +219,7 @@ class HttpTransport:
         """
         request = self._prepare(method, url, query, body, None, accept)
         request.headers.update(headers)
-        response = self._send(request, stream=True, attempts=attempts)
+        response = self._send(request, retry, attempts, stream=True)
         if is_silent:
             # Its head has to come in time. Then silence is no sign of trouble, and keepalive
             # notices a dead peer.
@@ -282,7 +291,7 @@ class HttpTransport:
         """Return where an address is now, if its service is known to have moved."""
         return url if self._addresses is None else self._addresses.current_address(url)
 
-    def moved_address(self, method: str, url: str, error: NeuroError) -> str | None:
+    def moved_address(self, retry: Retry, url: str, error: NeuroError) -> str | None:
         """Return where to send a request again that failed; None if it shall not be sent again.
 
         It is sent again only if the address was that of a service which has moved since it was
@@ -293,81 +302,84 @@ class HttpTransport:
         if isinstance(error, AuthError):
             self._addresses.doubt()
             return None
-        if not _came_from_nowhere(method, error):
+        if not _came_from_nowhere(retry, error):
             return None
         return self._addresses.moved_address(url)
 
     def _send(
         self,
         request: requests.PreparedRequest,
-        login: str | None = None,
+        retry: Retry,
+        attempts: int | None,
         *,
+        login: str | None = None,
         stream: bool = False,
-        attempts: int | None = None,
-        repeat_cut: bool = True,
     ) -> requests.Response:
-        options = {"stream": stream, "repeat_cut": repeat_cut}
         if self._addresses is None:
-            return self._send_as_user(request, login, attempts, **options)
+            return self._send_as_user(request, retry, attempts, login, stream=stream)
         request.url = url = self._addresses.current_address(str(request.url))
         try:
-            return self._send_as_user(request, login, attempts, **options)
+            return self._send_as_user(request, retry, attempts, login, stream=stream)
         except NeuroError as error:
-            moved = self.moved_address(str(request.method), url, error)
+            moved = self.moved_address(retry, url, error)
             if moved is None:
                 raise
         request.url = moved
-        return self._send_as_user(request, login, attempts, **options)
+        return self._send_as_user(request, retry, attempts, login, stream=stream)
 
     def _send_as_user(
         self,
         request: requests.PreparedRequest,
-        login: str | None,
+        retry: Retry,
         attempts: int | None,
-        **options: bool,
+        login: str | None,
+        *,
+        stream: bool,
     ) -> requests.Response:
         self._connections.check_open()
         close_dropped()
         token = self.tokens.token()
-        attempts = attempts or (ATTEMPTS if request.method in REPEATABLE else 1)
         _authorize(request, token, login)
         try:
-            return self._send_patiently(request, attempts, **options)
+            return self._send_patiently(request, retry, attempts, stream=stream)
         except AuthenticationError:
             # Whatever it was, it was not done, so that it may be repeated.
             fresh = self.tokens.renew(token)
             if fresh is None:
                 raise
         _authorize(request, fresh, login)
-        return self._send_patiently(request, attempts, **options)
+        return self._send_patiently(request, retry, attempts, stream=stream)
 
     def _send_patiently(
-        self,
-        request: requests.PreparedRequest,
-        attempts: int,
-        *,
-        stream: bool,
-        repeat_cut: bool,
+        self, request: requests.PreparedRequest, retry: Retry, attempts: int | None, *, stream: bool
     ) -> requests.Response:
+        attempts = 1 if retry is Retry.NEVER else attempts or ATTEMPTS
+        may_be_done = False
         for attempt in range(1, attempts + 1):
             try:
-                return self._send_once(request, stream=stream)
+                return self._send_once(request, retry, stream=stream)
+            except DeadlinePassed:
+                raise
             except ConnectionFailed as error:
-                if (
-                    attempt == attempts
-                    or not repeat_cut
-                    or any(text in str(error) for text in LASTING)
-                ):
+                if attempt == attempts or retry is Retry.REFUSED or _is_permanent(error):
                     raise
                 reason: NeuroError = error
+                may_be_done |= not _reached_nobody(error.__cause__)
                 delay = FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311
             except _Passing as passing:
                 reason = passing.error
+                may_be_done = True
                 delay = passing.error.retry_after or FIRST_DELAY * 2**attempt
                 if attempt == attempts or delay > LONGEST_DELAY:
                     raise reason from None
+            except ResourceNotFound:
+                if retry is Retry.REMOVAL and may_be_done:
+                    return _nothing_left()
+                raise
             logger.info("%s; trying again in %.1f s", reason, delay)
-            self._clock.sleep(delay)
+            self._clock.sleep(min(delay, seconds_left()))
+            if not seconds_left():
+                raise DeadlinePassed(f"{reason}; there is no time to try again") from reason
         raise AssertionError("the last attempt returns or raises")
 
     def _prepare(
@@ -405,22 +417,29 @@ class HttpTransport:
             headers["Content-Length"] = "0"
         return request
 
-    def _send_once(self, request: requests.PreparedRequest, *, stream: bool) -> requests.Response:
+    def _send_once(
+        self, request: requests.PreparedRequest, retry: Retry, *, stream: bool
+    ) -> requests.Response:
         method, url = str(request.method), str(request.url)
         session, settings = self._connections.to(url)
+        connect, read = (bounded(timeout) for timeout in self._timeout)
         try:
             response = session.get_adapter(url).send(
                 request,
                 stream=True,
-                timeout=self._timeout,  # type: ignore[arg-type]  # the stub lacks (None, number)
+                timeout=(connect, read),  # type: ignore[arg-type]  # the stub lacks (None, number)
                 **settings,
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it
         except BROKEN as error:
-            raise _connection_error(error, method, url) from error
+            if not seconds_left():
+                text = f"no answer before the deadline: {_where(method, url)}"
+                raise DeadlinePassed(text) from error
+            raise _connection_error(error, method, url, retry) from error
         if response.status_code == PROXY_WANTS_LOGIN:
-            raise proxy_error(f"it answered: 407 {response.reason}", _where(method, url))
+            refusal = ProxyLoginRequired(f"it answered: 407 {response.reason}")
+            raise proxy_error(refusal, _where(method, url)) from refusal
         if response.status_code >= 300:
             raise _refusal(response, method, url)
         return response
@@ -494,7 +513,15 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def _connection_error(error: Exception, method: str, url: str) -> ConnectionFailed:
+def _nothing_left() -> requests.Response:
+    """Return the answer to a removal whose own answer was lost."""
+    answer = requests.Response()
+    answer.status_code = http.client.NO_CONTENT
+    answer._content = b""  # noqa: SLF001  # nobody else's yet
+    return answer
+
+
+def _connection_error(error: Exception, method: str, url: str, retry: Retry) -> ConnectionFailed:
     where = _where(method, url)
     if isinstance(error, requests.exceptions.ProxyError):
         # It is raised only until there is a way to the platform, so nothing was sent to it.
@@ -502,36 +529,34 @@ def _connection_error(error: Exception, method: str, url: str) -> ConnectionFail
         return proxy_error(getattr(reason, "original_error", reason), where)
     if isinstance(error, requests.ConnectTimeout):
         return RequestTimeout(f"no connection within the timeout: {where}")
-    within = error.args[0] if error.args else None  # a body that stops coming
-    timeouts = requests.Timeout | urllib3.exceptions.TimeoutError
-    if isinstance(error, timeouts) or isinstance(within, urllib3.exceptions.ReadTimeoutError):
+    if any(isinstance(cause, TIMEOUTS) for cause in _causes(error)):
         return RequestTimeout(f"no answer within the timeout: {where}")
     never_sent = _reached_nobody(error)
-    doubt = "" if never_sent or method in REPEATABLE else "; it may have been carried out"
+    doubt = "; it may have been carried out" if retry is Retry.NEVER and not never_sent else ""
     cause = "nobody answers there" if never_sent else f"the connection broke ({error})"
     return ConnectionFailed(f"{cause}: {where}{doubt}")
 
 
 def proxy_error(reason: object, where: str) -> ConnectionFailed:
-    """Tell that it was the proxy which failed, not the platform."""
+    """Return the error of a proxy that failed, so that nobody looks for it at the platform."""
     text = f"the proxy does not let us through ({reason}): {where}"
-    if ": 407 " in text:
+    if isinstance(reason, ProxyLoginRequired):
         text += "; give its login in its address, as in http://USER:PASSWORD@HOST:PORT"
     return ConnectionFailed(text)
 
 
-def _came_from_nowhere(method: str, error: NeuroError) -> bool:
+def _came_from_nowhere(retry: Retry, error: NeuroError) -> bool:
     """Return whether no service of the platform carried a request out, by the error of it.
 
     What is no service of a platform is something in its place, such as a load balancer that does
     not know the address.
     """
     if isinstance(error, ConnectionFailed):
-        return method in REPEATABLE or _reached_nobody(error.__cause__)
+        return retry is not Retry.NEVER or _reached_nobody(error.__cause__)
     if not isinstance(error, APIError) or error.service or error.payload is not None:
         return False
     if error.status in PASSING:
-        return method in REPEATABLE
+        return retry is not Retry.NEVER
     return error.status < 400 or error.status in UNKNOWN_ADDRESS
 
 
@@ -540,12 +565,22 @@ def _where(method: str, url: str) -> str:
     return f"{method} {parts.path} at {parts.scheme}://{parts.netloc}"
 
 
+def _is_permanent(error: ConnectionFailed) -> bool:
+    """Return whether a second attempt would fail the same way."""
+    return any(isinstance(cause, PERMANENT) for cause in _causes(error.__cause__))
+
+
 def _reached_nobody(error: BaseException | None) -> bool:
-    """Tell whether no connection came about, from the cause at the root of an error."""
+    """Return whether no connection came about, from the error of a library below."""
+    return any(isinstance(cause, NOT_CONNECTED) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it wraps; each library below has a place of its own for them.
+
+    Each is wrapped once, so that there are no circles.
+    """
     while error is not None:
-        if isinstance(error, NOT_CONNECTED):
-            return True
-        reason = error.args[0] if error.args else None
-        inner = getattr(reason, "reason", None) or getattr(error, "reason", None)
-        error = inner if isinstance(inner, BaseException) else None
-    return False
+        yield error
+        inner = [*error.args, *(getattr(error, name, None) for name in WRAPPED)]
+        error = next((each for each in inner if isinstance(each, BaseException)), None)

@@ -183,7 +183,7 @@ class Overlap(Closing):
         if line.sock is None:
             line.timeout = connect
             line.connect()
-        line.timeout = read
+        line.timeout = line.read_timeout = read
         line.sock.settimeout(read)
 
     def _drop(self, line: Line | None) -> None:

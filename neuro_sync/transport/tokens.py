@@ -11,6 +11,8 @@ from typing import Protocol
 
 from neuro_sync.errors import ConfigError
 
+from .deadlines import DeadlinePassed, bounded
+
 USER_CLAIMS = ("identity", "https://platform.neuromation.io/user")
 
 MASK = "***"
@@ -107,7 +109,10 @@ class ForkSafeLock:
         return self._locks.get(process) or self._locks.setdefault(process, threading.Lock())
 
     def __enter__(self) -> None:
-        self._of_this_process().acquire()
+        left = bounded(None)
+        lock = self._of_this_process()
+        if not lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
+            raise DeadlinePassed("another thread was asking the platform when the deadline passed")
 
     def __exit__(
         self,

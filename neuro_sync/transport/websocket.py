@@ -16,10 +16,10 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from typing_extensions import Self
-from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from neuro_sync.closing import Closing
@@ -36,9 +36,11 @@ from neuro_sync.errors import (
 )
 from neuro_sync.monotonic import monotonic
 
-from .answers import PIECE
+from .answers import PIECE, Connection
 from .connections import socket_options
+from .deadlines import DeadlinePassed, bounded, seconds_left
 from .http import HttpTransport, Query, proxy_error, redirection
+from .retry import Retry
 from .rfc6455 import (
     BINARY,
     CLOSE,
@@ -60,6 +62,9 @@ logger: logging.Logger = logging.getLogger("neuro_sync")
 
 HEARTBEAT = 10.0
 """Seconds of silence after which the peer is asked for a sign of life; after two it is gone."""
+
+LARGEST_HEAD = 2**18
+"""Bytes of the answer to a handshake, without its body."""
 
 ALWAYS_TAKEN = 4096
 """So many bytes any command takes in without reading: a terminal's queue, the smallest one."""
@@ -138,7 +143,7 @@ class WebSocket(Closing):
             return self._open_as_user()
         except NeuroError as error:
             # If the service has moved, the next one is opened where it is now.
-            self._transport.moved_address("CONNECT", self._url, error)
+            self._transport.moved_address(Retry.NEVER, self._url, error)
             raise
 
     def _open_as_user(self) -> Self:
@@ -169,7 +174,7 @@ class WebSocket(Closing):
                 raise StreamClosed(f"{self._what} was closed while it was being opened")
             handshake.connect(  # type: ignore[no-untyped-call]  # it has no annotations
                 "ws" + self._url.removeprefix("http"),
-                socket=self._socket,
+                socket=_HandshakeSocket(self._socket),
                 header=self._header(token),
                 suppress_origin=True,
                 # It would send the token to wherever it is told to go.
@@ -191,8 +196,14 @@ class WebSocket(Closing):
             raise self._refusal(error.status_code, said, error.resp_headers, token) from None
         except ConnectionFailed:  # the proxy's
             raise
+        except ProtocolError as error:
+            self._discard()
+            raise ProtocolError(f"{error}: {self._what}") from None
         except (TimeoutError, WebSocketTimeoutException) as error:
             self._discard()
+            if not seconds_left():
+                text = f"no answer before the deadline: {self._what}"
+                raise DeadlinePassed(text) from error
             raise RequestTimeout(f"no answer within the timeout: {self._what}") from error
         except (ConnectionRefusedError, socket.gaierror) as error:
             raise ConnectionFailed(f"nobody answers there: {self._what}") from error
@@ -231,7 +242,7 @@ class WebSocket(Closing):
         if proxy and proxy.scheme != "http":
             raise ConfigError(f"exec, attach and port_forward know no {proxy.scheme} proxies")
         where = (str(proxy.hostname), proxy.port or 80) if proxy else (host, port)
-        connection = HTTPConnection(*where, timeout=connect, socket_options=socket_options())
+        connection = Connection(*where, timeout=connect, socket_options=socket_options())
         if proxy:
             connection.set_tunnel(host, port, headers=dict(self._settings.proxy_headers))
         try:
@@ -244,8 +255,9 @@ class WebSocket(Closing):
             raise (cause or error) from error
         connected = connection.sock
         if self._settings.tls is not None:
+            connected.settimeout(bounded(connect))
             connected = self._settings.tls.wrap_socket(connected, server_hostname=host)
-        connected.settimeout(read)
+        connected.settimeout(bounded(read))
         return connected
 
     def _header(self, token: str) -> dict[str, str]:
@@ -323,12 +335,13 @@ class WebSocket(Closing):
         peer was told, or the connection is over already; a writer that is waiting for the peer
         is given `timeout` seconds.
         """
+        give_up_at = monotonic() + timeout
         if not self._writing.acquire(timeout=timeout):
             return False
         try:
             if self._ending or self._closed or self._socket is None:
                 return True
-            if not _is_writable(self._socket, timeout):
+            if not _is_writable(self._socket, max(give_up_at - monotonic(), 0.0)):
                 return False
             self._ending = True
             with suppress(NeuroError):
@@ -519,6 +532,29 @@ class WebSocket(Closing):
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
+
+
+class _HandshakeSocket:
+    """A connection on which a handshake ends at the deadline, and a head at its limit.
+
+    The library reads heads byte by byte, however many bytes come.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._timeout = connected.gettimeout()
+        self._head_size = 0
+
+    def recv(self, size: int) -> bytes:
+        if size == 1:
+            self._head_size += 1
+            if self._head_size > LARGEST_HEAD:
+                raise ProtocolError(f"the head of the answer has more than {LARGEST_HEAD} bytes")
+        self._socket.settimeout(bounded(self._timeout))
+        return self._socket.recv(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
 
 
 def _is_writable(connected: socket.socket, timeout: float = 0.0) -> bool:

@@ -8,19 +8,23 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from neuro_sync import HTTPPort, JobDescription, JobStatus, Session
 from neuro_sync.cli.jobs import run
+from neuro_sync.cli.main import neuro as neuro_command
 from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE
 from tests.programs import require_programs
+from tests.scripted_platform import JOB_ID, Request, answer, job, scripted_platform
 
 from .conftest import NEURO, Neuro, Open, Process
 
@@ -302,3 +306,21 @@ def test_the_address_of_a_job_names_its_project(
     assert neuro("kill job:/zoo/twin").output == f"{other.id}\n"
     assert session.jobs.wait(other, timeout=30).status is JobStatus.CANCELLED
     assert session.jobs.status(own).status is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize("slow", ["GET /api/v1/jobs/", "GET /api/v1/monitoring/"])
+def test_a_show_of_what_jobs_use_ends_in_time_on_a_slow_platform(
+    monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    def silent(_: Request) -> bytes:
+        time.sleep(2)
+        return b""
+
+    with scripted_platform() as platform:
+        monkeypatch.setenv("NEURO_SYNC_URL", platform.url)
+        monkeypatch.setenv("NEURO_SYNC_TOKEN", platform.token)
+        platform.script["GET /api/v1/jobs/"] = answer(job())
+        platform.script[slow] = silent
+        begin = time.monotonic()
+        CliRunner().invoke(neuro_command, ["top", "--timeout", "1s", JOB_ID])
+        assert 0.9 < time.monotonic() - begin < 1.8

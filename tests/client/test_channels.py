@@ -17,6 +17,7 @@ import responses
 from neuro_sync import (
     CommandFailed,
     CommandTimeout,
+    ConnectionFailed,
     IllegalArgumentError,
     InputNotEnded,
     JobDescription,
@@ -29,7 +30,7 @@ from neuro_sync import (
 )
 from neuro_sync.local.server import LocalPlatform
 from tests.relays import DoorWithoutEndOfInput
-from tests.scripted_platform import answer, scripted_platform
+from tests.scripted_platform import JOB_ID, Cut, answer, scripted_platform
 
 Start = Callable[[str], JobDescription]
 
@@ -427,3 +428,34 @@ def test_a_command_that_is_slow_to_read_its_input_is_not_given_up(
     words = "sh -c 'sleep 2; head -c 20000000 | wc -c'"
     result = hosted.jobs.run_command(job, words, input=bytes(20_000_000), eof_timeout=1)
     assert result.stdout.strip() == b"20000000"
+
+
+@pytest.mark.parametrize("size", [8_000, 9_000, 60_000, 120_000])
+def test_a_long_command_runs(session: Session, job: JobDescription, size: int) -> None:
+    assert len(session.jobs.run_command(job, ["echo", "x" * size]).stdout) == size + 1
+
+
+@pytest.mark.parametrize("size", [270_000, 3_000_000])
+def test_a_command_that_is_too_long_says_so_and_what_to_do(
+    session: Session, job: JobDescription, size: int
+) -> None:
+    with pytest.raises(IllegalArgumentError, match=r"too long for this platform .* write it to a"):
+        session.jobs.run_command(job, ["echo", "x" * size], timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (answer(b"<html>414", "414 URI Too Long"), IllegalArgumentError),
+        (answer(b"Got more than 8190 bytes", "400 Bad Request"), IllegalArgumentError),
+        (answer(b"<html>431", "431 Request Header Fields Too Large"), IllegalArgumentError),
+        (Cut(b""), ConnectionFailed),
+    ],
+)
+def test_a_platform_that_takes_shorter_commands_only_is_understood(
+    reply: bytes, kind: type[Exception]
+) -> None:
+    with scripted_platform() as platform, Session(platform.url, platform.token) as session:
+        platform.script["GET /api/v1/monitoring/"] = reply
+        with pytest.raises(kind, match=r"9005 characters .*too long for .* write it to a file"):
+            session.jobs.exec(JOB_ID, "echo " + "x" * 9000)

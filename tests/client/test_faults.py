@@ -12,6 +12,7 @@ from neuro_sync import (
     ConnectionFailed,
     JobDescription,
     RequestTimeout,
+    ResourceNotFound,
     ServerNotAvailable,
     Session,
     StreamInterrupted,
@@ -113,6 +114,44 @@ def test_a_start_whose_answer_is_lost_leaves_one_job_and_says_so(
         assert "may have been carried out" in str(lost.value)
         assert f"list(name='{name}')" in str(lost.value)
         assert len(list(session.jobs.list(name=name))) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault(cut_after=0), Fault(cut_after=40), Fault(garbage_after=0)])
+def test_a_life_span_whose_answer_is_lost_is_extended_once(
+    proxy: FaultProxy, far: Session, session: Session, start: Start, fault: Fault
+) -> None:
+    job = start("sleep 60")
+    session.jobs.bump_life_span(job, 3600)
+    proxy.plan("PUT /api/v1/jobs/", fault)
+    with pytest.raises(ConnectionFailed, match="may have been carried out"):
+        far.jobs.bump_life_span(job, 3600)
+    assert fault.hit.is_set()
+    assert session.jobs.status(job).life_span == 7200
+    session.jobs.kill(job)
+
+
+def test_a_removal_whose_answer_is_lost_succeeds(
+    proxy: FaultProxy, far: Session, session: Session
+) -> None:
+    session.secrets.add("lost", b"value")
+    proxy.plan("DELETE /api/v1/secrets/", Fault(cut_after=0))
+    far.secrets.rm("lost")
+    with pytest.raises(ResourceNotFound):
+        far.secrets.rm("lost")
+    disk = session.disks.create(2**20)
+    proxy.plan("DELETE /api/v1/disk", Fault(cut_after=0), Fault(cut_after=40))
+    far.disks.rm(disk.id)
+    with pytest.raises(ResourceNotFound):
+        session.disks.get(disk.id)
+
+
+def test_a_secret_whose_answer_is_lost_is_written_again(
+    proxy: FaultProxy, far: Session, session: Session
+) -> None:
+    proxy.plan("POST /api/v1/secrets", lost := Fault(cut_after=0))
+    far.secrets.add("twice", b"value")
+    assert lost.hit.is_set()
+    assert session.secrets.get("twice") == b"value"
 
 
 def test_a_question_whose_answer_is_lost_is_asked_again(

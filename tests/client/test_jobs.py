@@ -164,6 +164,7 @@ def test_waiting_ends_at_its_deadline_and_leaves_the_job_alone(
     with pytest.raises(WaitTimeout) as late:
         session.jobs.wait(job, timeout=0.1)
     assert isinstance(late.value, TimeoutError)
+    assert late.value.job
     assert late.value.job.id == job.id
     assert not session.jobs.status(job).status.is_finished
     session.jobs.kill(job)

@@ -432,7 +432,7 @@ def test_what_is_not_sent_twice_is_not_sent_to_a_service_that_has_moved(
         neuro_sync.login_with_token(platform.token, url=api.url)
         api.move_services(new.address)
         with Session(clock=Later()) as session, pytest.raises(ServerNotAvailable, match="nothing"):
-            session.secrets.add("unsent", b"value")
+            session.disks.create(2**20)
         assert api.asked == 0
 
 

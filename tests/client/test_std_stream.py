@@ -266,12 +266,12 @@ def test_what_was_written_last_arrives_before_the_farewell() -> None:
     assert arrived.get(timeout=5) == bytes(3_000_000)
 
 
-def test_a_platform_that_does_not_say_farewell_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "CLOSING_PATIENCE", 0.05)
+def test_a_platform_that_does_not_say_farewell_is_left() -> None:
     released = threading.Event()
     with answered(UPGRADE, waits_for(released)) as url:
-        with connected(url):
+        with connected(url) as stream:
             begin = time.monotonic()
+            stream.close(patience_s=0.05)
         assert time.monotonic() - begin < 1
         released.set()
 

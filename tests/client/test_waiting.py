@@ -111,6 +111,7 @@ def test_a_deadline_holds_while_the_platform_is_away(clock: QuickClock) -> None:
         pytest.raises(WaitTimeout) as late,
     ):
         session.jobs.wait("job-1", timeout=60)
+    assert late.value.job
     assert late.value.job.status is JobStatus.RUNNING
     assert 60 <= clock.time < 70
 

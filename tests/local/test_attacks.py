@@ -253,9 +253,72 @@ def test_a_head_without_end_is_refused(target: LocalPlatform) -> None:
         with suppress(ConnectionError):
             for _ in range(1000):
                 opened.sendall(b"x-filler: " + b"x" * 2000 + b"\r\n")
-        # What was sent after the refusal may have destroyed it.
-        with suppress(ConnectionResetError):
-            assert status_of(opened) == 431
+        assert status_of(opened) == 431
+
+
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+@pytest.mark.parametrize("fields", [(), UPGRADE], ids=["plain", "websocket"])
+@pytest.mark.parametrize("where", ["target", "header", "many headers"])
+@pytest.mark.parametrize(
+    ("size", "is_refused"), [(http.LARGEST_HEAD, False), (http.LARGEST_HEAD + 1, True)]
+)
+@pytest.mark.parametrize("piece", [2**30, 100_003, http.LARGEST_HEAD - 1])
+def test_all_routes_have_the_same_limit_of_a_head(
+    target: LocalPlatform,
+    fields: tuple[str, ...],
+    where: str,
+    size: int,
+    is_refused: bool,
+    piece: int,
+) -> None:
+    path = "/api/v1/monitoring/jobs/job-x/exec?cmd="
+    rest = size - len(head(target, "GET", path, *fields))
+    if where == "target":
+        path += "x" * rest
+    elif where == "header":
+        fields += ("x-filler: " + "x" * (rest - 12),)
+    else:
+        fields += ("x-f: " + "x" * 93,) * (rest // 100 - 1)
+        fields += ("x-f: " + "x" * (rest % 100 + 93),)
+    request = head(target, "GET", path, *fields)
+    assert len(request) == size
+    with connection(target) as opened:
+        for begin in range(0, size, piece):
+            opened.sendall(request[begin : begin + piece])
+            time.sleep(0.02)
+        assert status_of(opened) == (431 if is_refused else 400)  # there is no such job
+
+
+def test_a_body_after_a_head_in_two_pieces_is_no_part_of_the_head(target: LocalPlatform) -> None:
+    body = b"x" * http.LARGEST_HEAD
+    path = "/api/v1/storage/local/root/straddled?op=CREATE"
+    request = head(target, "PUT", path, f"Content-Length: {len(body)}")
+    for cut in range(1, 5):
+        with connection(target) as opened:
+            opened.sendall(request[:-cut])
+            time.sleep(0.02)
+            opened.sendall(request[-cut:] + body)
+            assert status_of(opened) in (200, 201, 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "status"),
+    [("PUT", "x: y", 405), ("GET", "Content-Length: 5", 400), ("GET", "bad name: y", 400)],
+)
+def test_a_handshake_that_is_none_is_answered(
+    target: LocalPlatform, method: str, field: str, status: int
+) -> None:
+    path = "/api/v1/monitoring/jobs/job-x/exec?cmd=true"
+    with connection(target) as opened:
+        opened.sendall(head(target, method, path, *UPGRADE, field))
+        assert status_of(opened) == status
 
 
 def test_one_connection_too_many_is_told_so_and_the_others_stay(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 import requests
@@ -30,6 +32,7 @@ from neuro_sync import (
 )
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
+from neuro_sync.transport.retry import Retry
 
 URL = "http://platform.test/api/v1/jobs"
 CANARY = "canary-token-4711"
@@ -62,7 +65,7 @@ def transport(clock: Skipping) -> Iterator[HttpTransport]:
 @responses.activate
 def test_no_request_leaves_without_token_and_timeouts(transport: HttpTransport) -> None:
     responses.get(URL, json={})
-    transport.request("GET", URL)
+    transport.request("GET", URL, retry=Retry.ALWAYS)
     call = responses.calls[0].request
     assert call.headers["Authorization"] == f"Bearer {CANARY}"
     assert call.headers["User-Agent"].startswith("neuro-sync/")
@@ -70,7 +73,7 @@ def test_no_request_leaves_without_token_and_timeouts(transport: HttpTransport) 
 
 
 @responses.activate
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
 def test_what_may_be_repeated_is_tried_again(
     transport: HttpTransport, clock: Skipping, method: str
 ) -> None:
@@ -78,7 +81,7 @@ def test_what_may_be_repeated_is_tried_again(
     responses.add(method, URL, body=requests.ConnectionError("reset"))
     responses.add(method, URL, status=502, headers={"Retry-After": "7"})
     responses.add(method, URL, json={"ok": True})
-    assert transport.request(method, URL).json() == {"ok": True}
+    assert transport.request(method, URL, retry=Retry.ALWAYS).json() == {"ok": True}
     assert len(clock.slept) == 3
     assert clock.slept[2] == 7
 
@@ -87,21 +90,21 @@ def test_what_may_be_repeated_is_tried_again(
 def test_a_platform_that_stays_away_is_given_up(transport: HttpTransport) -> None:
     responses.get(URL, status=503, json={"error": "busy"})
     with pytest.raises(ServerNotAvailable, match="busy"):
-        transport.request("GET", URL)
+        transport.request("GET", URL, retry=Retry.ALWAYS)
     assert len(responses.calls) == 4
 
 
 @responses.activate
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("retry", Retry)
 def test_too_many_requests_are_an_error_of_their_own(
-    transport: HttpTransport, clock: Skipping, method: str
+    transport: HttpTransport, clock: Skipping, retry: Retry
 ) -> None:
-    responses.add(method, URL, status=429, json={"error": "slow down"}, headers=LATER)
+    responses.post(URL, status=429, json={"error": "slow down"}, headers=LATER)
     with pytest.raises(TooManyRequests, match="slow down") as refused:
-        transport.request(method, URL)
+        transport.request("POST", URL, retry=retry)
     assert not isinstance(refused.value, IllegalArgumentError)
     assert (refused.value.status, refused.value.retry_after) == (429, 7)
-    assert clock.slept == ([7, 7, 7] if method == "GET" else [])
+    assert clock.slept == ([] if retry is Retry.NEVER else [7, 7, 7])
 
 
 @responses.activate
@@ -121,7 +124,7 @@ def test_a_refusal_tells_when_to_ask_again(
 ) -> None:
     responses.post(URL, status=503, headers=headers)
     with pytest.raises(ServerNotAvailable) as refused:
-        transport.request("POST", URL)
+        transport.request("POST", URL, retry=Retry.NEVER)
     assert refused.value.retry_after == seconds
 
 
@@ -133,7 +136,7 @@ def test_a_refusal_tells_what_the_platform_calls_the_request(
 ) -> None:
     responses.post(URL, status=status, json={"error": "no"}, headers={header: "req-4711"})
     with pytest.raises(APIError, match=r"^no \(\d+ for POST .*, request req-4711\)$") as refused:
-        transport.request("POST", URL)
+        transport.request("POST", URL, retry=Retry.NEVER)
     assert (refused.value.request_id, refused.value.text) == ("req-4711", "no")
 
 
@@ -142,35 +145,57 @@ def test_a_refusal_tells_what_the_platform_calls_the_request(
 def test_what_is_no_name_of_a_request_is_not_shown(transport: HttpTransport, name: str) -> None:
     responses.post(URL, status=500, json={"error": "no"}, headers={"X-Request-ID": name})
     with pytest.raises(ServerError) as refused:
-        transport.request("POST", URL)
+        transport.request("POST", URL, retry=Retry.NEVER)
     assert refused.value.request_id in (None, "***")
     assert CANARY not in str(refused.value)
 
 
 @responses.activate
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "POST"])
 @pytest.mark.parametrize("failure", [503, 502, requests.ConnectionError("reset")])
-def test_a_post_is_sent_once(transport: HttpTransport, failure: int | Exception) -> None:
+def test_what_may_not_be_repeated_is_sent_once(
+    transport: HttpTransport, failure: int | Exception, method: str
+) -> None:
     if isinstance(failure, int):
-        responses.post(URL, status=failure)
+        responses.add(method, URL, status=failure)
     else:
-        responses.post(URL, body=failure)
+        responses.add(method, URL, body=failure)
     with pytest.raises(NeuroError):
-        transport.request("POST", URL, body={})
+        transport.request(method, URL, retry=Retry.NEVER)
     assert len(responses.calls) == 1
+
+
+@responses.activate
+def test_a_removal_that_was_carried_out_before_its_answer_was_lost_succeeds(
+    transport: HttpTransport,
+) -> None:
+    responses.delete(URL, body=requests.ConnectionError("reset"))
+    responses.delete(URL, status=404, json={"error": "no such thing"})
+    assert not transport.request("DELETE", URL, retry=Retry.REMOVAL).content
+
+
+@responses.activate
+@pytest.mark.parametrize("retry", [Retry.REMOVAL, Retry.ALWAYS])
+def test_what_was_never_there_cannot_be_removed(transport: HttpTransport, retry: Retry) -> None:
+    if retry is Retry.ALWAYS:
+        responses.delete(URL, status=503)
+    responses.delete(URL, status=404, json={"error": "no such thing"})
+    with pytest.raises(ResourceNotFound, match="no such thing"):
+        transport.request("DELETE", URL, retry=retry)
 
 
 @responses.activate
 def test_a_failed_post_says_that_it_may_have_been_carried_out(transport: HttpTransport) -> None:
     responses.post(URL, body=requests.ConnectionError("reset"))
     with pytest.raises(ConnectionFailed, match="may have been carried out"):
-        transport.request("POST", URL, body={})
+        transport.request("POST", URL, retry=Retry.NEVER, body={})
 
 
 def test_a_refused_connection_is_told_without_doubt(transport: HttpTransport) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(ConnectionFailed, match="nobody answers there") as failed:
-        transport.request("POST", f"http://127.0.0.1:{port}/jobs", body={})
+        transport.request("POST", f"http://127.0.0.1:{port}/jobs", retry=Retry.NEVER, body={})
     assert "carried out" not in str(failed.value)
     assert isinstance(failed.value, ConnectionError)
     assert isinstance(failed.value.__cause__, requests.ConnectionError)
@@ -181,7 +206,7 @@ def test_a_silent_platform_is_a_timeout() -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/jobs"
         transport = HttpTransport(CANARY, timeout=(1.0, 0.05))
         with pytest.raises(RequestTimeout) as failed:
-            transport.request("POST", url, body={})
+            transport.request("POST", url, retry=Retry.NEVER, body={})
         assert isinstance(failed.value, TimeoutError)
         transport.close()
 
@@ -214,7 +239,7 @@ silent = pytest.mark.parametrize("is_silent", [False, True])
 def test_a_stream_whose_head_does_not_come_is_a_timeout(clock: Skipping, is_silent: bool) -> None:
     transport = HttpTransport(CANARY, timeout=(1.0, 0.05), clock=clock)
     with answering(b"") as url, pytest.raises(RequestTimeout):
-        transport.stream(url, is_silent=is_silent)
+        transport.stream(url, retry=Retry.ALWAYS, is_silent=is_silent)
     transport.close()
 
 
@@ -224,7 +249,7 @@ def test_only_a_stream_that_may_be_silent_outlasts_the_timeout(is_silent: bool, 
     transport = HttpTransport(CANARY, timeout=(1.0, 0.05))
     head = f"HTTP/1.1 200 OK\r\n{ends}Content-Length: 10\r\n\r\nhello"
     with answering(head.encode()) as url:
-        stream = transport.stream(url, is_silent=is_silent)
+        stream = transport.stream(url, retry=Retry.ALWAYS, is_silent=is_silent)
         assert next(stream) == b"hello"
         if is_silent:
             threading.Timer(0.2, stream.close).start()
@@ -239,7 +264,7 @@ def test_a_body_that_stops_coming_is_a_timeout() -> None:
     transport = HttpTransport(CANARY, timeout=(1.0, 0.05))
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"
     with answering(head) as url, pytest.raises(RequestTimeout):
-        transport.request("POST", url, body={})
+        transport.request("POST", url, retry=Retry.NEVER, body={})
     transport.close()
 
 
@@ -260,7 +285,7 @@ def test_it_is_asked_again_when_the_platform_wants_to_be(
     headers = {"Retry-After": told, **({"Date": date} if date else {})}
     responses.get(URL, status=503, headers=headers)
     responses.get(URL, json={})
-    assert transport.request("GET", URL).status_code == 200
+    assert transport.request("GET", URL, retry=Retry.ALWAYS).status_code == 200
     (slept,) = clock.slept
     assert slept == seconds if seconds else slept < 1
 
@@ -287,7 +312,7 @@ def test_a_refusal_is_the_error_of_its_status(
 ) -> None:
     responses.post(URL, status=status, json={"error": "the reason"})
     with pytest.raises(kind) as refused:
-        transport.request("POST", URL, body={})
+        transport.request("POST", URL, retry=Retry.NEVER, body={})
     error = refused.value
     assert isinstance(error, APIError)
     assert (error.status, error.method, error.path) == (status, "POST", "/api/v1/jobs")
@@ -314,7 +339,7 @@ def test_a_refusal_is_the_error_of_its_status(
 def test_each_shape_of_error_body_is_read(transport: HttpTransport, body: str, text: str) -> None:
     responses.post(URL, status=403, body=body)
     with pytest.raises(AuthorizationError) as refused:
-        transport.request("POST", URL, body={})
+        transport.request("POST", URL, retry=Retry.NEVER, body={})
     assert refused.value.text == text
 
 
@@ -322,7 +347,7 @@ def test_each_shape_of_error_body_is_read(transport: HttpTransport, body: str, t
 def test_a_redirection_is_not_followed_with_a_token(transport: HttpTransport) -> None:
     responses.get(URL, status=302, headers={"Location": "https://elsewhere.test/"})
     with pytest.raises(APIError, match=r"https://elsewhere\.test/"):
-        transport.request("GET", URL)
+        transport.request("GET", URL, retry=Retry.ALWAYS)
     assert len(responses.calls) == 1
 
 
@@ -338,7 +363,7 @@ def test_the_token_appears_nowhere(
     responses.post(URL, status=401, body="401: Unauthorized")
     for _ in range(3):
         with pytest.raises(NeuroError) as failed:
-            transport.request("POST", URL, body={})
+            transport.request("POST", URL, retry=Retry.NEVER, body={})
         error: BaseException | None = failed.value
         while error is not None:
             seen += [str(error), repr(error)]
@@ -349,7 +374,7 @@ def test_the_token_appears_nowhere(
 def test_a_closed_transport_says_so(transport: HttpTransport) -> None:
     transport.close()
     with pytest.raises(NeuroError, match="closed"):
-        transport.request("GET", URL)
+        transport.request("GET", URL, retry=Retry.ALWAYS)
 
 
 @pytest.fixture
@@ -381,7 +406,7 @@ def echo() -> Iterator[str]:
 
 
 def test_connections_are_kept(transport: HttpTransport, echo: str) -> None:
-    answers = {transport.request("GET", echo).content for _ in range(5)}
+    answers = {transport.request("GET", echo, retry=Retry.ALWAYS).content for _ in range(5)}
     assert answers == {b"1"}
 
 
@@ -397,9 +422,12 @@ def test_a_child_of_fork_has_connections_of_its_own(transport: HttpTransport, ec
         with open(read, "rb") as pipe:
             return pipe.read()
 
-    first = transport.request("GET", echo).content
-    assert in_child(lambda: transport.request("GET", echo).content) not in (b"", first)
-    assert transport.request("GET", echo).content == first
+    first = transport.request("GET", echo, retry=Retry.ALWAYS).content
+    assert in_child(lambda: transport.request("GET", echo, retry=Retry.ALWAYS).content) not in (
+        b"",
+        first,
+    )
+    assert transport.request("GET", echo, retry=Retry.ALWAYS).content == first
 
 
 HEAD = (
@@ -424,7 +452,89 @@ def test_an_answer_that_breaks_off_within_its_headers_is_no_answer(clock: Skippi
     for _ in range(len(HEAD)):
         transport = HttpTransport(CANARY, clock=clock)
         with pytest.raises(ConnectionFailed):
-            transport.stream(url, attempts=1)
+            transport.stream(url, retry=Retry.ALWAYS, attempts=1)
         transport.close()
     serving.join()
     listener.close()
+
+
+PAUSE_S = 0.4
+PATIENT = (0.2, 5.0)
+"""Less than the pause to connect, more than it to send."""
+
+
+@contextmanager
+def receiving(*pauses: float, piece: int = 2**16) -> Iterator[tuple[str, list[int]]]:
+    """Receive uploads with a pause before each piece, then all the rest; yield their sizes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+        sizes: list[int] = []
+
+        def receive() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=take, args=(connection,), daemon=True).start()
+
+        def take(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                while request := connection.recv(2**16):
+                    head, _, body = request.partition(b"\r\n\r\n")
+                    found = re.search(rb"Content-Length: (\d+)", head)
+                    assert found
+                    size = len(body)
+                    for pause in pauses:
+                        time.sleep(pause)
+                        size += len(connection.recv(piece, socket.MSG_WAITALL))
+                    while size < int(found[1]):
+                        size += len(connection.recv(2**20))
+                    sizes.append(size)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=receive, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/storage/x", sizes
+
+
+class InPieces:
+    """A body of three pieces."""
+
+    size = 3 * 2**22
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return iter([memoryview(bytes(2**22))] * 3)
+
+
+@pytest.mark.parametrize("content", [bytes(2**24), InPieces()], ids=["whole", "in pieces"])
+def test_a_platform_that_pauses_while_it_receives_is_waited_for(
+    content: bytes | InPieces,
+) -> None:
+    size = len(content) if isinstance(content, bytes) else content.size
+    with (
+        receiving(PAUSE_S, PAUSE_S) as (url, sizes),
+        closing(HttpTransport(CANARY, timeout=PATIENT)) as transport,
+    ):
+        for _ in range(2):  # on a new connection, and on one that was used before
+            transport.request("PUT", url, retry=Retry.NEVER, content=content)
+    assert sizes == [size, size]
+
+
+def test_a_slow_upload_may_take_longer_than_a_pause() -> None:
+    timeout = (0.5, 0.5)
+    with (
+        receiving(*[0.1] * 10, piece=2**20) as (url, sizes),
+        closing(HttpTransport(CANARY, timeout=timeout)) as transport,
+    ):
+        transport.request("PUT", url, retry=Retry.NEVER, content=bytes(2**24))
+    assert sizes == [2**24]
+
+
+def test_a_platform_that_stops_receiving_is_a_timeout(clock: Skipping) -> None:
+    with (
+        receiving(3) as (url, sizes),
+        closing(HttpTransport(CANARY, timeout=(5.0, 0.2), clock=clock)) as transport,
+    ):
+        begin = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            transport.request("PUT", url, retry=Retry.ALWAYS, content=bytes(2**24))
+        assert 0.7 < time.monotonic() - begin < 2.5  # four attempts
+    assert not sizes

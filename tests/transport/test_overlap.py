@@ -13,6 +13,7 @@ import pytest
 from neuro_sync.client.transfers import is_file
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.overlap import WIDTH, Answer, Call, Overlap
+from neuro_sync.transport.retry import Retry
 
 FOLDER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-File-Type: DIRECTORY\r\n\r\n"
 STRAY = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray"
@@ -229,7 +230,7 @@ def test_an_idle_connection_of_the_session_is_the_first_one_and_idle_afterwards(
     server: _Platform,
 ) -> None:
     with closing(HttpTransport("secret", timeout=(20.0, 20.0))) as transport:
-        transport.request("GET", f"{server.url}/before")
+        transport.request("GET", f"{server.url}/before", retry=Retry.ALWAYS)
         for turn in range(3):
             overlap = transport.overlap(server.url)
             assert overlap is not None
@@ -237,7 +238,7 @@ def test_an_idle_connection_of_the_session_is_the_first_one_and_idle_afterwards(
                 paths = [f"/{turn}/{number}" for number in range(5)]
                 assert all(answer for _, answer in overlap.answers(gets(server, *paths), 5))
             for number in range(5):
-                transport.request("GET", f"{server.url}/after/{number}")
+                transport.request("GET", f"{server.url}/after/{number}", retry=Retry.ALWAYS)
         assert server.connections == 5
     with server.counting:
         assert server.counting.wait_for(lambda: not server.open, 20)

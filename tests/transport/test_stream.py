@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from neuro_sync import StreamInterrupted
 from neuro_sync.transport.http import HttpTransport
+from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.stream import split_lines
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -62,7 +63,7 @@ def test_bytes_are_handed_on_as_they_come(transport: HttpTransport) -> None:
         assert seen.get(timeout=5) == b"one"  # only now is the rest sent
         connection.sendall(chunk(b"two") + chunk(b""))
 
-    with served(talk) as url, transport.stream(url) as stream:
+    with served(talk) as url, transport.stream(url, retry=Retry.ALWAYS) as stream:
         for piece in stream:
             seen.put(piece)
     assert seen.get_nowait() == b"two"
@@ -80,13 +81,13 @@ def test_bytes_are_handed_on_as_they_come(transport: HttpTransport) -> None:
 )
 def test_a_cut_raises(transport: HttpTransport, body: bytes) -> None:
     with served(sends(CHUNKED + body)) as url, pytest.raises(StreamInterrupted):
-        b"".join(transport.stream(url))
+        b"".join(transport.stream(url, retry=Retry.ALWAYS))
 
 
 def test_a_body_shorter_than_announced_raises(transport: HttpTransport) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"
     with served(sends(answer)) as url, pytest.raises(StreamInterrupted):
-        b"".join(transport.stream(url))
+        b"".join(transport.stream(url, retry=Retry.ALWAYS))
 
 
 def test_another_thread_ends_a_blocked_reader(transport: HttpTransport) -> None:
@@ -97,7 +98,7 @@ def test_another_thread_ends_a_blocked_reader(transport: HttpTransport) -> None:
         released.wait(10)
 
     with served(talk) as url:
-        stream = transport.stream(url)
+        stream = transport.stream(url, retry=Retry.ALWAYS)
         first_piece = threading.Event()
         pieces: list[bytes] = []
 
@@ -119,7 +120,7 @@ def test_another_thread_ends_a_blocked_reader(transport: HttpTransport) -> None:
 
 def test_closing_twice_and_after_the_end_does_nothing(transport: HttpTransport) -> None:
     with served(sends(CHUNKED + chunk(b"x") + chunk(b""))) as url:
-        stream = transport.stream(url)
+        stream = transport.stream(url, retry=Retry.ALWAYS)
         assert list(stream) == [b"x"]
         stream.close()
         stream.close()
@@ -136,7 +137,7 @@ def test_closing_what_the_peer_has_reset_does_nothing(transport: HttpTransport) 
         connection.close()
         was_reset.set()
 
-    with served(talk) as url, transport.stream(url) as stream:
+    with served(talk) as url, transport.stream(url, retry=Retry.ALWAYS) as stream:
         assert next(stream) == b"one"
         was_read.set()
         assert was_reset.wait(5)

@@ -110,6 +110,8 @@ def test_the_chosen_subprotocol_is_told_and_none_is_fine(
         (refusal(302, b"", {"Location": "http://elsewhere.test/"}), APIError, "sends us on"),
         (UPGRADE.replace(b"ACCEPT", b"wrong"), ProtocolError, "no websocket"),
         (b"nonsense\r\n\r\n", NeuroError, "websocket"),
+        (UPGRADE[:-2] + b"X: " + b"y" * 2**18, ProtocolError, "head of the answer has more than"),
+        (UPGRADE[:-2] + b"X: y\r\n" * 2**16, ProtocolError, "head of the answer has more than"),
         (b"HTTP/1.1 101", ConnectionFailed, "broke"),
         (b"", ConnectionFailed, "broke"),
     ],
