@@ -40,6 +40,7 @@ from .transfers import (
     other_size,
 )
 from .uploads import STEP, listing
+from .windows_names import check_local_name
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -60,6 +61,8 @@ def download_file(
     if not status.is_file():
         text = f"{src.uri} is no file, but {status.type}"
         raise StorageError(text, payload={"errno": "EINVAL"})
+    if len(dst.parts) > 1:  # else it may well be the device NUL that is meant
+        check_local_name(dst.name)
     dst, found = _target(dst)
     if found is not None and not stat.S_ISREG(found.st_mode):
         # A terminal, a pipe: nothing to be put in its place.
@@ -383,8 +386,7 @@ def _call(src: Location) -> Call:
 
 
 def _check_name(name: str) -> None:
-    """Raise for a name that would lead out of the folder that is written to."""
+    """Raise for a name that would lead out of the folder, or that a file here cannot have."""
     if name in ("", ".", "..") or "\0" in name or "/" in name:
         raise ProtocolError(f"the platform lists a file by the name {name!r}, which none can have")
-    if os.name == "nt" and any(mark in name for mark in "\\:"):
-        raise StorageError("this machine has no such names", payload={"errno": "EINVAL"})
+    check_local_name(name)
