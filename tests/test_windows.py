@@ -222,9 +222,8 @@ SLOW_OR_OF_POSIX = """
 @pytest.mark.parametrize(
     "files",
     [
-        "client/test_storage.py client/test_saved_login.py",
         "cli/test_std_streams.py cli/test_storage.py",
-        "client/test_forward.py transport/test_http.py transport/test_stream.py",
+        "client/test_storage.py client/test_saved_login.py client/test_forward.py",
     ],
 )
 def test_the_tests_of_the_client_pass_without_what_windows_lacks(
