@@ -19,13 +19,16 @@ from docker.utils import kwargs_from_env
 
 from neuro_sync.errors import ConfigError
 
+WINDOWS_PIPE = "npipe:////./pipe/docker_engine"
+"""Where Docker Desktop listens on Windows."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
     """Where an engine listens."""
 
     url: str
-    """``unix:///path``, or ``tcp://host:port``."""
+    """``unix:///path``, ``tcp://host:port``, or on Windows ``npipe:////./pipe/name``."""
     origin: str
     """Who says so."""
     tls: TLSConfig | None = None
@@ -58,6 +61,8 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
         )
     if name != "default":
         return _known(Endpoint(context.Host or "", f"Docker context {name!r}", context.TLSConfig))
+    if not hasattr(socket, "AF_UNIX"):
+        return Endpoint(WINDOWS_PIPE, "the usual place")
     candidates = _usual_sockets(environment)
     for path in candidates:
         if path.is_socket():
@@ -72,10 +77,15 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
 
 def _known(endpoint: Endpoint) -> Endpoint:
     scheme = urlsplit(endpoint.url).scheme
-    if scheme not in ("unix", "tcp", "http", "https"):
+    if scheme == "unix" and not hasattr(socket, "AF_UNIX"):
+        raise ConfigError(
+            f"the container engine at {endpoint} cannot be reached: this system's Python has no "
+            f"Unix sockets. Set DOCKER_HOST={WINDOWS_PIPE}, or an address tcp://HOST:PORT"
+        )
+    if scheme not in ("unix", "npipe", "tcp", "http", "https"):
         raise ConfigError(
             f"the container engine at {endpoint} cannot be reached over {scheme!r}, only over "
-            "unix:// and tcp://; forward its socket, for instance with "
+            "unix://, npipe:// and tcp://; forward its socket, for instance with "
             "`ssh -NL /tmp/docker.sock:/var/run/docker.sock HOST`, "
             "and set DOCKER_HOST=unix:///tmp/docker.sock"
         )
@@ -85,7 +95,8 @@ def _known(endpoint: Endpoint) -> Endpoint:
 def _usual_sockets(environment: Mapping[str, str]) -> list[Path]:
     """Return where Docker, Docker Desktop, rootless Docker and Colima listen."""
     home = Path(environment.get("HOME") or "~").expanduser()
-    runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{user}")
     return [
         Path("/var/run/docker.sock"),
         runtime / "docker.sock",
@@ -143,7 +154,7 @@ def why_unreachable(endpoint: Endpoint, error: BaseException) -> str:
 
 def probe(endpoint: Endpoint) -> OSError | None:
     """Return why an engine's socket does not take a connection; None if it does, or is none."""
-    if endpoint.socket_path is not None:
+    if endpoint.socket_path is not None and hasattr(socket, "AF_UNIX"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
             tried.settimeout(1)
             try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
-if hasattr(time, "clock_gettime"):
+if sys.platform != "win32":
 
     def monotonic() -> float:
         """Return seconds that only ever go forward, as `time.monotonic` does.
@@ -13,5 +14,5 @@ if hasattr(time, "clock_gettime"):
         """
         return time.clock_gettime(time.CLOCK_MONOTONIC)
 
-else:  # Windows
+else:
     monotonic = time.monotonic

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,7 @@ from hypothesis import settings
 from neuro_sync import JobDescription, Session
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.transport.tokens import user_of
+from tests import without_posix
 from tests.docker_engine import shared_engine
 from tests.oauth_server import OAuthServer, TokenDoor
 
@@ -35,13 +37,33 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
 # give to others, such as "alice" or "nobody".
 os.environ["LOGNAME"] = f"tester-{os.getuid()}"
 
+
+class OtherPlatform:
+    """The platform of another process, for tests that run as on Windows."""
+
+    VARIABLE = "NEURO_TEST_PLATFORM"
+
+    def __init__(self) -> None:
+        self.url, self.token, folder = os.environ[self.VARIABLE].split(" ", 2)
+        self.folder = Path(folder)
+        self.port = urlsplit(self.url).port
+
+
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 
+def pytest_collection_finish() -> None:
+    if OtherPlatform.VARIABLE in os.environ:
+        without_posix.remove()
+
+
 @pytest.fixture(scope="session")
-def platform() -> Iterator[LocalPlatform]:
+def platform() -> Iterator[LocalPlatform | OtherPlatform]:
+    if OtherPlatform.VARIABLE in os.environ:
+        yield OtherPlatform()
+        return
     # Room for whatever the tests of a worker leave running.
     with LocalPlatform(ephemeral=True, grace=0.5, cores=1000, memory=2**42) as running:
         yield running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -148,7 +149,7 @@ def _destinations(
     is_into = not no_target_directory and (
         target_directory is not None
         or len(sources) > 1
-        or target.text.endswith("/")
+        or target.text.endswith("/" if target.is_remote else ("/", os.sep))
         or target.is_folder(session)
     )
     if not is_into:

@@ -317,7 +317,8 @@ def _stop_signal() -> Iterator[Callable[[], object]]:
     with waiting, waking:
         waking.setblocking(False)
         signal.set_wakeup_fd(waking.fileno())
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = signal.Signals[name]
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, lambda *_: None)
         yield lambda: waiting.recv(1)

@@ -154,6 +154,9 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if "_NEURO_COMPLETE" in os.environ:
             from . import completion  # noqa: F401  # which teaches click the ways of bash
+        # On Windows click would expand the patterns in all arguments: those of options, and of
+        # commands for jobs. `cp` does so with its own.
+        kwargs.setdefault("windows_expand_args", False)
         return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob as glob_module
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from yarl import URL
 
 from neuro_sync.client.transfers import local_path
+from neuro_sync.client.windows_names import check_local_name
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
 from neuro_sync.models.storage import child
 from neuro_sync.models.uris import path_of
@@ -47,8 +49,15 @@ class Place:
         return os.path.basename(os.path.abspath(self.where))
 
     def child(self, name: str) -> Path | URL:
-        """Return where something of a name is in this folder, whatever characters it has."""
-        return child(self.where, name) if isinstance(self.where, URL) else self.where / name
+        """Return where something of a name is in this folder, whatever characters it has.
+
+        Raises:
+            StorageError: No file of this machine can have that name.
+        """
+        if isinstance(self.where, URL):
+            return child(self.where, name)
+        check_local_name(name)
+        return self.where / name
 
     def is_folder(self, session: Session) -> bool:
         """Return whether there is a folder."""
@@ -76,13 +85,16 @@ def place(session: Session, text: str) -> Place:
 def expanded(session: Session, texts: Sequence[str], glob: bool | None) -> Iterator[Place]:
     """Yield what is named, and what patterns on the storage match.
 
-    Patterns of this machine's files the shell has expanded. Unless `glob` is given, a file of the
-    very name of the pattern is what is meant.
+    Patterns of this machine's files the shell has expanded; on Windows it does not. Unless `glob`
+    is given, a file of the very name of the pattern is what is meant.
 
     Raises:
         ResourceNotFound: Nothing matches.
     """
     for text in texts:
+        if os.name == "nt" and glob is not False and not text.startswith((SCHEME, "file:")):
+            yield from (place(session, path) for path in local_matches(text))
+            continue
         if glob is False or not is_pattern(text):
             yield place(session, text)
             continue
@@ -93,6 +105,20 @@ def expanded(session: Session, texts: Sequence[str], glob: bool | None) -> Itera
         if glob is None and named(session, text).where in [match.where for match in matches]:
             output.note(f"{text} is taken for a name; with --glob it is a pattern.")
         yield from matches
+
+
+def local_matches(text: str) -> list[str]:
+    """Return the files here that a pattern matches; the text itself if it is none, or a name.
+
+    Raises:
+        ResourceNotFound: Nothing matches.
+    """
+    if WILD.isdisjoint(text) or os.path.lexists(text):
+        return [text]
+    matches = sorted(glob_module.glob(text))
+    if not matches:
+        raise ResourceNotFound(f"nothing matches {text}")
+    return matches
 
 
 def is_pattern(text: str) -> bool:

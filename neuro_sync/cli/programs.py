@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ def forwarding_signals() -> Iterator[RunProgram]:
     in the block, threads included, does not see them. Calling it raises OSError if the program
     cannot be started.
     """
+    if sys.platform == "win32":  # it has no local platform, for which this is
+        raise NotImplementedError
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # there would be no exit code
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     numbers = {
@@ -70,12 +73,16 @@ def _report_end(pid: int, thread: int) -> None:
 
     The program is not reaped here: until it is, its number is no other process's.
     """
+    if sys.platform == "win32":
+        raise NotImplementedError
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     signal.pthread_kill(thread, signal.SIGCHLD)
 
 
 def _next_signal(numbers: set[int]) -> int:
     """Wait for a signal that the program has not got as well; return its number."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     while True:
         if not hasattr(signal, "sigwaitinfo"):  # macOS
             number = signal.sigwait(numbers)

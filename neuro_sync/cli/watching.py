@@ -93,8 +93,11 @@ def has_input() -> bool:
         return False
     if stat.S_ISREG(status.st_mode):
         # A file of /proc has content, and says that it is empty.
-        return bool(os.pread(descriptor, 1, os.lseek(descriptor, 0, os.SEEK_CUR)))
-    if stat.S_ISFIFO(status.st_mode) and hasattr(select, "poll"):
+        position = os.lseek(descriptor, 0, os.SEEK_CUR)
+        found = os.read(descriptor, 1)
+        os.lseek(descriptor, position, os.SEEK_SET)
+        return bool(found)
+    if sys.platform != "win32" and stat.S_ISFIFO(status.st_mode) and hasattr(select, "poll"):
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         return all(event & select.POLLIN for _, event in poll.poll(0))

@@ -6,6 +6,7 @@ import errno
 import hmac
 import http.server
 import logging
+import os
 import queue
 import secrets
 import threading
@@ -26,6 +27,7 @@ REFUSALS = {"unauthorized": 401, "access_denied": 403}
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+    allow_reuse_address = os.name != "nt"  # there it lets two programs listen on one port
 
     def handle_error(self, *_: object) -> None:
         # A browser that leaves is its own business; the usual one would print all of it.

@@ -25,6 +25,7 @@ from neuro_sync.models.storage import (
 )
 from neuro_sync.transport.overlap import Call, Overlap
 
+from . import file_lock
 from .transfers import (
     SMALL,
     Crew,
@@ -39,11 +40,14 @@ from .transfers import (
     other_size,
 )
 from .uploads import STEP, listing
+from .windows_names import check_local_name
 
 if TYPE_CHECKING:
     from .storage import Storage
 
 
+O_BINARY: int = getattr(os, "O_BINARY", 0)
+"""Without it Windows writes other bytes for a newline."""
 _NUMBERS = count()
 """Of small files under way."""
 
@@ -57,6 +61,8 @@ def download_file(
     if not status.is_file():
         text = f"{src.uri} is no file, but {status.type}"
         raise StorageError(text, payload={"errno": "EINVAL"})
+    if len(dst.parts) > 1:  # else it may well be the device NUL that is meant
+        check_local_name(dst.name)
     dst, found = _target(dst)
     if found is not None and not stat.S_ISREG(found.st_mode):
         # A terminal, a pipe: nothing to be put in its place.
@@ -69,14 +75,12 @@ def download_file(
     if status.size <= SMALL:
         _place(_whole(storage, src, status), src, dst, permissions, report)
     else:
-        with _partial(status, dst) as (file, growing):
+        with _partial(status, dst) as file:
             offset = _usable(storage, status, file) if mode.continue_ else 0
             file.truncate(offset)
             file.seek(offset)
             _fetch(storage, src, status, file, dst, offset, report)
-            if permissions is not None:
-                os.fchmod(file.fileno(), permissions)
-            os.replace(growing, dst)
+            _set_permissions(file.fileno(), permissions)
         report(lambda: StorageProgressComplete(src.uri, file_uri(dst), status.size))
 
 
@@ -175,11 +179,10 @@ def _place(
     # Not one that an earlier process of the same number has left behind.
     growing = f"{dst.parent}/.neuro-{os.getpid()}-{time.monotonic_ns()}-{next(_NUMBERS)}.part"
     try:
-        file = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        file = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | O_BINARY, 0o666)
         try:
             try:
-                if permissions is not None:
-                    os.fchmod(file, permissions)
+                _set_permissions(file, permissions)
                 done = 0
                 while done < size:
                     done += os.write(file, content[done:])
@@ -197,6 +200,12 @@ def _place(
     report(lambda: StorageProgressComplete(src.uri, file_uri(dst), size))
 
 
+def _set_permissions(descriptor: int, permissions: int | None) -> None:
+    """Give a file those of the one that it replaces; on Windows it has those of its folder."""
+    if permissions is not None and hasattr(os, "fchmod"):
+        os.fchmod(descriptor, permissions)
+
+
 def _write(file: FileIO, piece: bytes, dst: Path) -> None:
     try:
         written = file.write(piece) or 0
@@ -209,8 +218,8 @@ def _write(file: FileIO, piece: bytes, dst: Path) -> None:
 
 
 @contextmanager
-def _partial(status: FileStatus, dst: Path) -> Iterator[tuple[FileIO, Path]]:
-    """Open the file that grows until it is whole; nobody else writes to it meanwhile.
+def _partial(status: FileStatus, dst: Path) -> Iterator[FileIO]:
+    """Open the file that grows until it is whole and gets its name; nobody else writes to it.
 
     What there is of it stays when the download fails, for another one to go on with.
     """
@@ -224,11 +233,17 @@ def _partial(status: FileStatus, dst: Path) -> Iterator[tuple[FileIO, Path]]:
         raise OSError(error.errno, error.strerror, str(dst)) from error
     with file:
         try:
-            yield file, path
+            yield file
         except BaseException:
-            if not os.fstat(file.fileno()).st_size:
+            is_empty = not os.fstat(file.fileno()).st_size
+            file.close()
+            if is_empty:
                 path.unlink(missing_ok=True)
             raise
+        if file_lock.has_flock():  # so that no other download begins to write to it just now
+            os.replace(path, dst)
+    if not file_lock.has_flock():  # Windows renames no file that is open
+        os.replace(path, dst)
 
 
 def _partial_name(status: FileStatus, dst: Path) -> Path:
@@ -240,21 +255,13 @@ def _partial_name(status: FileStatus, dst: Path) -> Path:
 
 def _locked(path: Path) -> FileIO | None:
     """Open a file that nobody else has open to write; None if somebody has."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows, where an open file cannot be replaced anyway
-        return None
     while True:
-        file = FileIO(path, "a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = file_lock.try_lock(path)
+        if file is None:
+            return None
+        with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        except BlockingIOError:
-            file.close()
-            return None
-        except FileNotFoundError:
-            pass
         # Whoever had it has just given it its name.
         file.close()
 
@@ -379,8 +386,7 @@ def _call(src: Location) -> Call:
 
 
 def _check_name(name: str) -> None:
-    """Raise for a name that would lead out of the folder that is written to."""
+    """Raise for a name that would lead out of the folder, or that a file here cannot have."""
     if name in ("", ".", "..") or "\0" in name or "/" in name:
         raise ProtocolError(f"the platform lists a file by the name {name!r}, which none can have")
-    if os.name == "nt" and any(mark in name for mark in "\\:"):
-        raise StorageError("this machine has no such names", payload={"errno": "EINVAL"})
+    check_local_name(name)

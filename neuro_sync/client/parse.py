@@ -32,7 +32,7 @@ from neuro_sync.models.parse import (
     split_volume,
     variable_lines,
 )
-from neuro_sync.models.uris import SCHEME, complete, file_path, parse_uri, shorten
+from neuro_sync.models.uris import SCHEME, complete, file_parts, file_path, parse_uri, shorten
 
 from .arguments import BadValuesRefused, several, strings
 from .config import Config, Section
@@ -81,9 +81,7 @@ class Parser(Section):
         text = id_or_name_or_uri
         allowed_schemes = strings("allowed_schemes", allowed_schemes)
         scheme, colon, _ = text.partition(":")
-        if "file" in allowed_schemes and not (
-            colon and SCHEME.fullmatch(scheme) and len(scheme) > 1  # one letter is a drive's
-        ):
+        if "file" in allowed_schemes and not (colon and SCHEME.fullmatch(scheme)):
             return self.path_to_uri(Path(text))
         with BadValuesRefused():
             if colon and scheme.lower() == "file" and "file" in (allowed_schemes or ("file",)):
@@ -134,8 +132,9 @@ class Parser(Section):
                 f"there is no home folder {path.parts[0]!r}; for a file of that name "
                 f"write './{path}'"
             ) from error
-        quoted = quote_from_bytes(os.fsencode(absolute), safe=PLAIN_IN_PATHS)
-        return URL(f"file://{quoted}", encoded=True)
+        host, text = file_parts(absolute)
+        quoted = quote_from_bytes(os.fsencode(text), safe=PLAIN_IN_PATHS)
+        return URL(f"file://{host}{quoted}", encoded=True)
 
     def uri_to_path(self, uri: URL) -> Path:
         """Read a ``file:`` address.

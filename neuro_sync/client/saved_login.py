@@ -16,6 +16,8 @@ from neuro_sync.errors import ConfigError
 from neuro_sync.transport.tokens import user_of
 from neuro_sync.version import __version__
 
+from . import file_lock
+
 if TYPE_CHECKING:
     import sqlite3
 
@@ -146,6 +148,8 @@ class LoginStore:
 
     def warn_if_open_to_others(self) -> None:
         """Tell how to keep the token to oneself; refused is nothing, as a mount may be so."""
+        if os.name == "nt":  # its permissions are no bits
+            return
         for path, right in ((self.folder, "700"), (self.file, "600")):
             with suppress(OSError):
                 loose = stat.S_IMODE(path.stat().st_mode) & 0o077
@@ -195,7 +199,7 @@ class LoginStore:
         fresh = self.folder / f"{DATABASE}.new"
         for left_over in self.folder.glob(f"{fresh.name}*"):
             left_over.unlink()
-        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         self._replace_row(fresh, login, now)
         for name in COMPANIONS:
             (self.folder / name).unlink(missing_ok=True)
@@ -262,23 +266,18 @@ class LoginStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from the same; where nothing can be written, nobody needs it."""
-        try:
-            import fcntl
-        except ImportError:  # not on Windows, where the database's own locks have to do
-            yield
-            return
         descriptor = None
         with suppress(OSError):
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            # A link may lead to a file that another user has locked; Windows has no such flag.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
             descriptor = os.open(self.folder / LOCK, flags, 0o600)
         try:
             if descriptor is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                file_lock.lock(descriptor)
             yield
         finally:
             if descriptor is not None:
-                # Said, not left to close(): a child of `fork` may hold the same descriptor.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                file_lock.unlock(descriptor)
                 os.close(descriptor)
 
     def __repr__(self) -> str:

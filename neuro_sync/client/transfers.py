@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -28,7 +28,7 @@ from neuro_sync.errors import (
     StorageError,
 )
 from neuro_sync.models import storage as models
-from neuro_sync.models.uris import build, file_path
+from neuro_sync.models.uris import build, file_parts, file_path
 
 from .arguments import BadValuesRefused
 
@@ -406,9 +406,9 @@ def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[max(end - BATCH, 0) : end]
 
 
-def file_uri(path: Path) -> URL:
+def file_uri(path: PurePath) -> URL:
     """Return the address of a local file."""
-    return build("file", "", str(path))
+    return build("file", *file_parts(path))
 
 
 def local_path(place: str | Path | URL) -> Path:
@@ -429,4 +429,5 @@ def local_path(place: str | Path | URL) -> Path:
     if isinstance(place, URL) or place.startswith("file:"):
         with BadValuesRefused():
             return file_path(str(place))
-    return Path(os.path.expanduser(place) if place == "~" or place.startswith("~/") else place)
+    is_in_home = place == "~" or place.startswith(("~/", f"~{os.sep}"))
+    return Path(os.path.expanduser(place) if is_in_home else place)

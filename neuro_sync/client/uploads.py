@@ -114,8 +114,7 @@ def _upload(
     """Send what is missing, and return how long the file is; None if there was nothing to do."""
     status = os.fstat(file.fileno())
     size = status.st_size
-    # A file of /proc has content, and says that it is empty.
-    if not stat.S_ISREG(status.st_mode) or (not size and os.pread(file.fileno(), 1, 0)):
+    if not stat.S_ISREG(status.st_mode) or (not size and _has_content(file)):
         return _upload_pipe(storage, file, src, dst, report)
     offset = _offset(storage, status, found, mode)
     if offset is None:
@@ -155,6 +154,13 @@ def _upload(
             parts.grow()
     report(lambda: StorageProgressComplete(file_uri(src), dst.uri, size))
     return size
+
+
+def _has_content(file: FileIO) -> bool:
+    """Return whether there is something to read; a file of /proc says that it is empty."""
+    found = file.read(1)
+    file.seek(0)
+    return bool(found)
 
 
 def _offset(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -23,7 +23,9 @@ from .base import ANSWER
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
 
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")
+"""Of at least two letters: one is a drive, as in ``C:\\data``."""
+DRIVE = re.compile(r"[A-Za-z]:")
 UNQUOTED = "/@:!$&'()*+,;=~"
 """What yarl does not quote in a path, besides letters, digits, ``-``, ``.`` and ``_``."""
 
@@ -127,8 +129,12 @@ def parse_address(text: str, scheme: str) -> URL:
 def parse_uri(text: str, allowed_schemes: Collection[str] = ()) -> URL:
     """Check an address of any scheme, short or full, against the rules that hold for all."""
     given, colon, rest = text.partition(":")
+    like = _listed(allowed_schemes) if allowed_schemes else "'storage:'"
+    if DRIVE.match(text):
+        raise ValueError(
+            f"{text!r} is a path of this machine; an address begins with a scheme such as {like}"
+        )
     if not colon or not SCHEME.fullmatch(given):
-        like = _listed(allowed_schemes) if allowed_schemes else "'storage:'"
         raise ValueError(f"{text!r} has no scheme; write {like} before it")
     scheme = given.lower()
     if allowed_schemes and scheme not in allowed_schemes:
@@ -240,16 +246,45 @@ def _split(rest: str) -> tuple[str, str]:
     return host, slash + path
 
 
+def file_parts(path: PurePath) -> tuple[str, str]:
+    """Return the host and the path that a local file has in an address.
+
+    On Windows a share such as ``\\\\HOST\\SHARE`` has a host, and a drive comes after a slash.
+    """
+    text = path.as_posix()
+    if isinstance(path, PureWindowsPath):
+        if text.startswith("//"):
+            host, slash, rest = text[2:].partition("/")
+            return host, slash + rest
+        if path.is_absolute():
+            return "", f"/{text}"
+    return "", text
+
+
 def file_path(text: str) -> Path:
     """Read a ``file:`` address.
 
     Raises:
         ValueError: It names another machine, or a home folder, or has more than a path.
     """
+    return Path(file_path_text(text, on_windows=os.name == "nt"))
+
+
+def file_path_text(text: str, *, on_windows: bool) -> str:
+    """Return the path in a ``file:`` address; on Windows with a drive, or a share of a host.
+
+    Raises:
+        ValueError: As for `file_path`.
+    """
     path = text.partition(":")[2]
+    share = ""
     if path.startswith("//"):
         host, slash, rest = path[2:].partition("/")
-        if host:
+        if on_windows and DRIVE.fullmatch(host):  # file://C:/a, as it is often written
+            slash = host + slash
+        elif on_windows and host:
+            share = f"//{host}"
+        elif host:
             raise ValueError(f"{text!r} names the machine {host!r}; write 'file:///PATH'")
         path = slash + rest
     for mark, quoted in (("#", "%23"), ("?", "%3F")):
@@ -259,7 +294,10 @@ def file_path(text: str) -> Path:
             )
     if path.startswith("~"):
         raise ValueError(f"{text!r}: '~' is no home folder here; write the path")
-    return Path(os.fsdecode(unquote_to_bytes(path)))
+    path = os.fsdecode(unquote_to_bytes(path))
+    if on_windows and DRIVE.match(path.lstrip("/")):
+        path = path.lstrip("/")
+    return share + path
 
 
 def _listed(schemes: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -12,9 +13,13 @@ from click.testing import CliRunner, Result
 
 from neuro_sync.cli.main import neuro as command
 from neuro_sync.local.server import LocalPlatform
+from tests import without_posix
+from tests.conftest import OtherPlatform
 from tests.terminals import Terminal
 
 NEURO = [sys.executable, "-W", "error", "-m", "neuro_sync"]
+if OtherPlatform.VARIABLE in os.environ:
+    NEURO[-2:] = [without_posix.__file__]
 Neuro = Callable[..., Result]
 Open = Callable[[str], Terminal]
 Process = Callable[..., subprocess.CompletedProcess[str]]
