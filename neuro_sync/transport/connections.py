@@ -112,15 +112,17 @@ class Connections:
         self._open()
 
     def _open(self) -> None:
-        self._process = os.getpid()
-        self._session = requests.Session()
-        self._session.trust_env = self._trust_env
+        session = requests.Session()
+        session.trust_env = self._trust_env
         self.adapter: Adapter = Adapter(self.tls)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, self.adapter)
+            session.mount(scheme, self.adapter)
+        self._session = session
         self._settings: dict[str, Mapping[str, Any]] = {}
         self._contexts: dict[object, TlsContext] = {}
         self._in_use: WeakSet[Closing] = WeakSet()
+        # The last: other threads use all this as soon as it is their process's.
+        self._process = os.getpid()
 
     def check_open(self) -> None:
         if self.closed:

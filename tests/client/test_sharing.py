@@ -127,7 +127,8 @@ def gunicorn(folder: Path, platform: LocalPlatform, worker: list[str]) -> Iterat
         url = next(
             line.split("at: ")[1].split()[0] for line in process.stderr if "Listening at: " in line
         )
-        rest = threading.Thread(target=process.stderr.read)
+        # Shown if the test fails: an application's error is only told there.
+        rest = threading.Thread(target=lambda: sys.stderr.write(process.stderr.read()))  # type: ignore[union-attr]
         rest.start()
         try:
             yield url

@@ -7,6 +7,8 @@ import math
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -538,3 +540,33 @@ def test_a_platform_that_stops_receiving_is_a_timeout(clock: Skipping) -> None:
             transport.request("PUT", url, retry=Retry.ALWAYS, content=bytes(2**24))
         assert 0.7 < time.monotonic() - begin < 2.5  # four attempts
     assert not sizes
+
+
+THREADS_OF_A_CHILD = """
+import os, sys, threading
+from neuro_sync.transport.connections import Adapter, Connections
+
+connections = Connections(None, None, None, trust_env=False)
+for _ in range(100):
+    child = os.fork()
+    if not child:
+        sys.setswitchinterval(1e-6)
+        start, kinds = threading.Barrier(8), []
+
+        def use():
+            start.wait()
+            session, _ = connections.to("http://platform.test")
+            kinds.append(type(session.get_adapter("http://platform.test")))
+
+        threads = [threading.Thread(target=use) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os._exit(kinds != [Adapter] * 8)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_threads_of_a_child_find_its_connections_whole() -> None:
+    subprocess.run([sys.executable, "-c", THREADS_OF_A_CHILD], check=True, timeout=60)
