@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -1074,7 +1076,22 @@ def _channels(*, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> list[tup
     elif not stdout and not stderr:
         stdout = stderr = True
     flags = {"tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
-    return [(name, str(int(flag))) for name, flag in flags.items()]
+    query = [(name, str(int(flag))) for name, flag in flags.items()]
+    if tty and (size := _terminal_size()) is not None:
+        query += [("w", str(size.columns)), ("h", str(size.lines))]
+    return query
+
+
+def _terminal_size() -> os.terminal_size | None:
+    """Return the size of this process's terminal, which a command's own one has from its start.
+
+    A platform that does not know it passes over it, and is told by `StdStream.interact`.
+    """
+    try:
+        size = os.get_terminal_size(sys.stdout.fileno())
+    except (AttributeError, ValueError, OSError):  # no terminal, or a notebook's
+        return None
+    return size if size.columns and size.lines else None
 
 
 def _check_words(command: str, refusal: APIError) -> None:

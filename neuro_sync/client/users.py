@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from urllib.parse import quote
 
 from pydantic import TypeAdapter
 from yarl import URL
@@ -163,7 +162,7 @@ class Users(Section):
     def _api(self, user: str, *path: str) -> str:
         if not user or ":" in user:
             raise IllegalArgumentError(f"{user!r} is no name of a user or a role")
-        name = quote(user.replace("/", ":"), safe=":")
+        name = segment(user.replace("/", ":")).replace("%3A", ":")
         return "/".join((str(self._config.api_url), "users", name, *path))
 
     def _filter(self, scheme: str | None, uri: URL | str | None) -> list[tuple[str, str]]:

@@ -31,6 +31,7 @@ from neuro_sync.errors import (
     AuthError,
     ConfigError,
     ConnectionFailed,
+    IllegalArgumentError,
     NeuroError,
     RequestTimeout,
     ResourceNotFound,
@@ -396,7 +397,7 @@ class HttpTransport:
         `prepare()` parses and checks again what was built here, and costs as much time as
         sending it.
         """
-        parameters = urlencode(list(query))
+        parameters = encode_query(query)
         request = requests.PreparedRequest()
         request.method = method
         request.url = f"{url}?{parameters}" if parameters else url
@@ -406,11 +407,11 @@ class HttpTransport:
         if accept:
             headers["Accept"] = accept
         if body is not None:
-            request.body = json.dumps(body).encode()
+            request.body = _encode_json(body)
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(request.body))
         elif form is not None:
-            request.body = urlencode(form).encode()
+            request.body = encode_query(form.items()).encode()
             headers["Content-Type"] = "application/x-www-form-urlencoded"
             headers["Content-Length"] = str(len(request.body))
         elif method not in ("GET", "HEAD"):
@@ -509,8 +510,60 @@ class _Passing(Exception):
 
 
 def segment(text: str) -> str:
-    """Quote one part of a path."""
+    """Quote one part of a path.
+
+    Raises:
+        IllegalArgumentError: It has bytes that are not UTF-8.
+    """
+    _check_encodable(text)
     return quote(text, safe="")
+
+
+SHOWN = 100
+"""Characters of a text before and after the one that cannot be sent."""
+
+
+def encode_query(query: Query) -> str:
+    """Return the parameters of an address.
+
+    Raises:
+        IllegalArgumentError: A value has bytes that are not UTF-8.
+    """
+    pairs = list(query)
+    for _, value in pairs:
+        _check_encodable(value)
+    return urlencode(pairs)
+
+
+def _encode_json(body: object) -> bytes:
+    text = json.dumps(body)
+    if "\\ud" in text:  # half of a pair, or a pair
+        _check_encodable(body)
+    return text.encode()
+
+
+def _check_encodable(value: object) -> None:
+    """Check that all text in a value can be sent; arguments of a command may be any bytes.
+
+    Raises:
+        IllegalArgumentError: A text has bytes that are not UTF-8, as lone surrogates.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            shown = value[max(error.start - SHOWN, 0) : error.start + SHOWN]
+            raise IllegalArgumentError(
+                f"{shown!r} cannot be sent: {value[error.start]!r} is not UTF-8; rename what has "
+                "that name, or convert the text (iconv -t UTF-8)"
+            ) from None
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_encodable(key)
+            _check_encodable(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_encodable(item)
 
 
 def _nothing_left() -> requests.Response:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from typing_extensions import Self
 from urllib3.exceptions import HTTPError
@@ -39,7 +39,7 @@ from neuro_sync.monotonic import monotonic
 from .answers import PIECE, Connection
 from .connections import socket_options
 from .deadlines import DeadlinePassed, bounded, seconds_left
-from .http import HttpTransport, Query, proxy_error, redirection
+from .http import HttpTransport, Query, encode_query, proxy_error, redirection
 from .retry import Retry
 from .rfc6455 import (
     BINARY,
@@ -97,7 +97,7 @@ class WebSocket(Closing):
         url = transport.current_address(url)
         self._settings = transport.connection_settings(url)
         self._tokens = transport.tokens
-        parameters = urlencode(list(query))
+        parameters = encode_query(query)
         self._url = f"{url}?{parameters}" if parameters else url
         self._offered = ", ".join(subprotocols)
         self.heartbeat = heartbeat

@@ -47,6 +47,15 @@ def test_run_with_a_terminal_shows_the_prompt_and_ends_with_the_jobs_exit_code(
     assert b"failed with exit code 7" in terminal.rest()
 
 
+def test_a_command_finds_the_size_of_the_terminal_when_it_starts(
+    neuro_terminal: Open, sleeper: JobDescription
+) -> None:
+    for _ in range(3):
+        terminal = neuro_terminal(f"exec -t {sleeper.id} -- stty size")
+        assert terminal.wait() == 0
+        assert b"31 99" in terminal.rest()
+
+
 def test_attach_shows_what_was_before_and_leaves_with_ctrl_p_ctrl_q(
     neuro_terminal: Open, shell: JobDescription, session: Session
 ) -> None:

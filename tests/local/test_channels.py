@@ -641,3 +641,31 @@ def test_a_signal_may_be_named(dial: Dial, run: Run, session: Session, name: str
 def test_a_signal_that_there_is_not_is_refused(dial: Dial, run: Run, name: str) -> None:
     answer = kill(dial, run(FOREVER).id, f"?signal={name}")
     assert (answer.status_code, answer.json()) == (400, {"error": f"there is no signal {name!r}"})
+
+
+def test_a_terminal_whose_user_does_not_say_its_size_has_the_usual_one(
+    platform: LocalPlatform, session: Session
+) -> None:
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command="sh -c 'stty size; sleep 60'", tty=True
+    )
+    with session.jobs.logs(job) as lines:
+        size = next(lines)
+    assert session.jobs.run_command(job, "true").exit_code == 0
+    with session.jobs.exec(job, "stty size", tty=True) as stream:
+        output = stream.communicate(timeout=20).stdout
+    session.jobs.kill(job)
+    if platform.runtime == "process":
+        assert size.strip() == "24 80"
+    assert output.split() == [b"24", b"80"]
+
+
+@pytest.mark.parametrize("size", [("x", "1"), ("70000", "1"), ("1", "-1"), ("", "")])
+@pytest.mark.parametrize("path", ["exec", "attach"])
+def test_a_size_that_is_none_is_refused(
+    dial: Dial, run: Run, path: str, size: tuple[str, str]
+) -> None:
+    query = {"w": size[0], "h": size[1], "stderr": "0"}
+    status, body = dial.refused(run(FOREVER), path, cmd="true", **query)
+    assert status == 400
+    assert "number of characters" in str(body)

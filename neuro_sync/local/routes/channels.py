@@ -10,13 +10,13 @@ from fastapi import APIRouter, Response, WebSocket
 
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
 from neuro_sync.local.access import SUBPROTOCOL_PREFIX, Asking
-from neuro_sync.local.runtimes.base import Channel
+from neuro_sync.local.runtimes.base import USUAL_SIZE, Channel
 from neuro_sync.models import frames
 from neuro_sync.models.frames import BadFrame, EndOfInput, Exited, Input, Resize
 from neuro_sync.models.words import split_words
 
 from .monitoring import Service
-from .values import signal_number, stream_flag
+from .values import characters, signal_number, stream_flag
 from .websockets import refuse_plain_requests, until_one_ends
 
 router = APIRouter(prefix="/monitoring/jobs")
@@ -64,6 +64,14 @@ class Streams:
         return tuple(channel for channel, is_wanted in wanted if is_wanted)
 
 
+def terminal_size(websocket: WebSocket) -> Resize | None:
+    """Return the size of the client's terminal, which the hosted platform does not ask for."""
+    width, height = (websocket.query_params.get(name) for name in ("w", "h"))
+    if width is None or height is None:
+        return None
+    return Resize(height=characters("h", height), width=characters("w", width))
+
+
 @router.websocket("/{id}/exec")
 async def exec(id: str, websocket: WebSocket, jobs: Service, caller: Asking, cmd: str = "") -> None:
     """Run a command inside a job; it ends when its client leaves."""
@@ -74,7 +82,10 @@ async def exec(id: str, websocket: WebSocket, jobs: Service, caller: Asking, cmd
     if "\0" in cmd:
         raise IllegalArgumentError("invalid command format: it has a NUL character")
     job = jobs.running(id, caller)
-    channel = await jobs.runtime.exec(job.id, arguments(job.id, cmd), tty=streams.tty)
+    words = arguments(job.id, cmd)
+    channel = await jobs.runtime.exec(
+        job.id, words, tty=streams.tty, size=terminal_size(websocket) or USUAL_SIZE
+    )
     try:
         if not streams.stdin and not streams.tty:
             await channel.end_input()
@@ -112,8 +123,11 @@ async def attach(
             f"Container '{job.id}' client error: it has a terminal, "
             "so attach with tty=1, stdout=1 and stderr=0"
         )
+    size = terminal_size(websocket)
     channel = await jobs.runtime.attach(job.id, replay=replay)
     try:
+        if size is not None:
+            channel.resize(height=size.height, width=size.width)
         protocols = (frames.CHANNELS_WITH_EOF,) if channel.can_end_input else ()
         subprotocol = _known(websocket, (*protocols, *ATTACH_PROTOCOLS))
         await websocket.accept(subprotocol=subprotocol)

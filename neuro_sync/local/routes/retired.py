@@ -21,6 +21,7 @@ from neuro_sync.models.users import Action
 from .bodies import body_of, described
 from .channels import arguments, converse_raw
 from .monitoring import Service
+from .values import characters
 from .websockets import refuse_plain_requests
 
 router = APIRouter(prefix="/monitoring/jobs")
@@ -127,7 +128,7 @@ async def exec_resize(
     h: str = "",
 ) -> None:
     """Set the size of a running command's terminal, in characters."""
-    width, height = _characters("w", w), _characters("h", h)
+    width, height = characters("w", w), characters("h", h)
     job = jobs.find(id, caller, Action.WRITE)
     command = _execs(request).find(job.id, exec_id)
     if command.channel is None:
@@ -168,14 +169,8 @@ async def exec_start(
 @router.post("/{id}/resize")
 async def resize(id: str, jobs: Service, caller: Asking, w: str = "80", h: str = "25") -> None:
     """Set the size of a job's own terminal, in characters."""
-    width, height = _characters("w", w), _characters("h", h)
+    width, height = characters("w", w), characters("h", h)
     job = jobs.running(id, caller)
     channel = await jobs.runtime.attach(job.id)
     channel.resize(height=height, width=width)
     channel.close()
-
-
-def _characters(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) >= 2**16:
-        raise IllegalArgumentError(f"{name!r} should be a number of characters, not {value!r}")
-    return int(value)

@@ -63,3 +63,9 @@ def name_of(value: str, pattern: str, shortest: int, longest: int) -> str:
     if not re.fullmatch(pattern, value):
         raise IllegalArgumentError(f"does not match pattern {pattern}: {value!r}")
     return value
+
+
+def characters(name: str, value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) >= 2**16:
+        raise IllegalArgumentError(f"{name!r} should be a number of characters, not {value!r}")
+    return int(value)

@@ -11,7 +11,7 @@ from typing import Protocol
 from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.local.lifecycle import Event
 from neuro_sync.local.logs import JobLog
-from neuro_sync.models.frames import Exited
+from neuro_sync.models.frames import Exited, Resize
 from neuro_sync.models.jobs import Container, JobTelemetry, Message
 
 Report = Callable[[str, Event], None]
@@ -97,6 +97,10 @@ class Channel(Protocol):
         """End the conversation; calling it again does nothing."""
 
 
+USUAL_SIZE = Resize(height=24, width=80)
+"""The size of a terminal whose user did not say it."""
+
+
 class Runtime(Protocol):
     """Runs jobs, and reports what becomes of them. All methods are called on the event loop.
 
@@ -137,8 +141,12 @@ class Runtime(Protocol):
     def meter(self, job_id: str) -> Meter | None:
         """Return what measures a running job, or None if it does not run."""
 
-    async def exec(self, job_id: str, arguments: Sequence[str], *, tty: bool) -> Channel:
+    async def exec(
+        self, job_id: str, arguments: Sequence[str], *, tty: bool, size: Resize = USUAL_SIZE
+    ) -> Channel:
         """Run a command inside a job. It ends with the job, and when its channel is closed.
+
+        With `tty` it has a terminal, of a size that it finds when it starts.
 
         Raises:
             ResourceNotFound: The job is not running.

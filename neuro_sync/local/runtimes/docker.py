@@ -53,7 +53,7 @@ from neuro_sync.models import frames
 from neuro_sync.models.jobs import MIB, Container, Message
 from neuro_sync.monotonic import monotonic
 
-from .base import Launch, Report, check_target, mount_points
+from .base import USUAL_SIZE, Launch, Report, check_target, mount_points
 from .containers import PIECE, ContainerMeter, EngineChannel, Resize, connection_through
 from .engine import (
     Answer,
@@ -182,7 +182,9 @@ class DockerRuntime:
             job.was_made_to_end = True
         self._spawn(self._send(job, number))
 
-    async def exec(self, job_id: str, arguments: Sequence[str], *, tty: bool) -> EngineChannel:
+    async def exec(
+        self, job_id: str, arguments: Sequence[str], *, tty: bool, size: frames.Resize = USUAL_SIZE
+    ) -> EngineChannel:
         job = self._running(job_id)
         mark = secrets.token_hex(8)
         api = self._engine.api
@@ -196,9 +198,10 @@ class DockerRuntime:
                 environment={EXEC_VARIABLE: mark, **({"TERM": "xterm-256color"} if tty else {})},
             )
             command = str(created["Id"])
-            streams = await self._engine.hijack(
-                f"/exec/{command}/start", body={"Detach": False, "Tty": tty}
-            )
+            body: dict[str, Any] = {"Detach": False, "Tty": tty}
+            if tty:  # an engine before version 23 does not know it
+                body["ConsoleSize"] = [size.height, size.width]
+            streams = await self._engine.hijack(f"/exec/{command}/start", body=body)
         except EngineRefused as error:
             raise _not_running(job_id) from error
 

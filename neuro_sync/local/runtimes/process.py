@@ -31,11 +31,12 @@ from neuro_sync.local.clock import wall_time
 from neuro_sync.local.durable_files import remove_tree
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
+from neuro_sync.models.frames import Resize
 from neuro_sync.models.jobs import Container
 from neuro_sync.models.words import split_words
 
 from . import supervisor
-from .base import Launch, Report, check_target, mount_points
+from .base import USUAL_SIZE, Launch, Report, check_target, mount_points
 from .channels import CommandChannel, Input, JobChannel, until_readable
 from .ports import addresses
 from .sandbox import find_bubblewrap, view_arguments
@@ -170,7 +171,9 @@ class ProcessRuntime:
             if job.pidfd is not None:
                 signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
-    async def exec(self, job_id: str, arguments: Sequence[str], *, tty: bool) -> CommandChannel:
+    async def exec(
+        self, job_id: str, arguments: Sequence[str], *, tty: bool, size: Resize = USUAL_SIZE
+    ) -> CommandChannel:
         connection = await self._connect(job_id, self._running(job_id))
         try:
             stdin, outputs, theirs = _open_terminal() if tty else _open_pipes()
@@ -178,6 +181,8 @@ class ProcessRuntime:
             connection.close()
             raise
         channel = CommandChannel(connection, Input(stdin), outputs)
+        if tty:
+            channel.resize(height=size.height, width=size.width)
         try:
             fields = (b"exec", b"%f" % self.grace, b"%d" % tty, *map(os.fsencode, arguments))
             await _request(connection, fields, theirs)

@@ -32,6 +32,7 @@ import os
 import select
 import signal
 import sys
+import termios
 import time
 
 TYPE_CHECKING = False
@@ -42,6 +43,8 @@ if TYPE_CHECKING:  # each is only imported by who needs it
 PATH = os.fsencode(os.defpath)
 """Where bubblewrap finds ``cat``."""
 PIECE = 65536
+USUAL_SIZE = b"".join(size.to_bytes(2, sys.byteorder) for size in (24, 80, 0, 0))
+"""Lines and columns of a job's terminal, until somebody attaches."""
 RECORD = 16
 """Bytes of a record in ``log.times``."""
 BOX_PAUSES = (0.01, 0.05, 0.2)
@@ -554,6 +557,7 @@ def open_pipes() -> tuple[Files, Files, int]:
 def open_terminal() -> tuple[Files, Files, int]:
     """Return the same for a terminal, which is one file in both directions."""
     master, slave = os.openpty()
+    fcntl.ioctl(master, termios.TIOCSWINSZ, USUAL_SIZE)
     return (master,), (slave, slave, slave), master
 
 
