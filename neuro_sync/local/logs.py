@@ -188,12 +188,25 @@ class LogWriter:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._log = os.open(folder / "log", flags, 0o600)
         self._times = os.open(folder / "log.times", flags, 0o600)
-        # A platform that was killed may have left half a record behind.
-        os.truncate(self._times, os.fstat(self._times).st_size // STAMP.size * STAMP.size)
         self.size = os.fstat(self._log).st_size
-        records = os.fstat(self._times).st_size // STAMP.size
+        records = self._drop_what_never_came()
         last = os.pread(self._times, STAMP.size, (records - 1) * STAMP.size) if records else b""
         self._latest: int = STAMP.unpack(last)[1] if last else 0
+
+    def _drop_what_never_came(self) -> int:
+        """Remove records that a platform wrote before it was killed; return how many are left.
+
+        It writes the times of some bytes before the bytes, so that the end may be records of bytes
+        that are not there, and half a record.
+        """
+        records = os.fstat(self._times).st_size // STAMP.size
+        while records:
+            place, _ = STAMP.unpack(os.pread(self._times, STAMP.size, (records - 1) * STAMP.size))
+            if place & OFFSET < self.size:
+                break
+            records -= 1
+        os.truncate(self._times, records * STAMP.size)
+        return records
 
     def append(self, pieces: Iterable[tuple[int, int, bytes]]) -> None:
         """Append pieces of output: from which stream each came, when (ns), and its bytes."""
@@ -212,10 +225,7 @@ class LogWriter:
         _write(self._log, b"".join(output))
 
     def count(self, begin: int) -> Counter[int]:
-        """Return how many bytes of each stream there are from an offset on.
-
-        Of two records for one place the later one counts: the earlier one's bytes never came.
-        """
+        """Return how many bytes of each stream there are from an offset on."""
         found: Counter[int] = Counter()
         at, stream = begin, 1
         with open(self._times, "rb", closefd=False) as times:
