@@ -292,13 +292,15 @@ class _JoinedRequests(HTTPConnection):
     The library sends two, which costs a call of the kernel here, and wakes the platform up twice.
     """
 
+    timeout: float | None
+    """Seconds to connect; None is no limit."""
     read_timeout: float | None = None
     """Seconds of silence while something is sent or read; None is no limit."""
     _held: bytearray | None = None
-    _is_connecting = False
+    _is_connecting: bool = False
     connect_seconds: float = 0.0
     """How long it took to connect, TLS included."""
-    _is_remembered = False
+    _is_remembered: bool = False
     """Whether the session of TLS was kept for other connections."""
 
     def connect(self) -> None:
