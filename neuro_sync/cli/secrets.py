@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ def _bytes_of(value: str) -> bytes:
         return sys.stdin.buffer.read().removesuffix(b"\n")
     if value.startswith("@"):
         return Path(value[1:]).expanduser().read_bytes()
-    return value.encode()
+    return os.fsencode(value)  # the bytes that were typed, be they UTF-8 or not
 
 
 @secret.command()

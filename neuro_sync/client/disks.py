@@ -9,7 +9,8 @@ from neuro_sync.models.config import ClusterConfig
 from neuro_sync.models.disks import Disk, NewDisk
 from neuro_sync.models.durations import Duration, deadline
 from neuro_sync.models.jobs import LONGEST_LIFE_SPAN_MINUTES
-from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.encoding import segment
+from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.retry import Retry
 
 from .arguments import BadValuesRefused

@@ -70,7 +70,8 @@ from neuro_sync.models.uris import complete
 from neuro_sync.monotonic import monotonic
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.deadlines import call_deadline
-from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.encoding import segment
+from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.stream import NDJSON, Records, Stream, read_models
 

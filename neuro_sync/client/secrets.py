@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from neuro_sync.models.secrets import NewSecret, OpenedSecret, Secret
-from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.encoding import segment
+from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.retry import Retry
 
 from .arguments import BadValuesRefused

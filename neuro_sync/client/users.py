@@ -11,7 +11,8 @@ from neuro_sync.errors import AuthError, IllegalArgumentError, ProtocolError
 from neuro_sync.models.base import read_answer
 from neuro_sync.models.uris import TENANT_SCHEMES, complete, parse_resource
 from neuro_sync.models.users import NewAccount, Permission, Quota, Share, Subroles
-from neuro_sync.transport.http import HttpTransport, segment
+from neuro_sync.transport.encoding import segment
+from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.retry import Retry
 
 from .config import Config, Section
@@ -162,7 +163,7 @@ class Users(Section):
     def _api(self, user: str, *path: str) -> str:
         if not user or ":" in user:
             raise IllegalArgumentError(f"{user!r} is no name of a user or a role")
-        name = segment(user.replace("/", ":")).replace("%3A", ":")
+        name = segment(user.replace("/", ":"), safe=":")
         return "/".join((str(self._config.api_url), "users", name, *path))
 
     def _filter(self, scheme: str | None, uri: URL | str | None) -> list[tuple[str, str]]:

@@ -266,6 +266,8 @@ def _explain_one(item: dict[str, Any]) -> str:
         return f"{name!r} is required"
     if item["type"] == "extra_forbidden":
         return f"there is no field {name!r}"
+    if item["type"] == "string_unicode":
+        message = "should be UTF-8"
     if item["type"] == "tuple_type":
         return f"{name}: should be a list, not {type(item['input']).__name__}"
     if isinstance(item["input"], str | int | float) and not CONFIDENTIAL & {*item["loc"]}:

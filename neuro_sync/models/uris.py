@@ -169,6 +169,8 @@ def parse_uri(text: str, allowed_schemes: Collection[str] = ()) -> URL:
             # Written for the network, some letters become what no host has.
             URL.build(scheme=scheme, host=uri.raw_host or "")
         return uri
+    except UnicodeError as error:  # told in the words of a codec
+        raise ValueError(f"{text!r} is no address: {host!r} is no name of a cluster") from error
     except ValueError as error:
         raise ValueError(f"{text!r} is no address: {error}") from error
 

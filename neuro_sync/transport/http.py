@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import http.client
-import json
 import logging
 import math
 import platform
@@ -16,7 +15,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -31,7 +30,6 @@ from neuro_sync.errors import (
     AuthError,
     ConfigError,
     ConnectionFailed,
-    IllegalArgumentError,
     NeuroError,
     RequestTimeout,
     ResourceNotFound,
@@ -43,6 +41,7 @@ from .answers import LendingPool, ProxyLoginRequired, wait_for_ever
 from .clock import Clock
 from .connections import Connections, ConnectionSettings, Timeout, socket_timeouts
 from .deadlines import DeadlinePassed, bounded, seconds_left
+from .encoding import form_body, json_body, query_text
 from .retry import Retry
 from .stream import Stream, close_dropped
 from .tls import Certificate
@@ -397,7 +396,7 @@ class HttpTransport:
         `prepare()` parses and checks again what was built here, and costs as much time as
         sending it.
         """
-        parameters = encode_query(query)
+        parameters = query_text(query)
         request = requests.PreparedRequest()
         request.method = method
         request.url = f"{url}?{parameters}" if parameters else url
@@ -407,11 +406,11 @@ class HttpTransport:
         if accept:
             headers["Accept"] = accept
         if body is not None:
-            request.body = _encode_json(body)
+            request.body = json_body(body)
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(request.body))
         elif form is not None:
-            request.body = encode_query(form.items()).encode()
+            request.body = form_body(form)
             headers["Content-Type"] = "application/x-www-form-urlencoded"
             headers["Content-Length"] = str(len(request.body))
         elif method not in ("GET", "HEAD"):
@@ -507,63 +506,6 @@ class _Passing(Exception):
     def __init__(self, error: APIError) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-def segment(text: str) -> str:
-    """Quote one part of a path.
-
-    Raises:
-        IllegalArgumentError: It has bytes that are not UTF-8.
-    """
-    _check_encodable(text)
-    return quote(text, safe="")
-
-
-SHOWN = 100
-"""Characters of a text before and after the one that cannot be sent."""
-
-
-def encode_query(query: Query) -> str:
-    """Return the parameters of an address.
-
-    Raises:
-        IllegalArgumentError: A value has bytes that are not UTF-8.
-    """
-    pairs = list(query)
-    for _, value in pairs:
-        _check_encodable(value)
-    return urlencode(pairs)
-
-
-def _encode_json(body: object) -> bytes:
-    text = json.dumps(body)
-    if "\\ud" in text:  # half of a pair, or a pair
-        _check_encodable(body)
-    return text.encode()
-
-
-def _check_encodable(value: object) -> None:
-    """Check that all text in a value can be sent; arguments of a command may be any bytes.
-
-    Raises:
-        IllegalArgumentError: A text has bytes that are not UTF-8, as lone surrogates.
-    """
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            shown = value[max(error.start - SHOWN, 0) : error.start + SHOWN]
-            raise IllegalArgumentError(
-                f"{shown!r} cannot be sent: {value[error.start]!r} is not UTF-8; rename what has "
-                "that name, or convert the text (iconv -t UTF-8)"
-            ) from None
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_encodable(key)
-            _check_encodable(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check_encodable(item)
 
 
 def _nothing_left() -> requests.Response:

@@ -39,7 +39,8 @@ from neuro_sync.monotonic import monotonic
 from .answers import PIECE, Connection
 from .connections import socket_options
 from .deadlines import DeadlinePassed, bounded, seconds_left
-from .http import HttpTransport, Query, encode_query, proxy_error, redirection
+from .encoding import query_text
+from .http import HttpTransport, Query, proxy_error, redirection
 from .retry import Retry
 from .rfc6455 import (
     BINARY,
@@ -97,7 +98,7 @@ class WebSocket(Closing):
         url = transport.current_address(url)
         self._settings = transport.connection_settings(url)
         self._tokens = transport.tokens
-        parameters = encode_query(query)
+        parameters = query_text(query)
         self._url = f"{url}?{parameters}" if parameters else url
         self._offered = ", ".join(subprotocols)
         self.heartbeat = heartbeat

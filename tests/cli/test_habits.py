@@ -420,3 +420,50 @@ def test_the_help_opens_no_connection() -> None:
     )
     command = [sys.executable, "-c", code]
     assert b"Usage: neuro" in subprocess.run(command, capture_output=True, check=True).stdout
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+EXAMPLES = {
+    "size": "1G",
+    "ports": "0:80",
+    "duration": "1h",
+    "uri": "storage:x",
+    "permission": "read",
+    "source": "storage:x",
+    "sources": "storage:x",
+    "destination": "x",
+}
+ON_A_PLATFORM = [
+    line
+    for line, command in COMMANDS.items()
+    if not isinstance(command, click.Group)
+    and line.split()[0] not in ("local", "config", "login", "logout", "doctor", "completion")
+]
+
+
+@pytest.mark.parametrize("line", ON_A_PLATFORM)
+def test_no_argument_that_is_not_utf8_is_a_traceback(
+    neuro: Neuro, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parameters = COMMANDS[line].params
+    arguments = [parameter for parameter in parameters if isinstance(parameter, click.Argument)]
+    texts = [p for p in parameters if not (isinstance(p, click.Option) and (p.is_flag or p.count))]
+    for odd in texts:
+        words = [
+            NOT_UTF8 if argument is odd else EXAMPLES.get(str(argument.name), "x")
+            for argument in arguments
+            if argument.required or argument is odd
+        ]
+        options = [odd.opts[0], NOT_UTF8] if isinstance(odd, click.Option) else []
+        ended = neuro(line, *options, *words)
+        assert "surrogate" not in ended.output
+        assert "unicode" not in ended.output
+        if ended.exit_code:
+            assert "Error: " in ended.output
+
+
+def test_the_bytes_of_an_argument_are_the_value_of_a_secret(neuro: Neuro) -> None:
+    assert neuro("secret add bytes", NOT_UTF8).exit_code == 0
+    assert neuro("secret get bytes").stdout_bytes == b"caf\xe9"
+    neuro("secret rm bytes")

@@ -348,3 +348,32 @@ def test_a_platform_is_told_what_is_odd(options: dict[str, Any]) -> None:
     name = "jobs" if "total_running_jobs" in options else next(iter(options))
     with pytest.raises(ConfigError, match=f"^{name}"):
         LocalPlatform(ephemeral=True, **options).start()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, job, v: s.jobs.run_command(job, ["echo", v]),
+        lambda s, job, v: s.jobs.exec(job, f"echo {v}"),
+        lambda s, _, v: s.jobs.status(v),
+        lambda s, _, v: s.jobs.kill(v),
+        lambda s, _, v: list(s.jobs.list(name=v)),
+        lambda s, _, v: list(s.jobs.list(tags=[v])),
+        lambda s, _, v: _start(s, command=v),
+        lambda s, _, v: _start(s, image=v),
+        lambda s, _, v: _start(s, name=v),
+        lambda s, _, v: _start(s, tags=[v]),
+        lambda s, _, v: _start(s, description=v),
+        lambda s, _, v: _start(s, env={"A": v}),
+        lambda s, _, v: s.disks.create(1, name=v),
+        lambda s, _, v: s.disks.get(v),
+        lambda s, _, v: s.secrets.get(v),
+        lambda s, _, v: s.users.get_acl(v),
+    ],
+)
+def test_text_that_is_not_utf8_is_refused(
+    session: Session, job: JobDescription, call: Call
+) -> None:
+    for text in ("caf\udce9", "\ud800"):
+        with pytest.raises(IllegalArgumentError, match="UTF-8"):
+            call(session, job, text)
