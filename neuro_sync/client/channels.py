@@ -353,7 +353,8 @@ class StdStream(Closing, Iterator[Message]):
         the stream has something to show, and closed. `eof_timeout` is as for `communicate`.
 
         Raises:
-            NotSupported: The console is one of an old Windows, which cannot be such a terminal.
+            NotSupported: A standard stream is no open file, as in a notebook. Or the console is
+                one of an old Windows, which cannot be such a terminal.
             InputNotEnded: All input was sent, and nothing happened for `eof_timeout` seconds.
             StreamInterrupted: The connection ended before there was an exit code.
         """

@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from neuro_sync.errors import NeuroError, StreamClosed
+from neuro_sync.errors import NeuroError, NotSupported, StreamClosed
 from neuro_sync.monotonic import monotonic
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def interact(
     stream: StdStream, history: LogLines | None = None, eof_timeout: float = math.inf
 ) -> int | None:
     """Pass on between this process's input and output and `stream`, and close it at the end."""
-    typing, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    typing, screen, errors = (_descriptor(name) for name in ("stdin", "stdout", "stderr"))
     keyboard = _keyboard(typing, screen)
     before = _History(history, screen)
 
@@ -53,7 +53,7 @@ def interact(
             with suppress(NeuroError):  # exit_code below raises it
                 for message in stream:
                     before.make_way()
-                    _write_all(screen if message.fileno == 1 else sys.stderr.fileno(), message.data)
+                    _write_all(screen if message.fileno == 1 else errors, message.data)
         except OSError as error:  # the reader has left, or the disk is full
             unwritten.append(error)
         keyboard.stop()
@@ -77,6 +77,25 @@ def interact(
         if shower.ident is not None:
             shower.join()
         keyboard.close()
+
+
+def _descriptor(name: str) -> int:
+    """Return the descriptor of a standard stream.
+
+    Raises:
+        NotSupported: It has none, or is no file. What is written to the descriptor of a notebook's
+            stream is not shown in the notebook.
+    """
+    stream = getattr(sys, name)
+    try:
+        stream.buffer  # noqa: B018  # only a file has one, and a notebook's stream has none
+        descriptor: int = stream.fileno()
+    except (OSError, ValueError, AttributeError) as error:
+        raise NotSupported(
+            f"interact() connects standard input and output, and sys.{name} is no open file, as in "
+            "a notebook; call jobs.run_command(job, command), or read_out and write_in"
+        ) from error
+    return descriptor
 
 
 class _History:

@@ -31,11 +31,12 @@ def segment(text: str, safe: str = "") -> str:
     return quote(text, safe=safe)
 
 
-def query_text(query: Iterable[tuple[str, str]]) -> str:
-    """Write a query; raises as `segment` does."""
+def query_text(query: Iterable[tuple[str, str | bytes]]) -> str:
+    """Write a query; bytes are sent as they are, and text as `segment` does it."""
     pairs = list(query)
     for name, value in pairs:
-        _check(name, value)
+        if isinstance(value, str):
+            _check(name, value)
     return urlencode(pairs)
 
 

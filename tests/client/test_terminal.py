@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuro_sync import JobDescription, Session
+from neuro_sync import JobDescription, NotSupported, Session
 from neuro_sync.client.terminal import DetachKeys
 from neuro_sync.local.server import LocalPlatform
 from tests.terminals import Terminal
@@ -197,4 +199,39 @@ def test_a_process_with_more_than_1024_open_files_may_interact(
         [*program, job.id], input=b"hi\n", capture_output=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (3, b"hi\n", b"")
+    session.jobs.kill(job)
+
+
+class NotebookStream(io.TextIOBase):
+    """A stream as a notebook has them: it is shown elsewhere than its descriptor leads."""
+
+    def fileno(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+@pytest.mark.parametrize(
+    "stream",
+    [NotebookStream(), io.StringIO("typed"), io.TextIOWrapper(io.BytesIO()), None, "closed"],
+    ids=["notebook", "text", "bytes", "none", "closed"],
+)
+def test_without_files_to_connect_an_error_names_what_works(
+    session: Session,
+    start: Callable[[str], JobDescription],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    stream: object,
+) -> None:
+    if stream == "closed":
+        stream = open(os.devnull)  # noqa: SIM115  # closed on the next line
+        stream.close()
+    job = session.jobs.wait(start("sleep 60"), until="running")
+    with open(os.devnull, "r+") as null, session.jobs.exec(job, "echo out") as command:
+        for other in ("stdin", "stdout", "stderr"):
+            monkeypatch.setattr(sys, other, null)
+        monkeypatch.setattr(sys, name, stream)
+        with pytest.raises(NotSupported, match=f"sys.{name} is no open file.*run_command"):
+            command.interact()
+        monkeypatch.undo()
+        assert command.communicate().stdout == b"out\n"  # it is as it was
     session.jobs.kill(job)
