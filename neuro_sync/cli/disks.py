@@ -61,7 +61,7 @@ def create(
 @as_json
 @pass_session
 def get(session: Session, disk: str, as_json: bool) -> None:
-    """Describe a disk, by its id or name.
+    """Describe a disk, by its id, name or address.
 
     Example: neuro disk get scratch
     """
@@ -74,7 +74,7 @@ def get(session: Session, disk: str, as_json: bool) -> None:
 @click.argument("disks", nargs=-1, required=True)
 @pass_session
 def rm(session: Session, disks: tuple[str, ...]) -> None:
-    """Remove disks, by their ids or names, and all that is on them.
+    """Remove disks, by their ids, names or addresses, and all that is on them.
 
     Example: neuro disk rm scratch
     """

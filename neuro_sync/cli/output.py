@@ -15,7 +15,7 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -80,8 +80,9 @@ def note(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """Say what went wrong, and what to do about it."""
-    click.echo(click.style("Error: ", fg="red") + visible(text, "\n"), err=True)
+    """Print what went wrong, and what to do about it, where that is possible."""
+    with suppress(OSError):  # the exit code tells, even where nothing can be written
+        click.echo(click.style("Error: ", fg="red") + visible(text, "\n"), err=True)
 
 
 def is_quiet() -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import Self
 from yarl import URL
 
-from neuro_sync.errors import ConfigError
+from neuro_sync.errors import ConfigError, IllegalArgumentError
 from neuro_sync.models.config import ClusterConfig, PlatformConfig, Preset, Project, ResourcePool
+from neuro_sync.models.uris import complete, parse_address, path_of
 from neuro_sync.transport.tokens import user_of
 
 from .lookup import Chosen, Found
@@ -27,6 +29,16 @@ T = TypeVar("T")
 
 NAMES = ("cluster_name", "org_name", "project_name")
 PLATFORM_FIRST = "the platform's first"
+
+
+@dataclass(frozen=True)
+class ResourceLocation:
+    """A disk or secret of a cluster, an organisation and a project."""
+
+    cluster: ClusterConfig
+    tenant: Mapping[str, str]
+    """The organisation and the project, by the wire's names."""
+    name: str
 
 
 class Config:
@@ -225,6 +237,48 @@ class Config:
             "org_name": org_name or self.org_name or "",
             "project_name": project_name or self.project_name,
         }
+
+    def locate(
+        self,
+        scheme: str,
+        name_or_uri: str | URL,
+        cluster_name: str | None,
+        org_name: str | None,
+        project_name: str | None,
+    ) -> ResourceLocation:
+        """Return where a resource is that is given by its name or by its address.
+
+        What an address leaves out is taken from the names, and then from the current ones.
+
+        Raises:
+            IllegalArgumentError: It is an address of something else.
+            ConfigError: There is no such cluster.
+        """
+        text = str(name_or_uri)
+        tenant = self.tenant(org_name, project_name)
+        if not text.lower().startswith(f"{scheme}:"):
+            return ResourceLocation(self.cluster(cluster_name), tenant, text)
+        try:
+            address = parse_address(text, scheme)
+        except ValueError as error:
+            raise IllegalArgumentError(str(error)) from error
+        uri = complete(
+            address,
+            cluster=cluster_name or self.cluster_name,
+            org=tenant["org_name"],
+            project=tenant["project_name"],
+        )
+        *owner, name = path_of(uri).strip("/").split("/")
+        # A full address may lie in no organisation, a short one lies in the current one, if any.
+        depths = (1, 2) if address.host else (2 if tenant["org_name"] else 1,)
+        if not name or len(owner) not in depths:
+            raise IllegalArgumentError(
+                f"{text!r} is no address of a {scheme}; write {scheme}:NAME, "
+                f"{scheme}:/PROJECT/NAME or {scheme}://CLUSTER/ORG/PROJECT/NAME"
+            )
+        org = owner[0] if len(owner) == 2 else ""
+        tenant = {"org_name": org, "project_name": owner[-1]}
+        return ResourceLocation(self.cluster(uri.host), tenant, name)
 
     def _project_names(self) -> list[str]:
         here = (self.cluster_name, self.org_name)

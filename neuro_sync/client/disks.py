@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from yarl import URL
+
 from neuro_sync.errors import NotSupported
 from neuro_sync.models.config import ClusterConfig
 from neuro_sync.models.disks import Disk, NewDisk
@@ -14,14 +16,15 @@ from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.retry import Retry
 
 from .arguments import BadValuesRefused
-from .config import Config, Section
+from .config import Config, ResourceLocation, Section
 
 
 class Disks(Section):
     """The disks section of a session, ``session.disks``.
 
     A disk is found by its id, or by its name in the session's current organisation and project,
-    unless others are named. Jobs get disks by ``disk_volumes``.
+    unless others are named; or by its address, such as ``disk:/PROJECT/NAME``. Jobs get disks by
+    ``disk_volumes``.
     """
 
     def __init__(self, transport: HttpTransport, config: Config) -> None:
@@ -59,13 +62,13 @@ class Disks(Section):
                 **self._config.tenant(org_name, project_name),
             )
         answer = self._transport.request(
-            "POST", _url(cluster), retry=Retry.NEVER, body=disk.model_dump(mode="json")
+            "POST", _base_url(cluster), retry=Retry.NEVER, body=disk.model_dump(mode="json")
         )
         return _of(Disk.from_answer(answer.content), cluster)
 
     def get(
         self,
-        disk_id_or_name: str,
+        disk_id_or_name: str | URL,
         *,
         cluster_name: str | None = None,
         org_name: str | None = None,
@@ -78,19 +81,15 @@ class Disks(Section):
 
         Endpoint: GET {disks}/{id_or_name}
         """
-        cluster = self._config.cluster(cluster_name)
-        url = f"{_url(cluster)}/{segment(disk_id_or_name)}"
+        disk = self._locate(disk_id_or_name, cluster_name, org_name, project_name)
         answer = self._transport.request(
-            "GET",
-            url,
-            retry=Retry.ALWAYS,
-            query=self._config.tenant(org_name, project_name).items(),
+            "GET", _url(disk), retry=Retry.ALWAYS, query=disk.tenant.items()
         )
-        return _of(Disk.from_answer(answer.content), cluster)
+        return _of(Disk.from_answer(answer.content), disk.cluster)
 
     def rm(
         self,
-        disk_id_or_name: str,
+        disk_id_or_name: str | URL,
         *,
         cluster_name: str | None = None,
         org_name: str | None = None,
@@ -105,12 +104,9 @@ class Disks(Section):
 
         Endpoint: DELETE {disks}/{id_or_name}
         """
-        url = f"{_url(self._config.cluster(cluster_name))}/{segment(disk_id_or_name)}"
+        disk = self._locate(disk_id_or_name, cluster_name, org_name, project_name)
         self._transport.request(
-            "DELETE",
-            url,
-            retry=Retry.REMOVAL,
-            query=self._config.tenant(org_name, project_name).items(),
+            "DELETE", _url(disk), retry=Retry.REMOVAL, query=disk.tenant.items()
         )
 
     def list(
@@ -126,12 +122,21 @@ class Disks(Section):
         """
         cluster = self._config.cluster(cluster_name)
         query = self._config.tenant(org_name, project_name).items()
-        answer = self._transport.request("GET", _url(cluster), retry=Retry.ALWAYS, query=query)
+        answer = self._transport.request("GET", _base_url(cluster), retry=Retry.ALWAYS, query=query)
         for disk in Disk.list_from_answer(answer.content):
             yield _of(disk, cluster)
 
+    def _locate(
+        self, disk: str | URL, cluster: str | None, org: str | None, project: str | None
+    ) -> ResourceLocation:
+        return self._config.locate("disk", disk, cluster, org, project)
 
-def _url(cluster: ClusterConfig) -> str:
+
+def _url(disk: ResourceLocation) -> str:
+    return f"{_base_url(disk.cluster)}/{segment(disk.name)}"
+
+
+def _base_url(cluster: ClusterConfig) -> str:
     if not cluster.disks_url:
         raise NotSupported(f"the cluster {cluster.name} has no disks; use storage volumes instead")
     return cluster.disks_url

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from yarl import URL
+
 from neuro_sync.models.secrets import NewSecret, OpenedSecret, Secret
 from neuro_sync.transport.encoding import segment
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.retry import Retry
 
 from .arguments import BadValuesRefused
-from .config import Config, Section
+from .config import Config, ResourceLocation, Section
 
 
 class Secrets(Section):
     """The secrets section of a session, ``session.secrets``.
 
     A key means a secret of the session's current organisation and project, unless others are
-    named. Jobs get values by ``secret_env`` and ``secret_files``.
+    named; its address, such as ``secret:/PROJECT/KEY``, is accepted as well. Jobs get values by
+    ``secret_env`` and ``secret_files``.
     """
 
     def __init__(self, transport: HttpTransport, config: Config) -> None:
@@ -26,7 +29,7 @@ class Secrets(Section):
 
     def add(
         self,
-        key: str,
+        key: str | URL,
         value: bytes,
         *,
         cluster_name: str | None = None,
@@ -42,16 +45,19 @@ class Secrets(Section):
 
         Endpoint: POST {secrets}
         """
-        cluster = self._config.cluster(cluster_name)
+        found = self._config.locate("secret", key, cluster_name, org_name, project_name)
         with BadValuesRefused():
-            secret = NewSecret(key=key, value=value, **self._config.tenant(org_name, project_name))
+            secret = NewSecret(key=found.name, value=value, **found.tenant)
         self._transport.request(
-            "POST", cluster.secrets_url, retry=Retry.ALWAYS, body=secret.model_dump(mode="json")
+            "POST",
+            found.cluster.secrets_url,
+            retry=Retry.ALWAYS,
+            body=secret.model_dump(mode="json"),
         )
 
     def get(
         self,
-        key: str,
+        key: str | URL,
         *,
         cluster_name: str | None = None,
         org_name: str | None = None,
@@ -64,14 +70,15 @@ class Secrets(Section):
 
         Endpoint: GET {secrets}/{key}
         """
-        url = f"{self._config.cluster(cluster_name).secrets_url}/{segment(key)}"
-        query = self._config.tenant(org_name, project_name).items()
-        answer = self._transport.request("GET", url, retry=Retry.ALWAYS, query=query)
+        found = self._config.locate("secret", key, cluster_name, org_name, project_name)
+        answer = self._transport.request(
+            "GET", _url(found), retry=Retry.ALWAYS, query=found.tenant.items()
+        )
         return OpenedSecret.from_answer(answer.content).value
 
     def rm(
         self,
-        key: str,
+        key: str | URL,
         *,
         cluster_name: str | None = None,
         org_name: str | None = None,
@@ -84,12 +91,9 @@ class Secrets(Section):
 
         Endpoint: DELETE {secrets}/{key}
         """
-        url = f"{self._config.cluster(cluster_name).secrets_url}/{segment(key)}"
+        found = self._config.locate("secret", key, cluster_name, org_name, project_name)
         self._transport.request(
-            "DELETE",
-            url,
-            retry=Retry.REMOVAL,
-            query=self._config.tenant(org_name, project_name).items(),
+            "DELETE", _url(found), retry=Retry.REMOVAL, query=found.tenant.items()
         )
 
     def list(
@@ -110,3 +114,7 @@ class Secrets(Section):
         )
         for secret in Secret.list_from_answer(answer.content):
             yield secret.model_copy(update={"cluster_name": cluster.name})
+
+
+def _url(secret: ResourceLocation) -> str:
+    return f"{secret.cluster.secrets_url}/{segment(secret.name)}"

@@ -104,6 +104,11 @@ def test_output_that_cannot_be_written_is_told(login: object, job: JobDescriptio
     assert b"No space left on device" in ended.stderr
 
 
+def test_an_error_that_cannot_be_written_keeps_its_exit_code(login: object) -> None:
+    assert shell("neuro status no-such-job 2> /dev/full").returncode == 72
+    assert shell("neuro cp /no/such storage: 2> /dev/full").returncode == 74
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_standard_stream_is_an_empty_one(
     login: object, job: JobDescription, closed: str
