@@ -1,4 +1,4 @@
-"""The local platform by itself, in a new process: ``bench.local``."""
+"""The local platform by itself, in a new process: ``bench.local [durable|volatile]``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import psutil
 
@@ -70,5 +72,35 @@ def measure() -> dict[str, float]:
     return figures
 
 
+STARTED = 400
+THREADS = 8
+DISK = "/var/tmp"
+"""A folder on a disk, where waiting for it takes time; the benchmark's own may be in memory."""
+
+
+def measure_starts(durable: bool) -> dict[str, float]:
+    """Return how many jobs a second are acknowledged, and how many are over."""
+    with (
+        TemporaryDirectory(dir=DISK, prefix="neuro-bench-") as state,
+        LocalPlatform(state, durable=durable, cores=64, memory=2**40) as platform,
+        Session(platform.url, platform.token) as session,
+        ThreadPoolExecutor(THREADS) as threads,
+    ):
+
+        def start(_: int) -> JobDescription:
+            return session.jobs.start(image="any", preset_name="cpu-small", command="true")
+
+        session.jobs.wait(list(threads.map(start, range(THREADS))))
+        began = time.perf_counter()
+        jobs = list(threads.map(start, range(STARTED)))
+        acknowledged = time.perf_counter()
+        session.jobs.wait(jobs)
+        over = time.perf_counter()
+    return {"acknowledged": STARTED / (acknowledged - began), "over": STARTED / (over - began)}
+
+
 if __name__ == "__main__":
-    tell(measure())
+    if sys.argv[1:]:
+        tell(measure_starts(sys.argv[1] == "durable"))
+    else:
+        tell(measure())

@@ -152,9 +152,9 @@ class Bench:
             self._servers[kind] = self._processes.enter_context(child)
         return self._servers[kind]
 
-    def program(self, name: str) -> Child:
+    def program(self, name: str, *arguments: str) -> Child:
         """Start a program of the benchmark; it ends with its block."""
-        return Child(name, folder=self.folder, env=self._env)
+        return Child(name, *arguments, folder=self.folder, env=self._env)
 
     def client(self, side: str, server: Child) -> Child:
         """Start a client of a server; it ends with its block."""
@@ -519,6 +519,21 @@ def local_platform(bench: Bench) -> Iterator[Figure]:
     yield Figure("local: follow 1 GiB of log", "MB/s", ours["follow"] / 1e6, None, follow)
 
 
+def durability(bench: Bench) -> Iterator[Figure]:
+    """Start jobs on a platform that waits for its disk; the peer is one that does not."""
+    samples: dict[str, Samples] = {"acknowledged": Samples(), "over": Samples()}
+    for _ in range(5):
+        for side, kind in zip(SIDES, ("durable", "volatile"), strict=True):
+            with bench.program("local", kind) as child:
+                for name, value in child.greeting.items():
+                    samples[name].add(side, value)
+    for name, label in (("acknowledged", "start"), ("over", "start and end")):
+        # At most a fifth of the throughput may be what durability costs, else it is a setting.
+        yield samples[name].figure(
+            f"local, durable: {label} of jobs; not the peer but `--no-sync`", "jobs/s"
+        )
+
+
 def requests(bench: Bench) -> Iterator[Figure]:
     """Count what new processes with a saved login ask for, and on how many connections."""
     server = bench.server("counted")
@@ -596,6 +611,7 @@ ROWS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "forward": forward,
     "requests": requests,
     "local": local_platform,
+    "durability": durability,
     "storage-up": storage_up,
     "storage-down": storage_down,
     "storage-small": small_files,
