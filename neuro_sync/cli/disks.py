@@ -74,7 +74,7 @@ def get(session: Session, disk: str, as_json: bool) -> None:
 @click.argument("disks", nargs=-1, required=True)
 @pass_session
 def rm(session: Session, disks: tuple[str, ...]) -> None:
-    """Remove disks, by their ids, names or addresses, and all that is on them.
+    """Remove disks, by ids, names or addresses, and all their files.
 
     Example: neuro disk rm scratch
     """
