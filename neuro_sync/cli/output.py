@@ -81,8 +81,12 @@ def note(text: str) -> None:
 
 def error(text: str) -> None:
     """Print what went wrong, and what to do about it, where that is possible."""
-    with suppress(OSError):  # the exit code tells, even where nothing can be written
+    try:
         click.echo(click.style("Error: ", fg="red") + visible(text, "\n"), err=True)
+    except OSError:
+        # The exit code tells, unless Python fails to write at its end what it could not write here.
+        with suppress(OSError), open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), sys.stderr.fileno())
 
 
 def is_quiet() -> bool:
