@@ -60,6 +60,13 @@ state_option = click.option(
     show_default=True,
     help="What runs its jobs: commands on this machine, or containers.",
 )
+@click.option(
+    "--visible",
+    multiple=True,
+    type=click.Path(exists=True),
+    metavar="PATH",
+    help="Show jobs in their sandbox this file or folder too, read-only; may be repeated.",
+)
 @click.option("--log-limit", type=BYTES, help="End a job that writes more output; 10G.")
 @click.option(
     "--prune-older-than",
@@ -81,6 +88,7 @@ def up(
     memory: int | None,
     port: int,
     runtime: Literal["process", "docker"],
+    visible: tuple[str, ...],
     log_limit: int | None,
     prune_older_than: float | None,
     prune_keep: int | None,
@@ -107,6 +115,7 @@ def up(
             durable=False if no_sync else None,
             retention=_retention(prune_older_than, prune_keep),
             runtime=runtime,
+            visible=visible,
             is_program=True,
         )
         with platform:
@@ -117,6 +126,8 @@ def up(
                 runtime=runtime,
                 engine=_engine(),
             )
+            if platform.warning:
+                output.note(f"Warning: {platform.warning}.")
             wait()
             output.note("Stopping the platform and its jobs.")
 

@@ -11,6 +11,7 @@ import shutil
 import socket
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -110,13 +111,16 @@ class LocalPlatform(Closing):
         retention: Retention | None = None,
         clock: Clock | None = None,
         runtime: RuntimeName = "process",
+        visible: Iterable[str | Path] = (),
         is_program: bool = False,
     ) -> None:
         """Say where it keeps its state, where it listens, and what runs its jobs.
 
         Port 0 is any free one. `grace` is how many seconds a job that is killed may take to end
         by itself. `runtime` is ``process``, commands on this machine, or ``docker``, containers
-        of the engine that the ``docker`` command would use. `cores` and `memory` (bytes) are what
+        of the engine that the ``docker`` command would use. Jobs that run as
+        processes see of this machine the system and the Python that runs the platform, and besides
+        what is `visible`, read-only. `cores` and `memory` (bytes) are what
         its jobs may use together, in place of what this machine has; they may well be more.
         `total_running_jobs` is the quota of each user: how many unfinished jobs he may have. A
         job whose output exceeds `log_limit` bytes is ended, so that it does not fill the disk;
@@ -135,6 +139,10 @@ class LocalPlatform(Closing):
             raise ConfigError(f"grace = {grace}: should be seconds, 0 or more")
         if log_limit is not None and log_limit <= 0:
             raise ConfigError(f"log_limit = {log_limit}: should be bytes, or None for no limit")
+        self._visible = [Path(path).absolute() for path in visible]
+        for path in self._visible:
+            if not path.exists():
+                raise ConfigError(f"visible = {str(path)!r}: there is no such file or folder")
         self._is_program = is_program
         self._forget = False
         self._is_ephemeral = ephemeral
@@ -170,6 +178,11 @@ class LocalPlatform(Closing):
     def runtime(self) -> RuntimeName:
         """What runs its jobs."""
         return self._runtime
+
+    @property
+    def warning(self) -> str:
+        """What its user should know of how jobs run on this machine; mostly empty."""
+        return self._service.runtime.warning
 
     @property
     def port(self) -> int:
@@ -292,7 +305,10 @@ class LocalPlatform(Closing):
     def _make_runtime(self, users: Users) -> Runtime:
         if self._runtime == "process":
             return ProcessRuntime(
-                grace=self._grace, log_limit=self._log_limit, durable=self._durable
+                grace=self._grace,
+                log_limit=self._log_limit,
+                durable=self._durable,
+                visible=self._visible,
             )
         if self._runtime != "docker":
             raise ConfigError(

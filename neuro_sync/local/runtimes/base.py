@@ -115,6 +115,10 @@ class Runtime(Protocol):
     grace: float
     """Seconds that a job that is killed may take to end by itself."""
 
+    @property
+    def warning(self) -> str:
+        """What a user should know of how jobs run here, once it is open; mostly empty."""
+
     async def open(self, folder: Path, report: Report) -> None:
         """Begin to report."""
 

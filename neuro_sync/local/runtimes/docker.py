@@ -102,6 +102,7 @@ class DockerRuntime:
 
     name = "docker"
     allows_privileged = True
+    warning = ""
 
     def __init__(
         self,

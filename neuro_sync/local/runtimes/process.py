@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import getpass
 import logging
 import os
 import py_compile
@@ -35,11 +36,11 @@ from neuro_sync.models.frames import Resize
 from neuro_sync.models.jobs import Container
 from neuro_sync.models.words import split_words
 
-from . import supervisor
+from . import boxes, supervisor
 from .base import USUAL_SIZE, Launch, Report, check_target, mount_points
 from .channels import CommandChannel, Input, JobChannel, until_readable
 from .ports import addresses
-from .sandbox import find_bubblewrap, view_arguments
+from .sandbox import Box, NoSandbox, Sandbox, spec_items
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ LOG_LIMIT = 10 * 2**30
 """Bytes of output after which a job is ended, so that it does not fill the disk."""
 LAST_SUPERVISORS = 2.0
 """How many seconds supervisors may take to end after their jobs when a platform closes."""
+OWN_FOLDERS = ("scratch", "tmp")
+"""What a run of a job has for itself: its home, and its temporary files where it is in a box."""
 TAIL_BYTES = 2000
 """How much of a failed job's output becomes its description."""
 
@@ -58,41 +61,76 @@ class ProcessRuntime:
     allows_privileged = False
 
     def __init__(
-        self, *, grace: float = 3.0, log_limit: int | None = LOG_LIMIT, durable: bool = True
+        self,
+        *,
+        grace: float = 3.0,
+        log_limit: int | None = LOG_LIMIT,
+        durable: bool = True,
+        visible: Sequence[Path] = (),
     ) -> None:
         """Say how many seconds a killed job may take, and how many bytes of output it may write.
 
         With `durable` no run that has begun is forgotten by a power loss, and a job's log is on the
-        disk before the job's end is reported.
+        disk before the job's end is reported. In their sandbox jobs see, of this machine, also
+        what is `visible`.
         """
         self.grace = grace
         self._durable = durable
         self._log_limit = log_limit
+        self._visible = visible
+        self._sandbox: Sandbox | None = None
+        self._lacking = ""
         self._jobs: dict[str, _Supervised] = {}
 
     async def open(self, folder: Path, report: Report) -> None:
         self._folder = folder
         self._report = report
         # Compiled once: each job waits for the start of its supervisor.
-        self._supervisor = folder / "supervisor.pyc"
-        py_compile.compile(supervisor.__file__, cfile=str(self._supervisor), doraise=True)
+        for program in (boxes, supervisor):
+            name = program.__name__.rpartition(".")[2]
+            self._supervisor = folder / f"{name}.pyc"
+            py_compile.compile(str(program.__file__), cfile=str(self._supervisor), doraise=True)
         wake = folder / "wake"
         if not wake.is_fifo():
             os.mkfifo(wake, 0o600)
         self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._wake, self._on_wake)
-        self._bubblewrap, self._lacking = await asyncio.to_thread(find_bubblewrap, self._supervisor)
-        if not self._bubblewrap:
-            logger.info("jobs run without bubblewrap: %s", self._lacking)
         # Whatever an earlier platform did not come to remove.
         self._trash = folder / "trash"
         self._trash.mkdir(mode=0o700, exist_ok=True)
         for old in self._trash.iterdir():
             asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
+        try:
+            self._sandbox = await asyncio.to_thread(self._make_sandbox)
+        except NoSandbox as error:
+            self._lacking = str(error)
+            level = logging.WARNING if os.geteuid() == 0 else logging.INFO
+            logger.log(level, "%s", self.warning)
+
+    def _make_sandbox(self) -> Sandbox:
+        sandbox = Sandbox(self._folder, self._visible)
+        place = self._trash / str(uuid.uuid4())
+        _make_folders(place)
+        try:
+            sandbox.probe(self._supervisor, place)
+        finally:
+            remove_tree(place)
+        return sandbox
+
+    @property
+    def warning(self) -> str:
+        """What a user should know of how jobs run here; empty if there is nothing."""
+        if not self._lacking:
+            return ""
+        return (
+            "jobs are not kept apart from this machine: each can read and write all that the user "
+            f"{getpass.getuser()} can, this platform's token and secrets too. That takes bubblewrap, and "
+            f"{self._lacking}"
+        )
 
     def check(self, container: Container) -> None:
         targets = mount_points(container)
-        if targets and not self._bubblewrap:
+        if targets and self._sandbox is None:
             raise NotSupported(
                 "volumes, disks and files of secrets need bubblewrap where jobs run as processes, "
                 f"and {self._lacking} and restart the platform, or start the job without them"
@@ -114,16 +152,15 @@ class ProcessRuntime:
             earlier.next = launch  # the supervisor of the run before has not quite gone
             return
         folder = self._folder / "jobs" / launch.job_id
-        scratch = folder / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
+        _make_folders(folder)
         job = _Supervised(folder, launch)
         if not (folder / "control").exists():
             os.mkfifo(folder / "control", 0o600)
-        box, home = [], str(scratch)
-        if self._bubblewrap:
-            view, home = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
-            box = [self._bubblewrap, *view]
-        with _spec(launch, home, box, self._log_limit, self._durable) as spec:
+        box = Box(str(folder / "scratch"))
+        if self._sandbox is not None:
+            gpus = bool(launch.container.resources.gpu)
+            box = self._sandbox.box(launch.mounts, folder, gpus=gpus)
+        with _spec(launch, box, self._log_limit, self._durable) as spec:
             job.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(self._supervisor), str(folder), str(launch.run)],
                 stdin=spec,
@@ -176,8 +213,8 @@ class ProcessRuntime:
     ) -> CommandChannel:
         connection = await self._connect(job_id, self._running(job_id))
         try:
-            stdin, outputs, theirs = _open_terminal() if tty else _open_pipes()
-        except OSError:
+            stdin, outputs, theirs = await self._open_terminal(job_id) if tty else _open_pipes()
+        except BaseException:
             connection.close()
             raise
         channel = CommandChannel(connection, Input(stdin), outputs)
@@ -196,6 +233,21 @@ class ProcessRuntime:
             for fd in {*theirs}:
                 os.close(fd)
         return channel
+
+    async def _open_terminal(self, job_id: str) -> tuple[int, Files, Files]:
+        """Return the same as `_open_pipes` for a terminal of the machine that the job sees."""
+        with await self._connect(job_id, self._running(job_id)) as connection:
+            await _request(connection, (b"terminal",), ())
+            files = await _answered_files(connection)
+        if len(files) != 2:  # both ends
+            raise _not_running(job_id)
+        master, slave = files
+        try:
+            return os.dup(master), (master,), (slave, slave, slave)
+        except OSError:
+            os.close(master)
+            os.close(slave)
+            raise
 
     async def attach(self, job_id: str, *, replay: bool = False) -> JobChannel:
         job = self._running(job_id)
@@ -333,7 +385,7 @@ class ProcessRuntime:
                 if not isinstance(event, Started):
                     job.has_exited = True
                     job.end()
-                    self._remove(job.folder / "scratch")
+                    self._remove(job.folder)
                 self._report(job_id, event)
 
     def _on_supervisor_end(self, job_id: str) -> None:
@@ -342,7 +394,7 @@ class ProcessRuntime:
             return
         self._read_events(job_id)
         job.release(asyncio.get_running_loop())
-        self._remove(job.folder / "scratch")
+        self._remove(job.folder)
         del self._jobs[job_id]
         if job.next is not None:
             self._launch_or_report(job.next)
@@ -356,13 +408,14 @@ class ProcessRuntime:
         except (OSError, NeuroError) as error:
             self._report(launch.job_id, CouldNotRun(wall_time(), 125, str(error)))
 
-    def _remove(self, scratch: Path) -> None:
-        # Out of the way before the job's end is reported, and for its next run. It may hold a
+    def _remove(self, job: Path) -> None:
+        # Out of the way before the job's end is reported, and for its next run. They may hold a
         # million files, and others want their turn.
-        old = self._trash / str(uuid.uuid4())
-        with suppress(FileNotFoundError):
-            scratch.replace(old)
-            asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
+        for name in OWN_FOLDERS:
+            old = self._trash / str(uuid.uuid4())
+            with suppress(FileNotFoundError):
+                (job / name).replace(old)
+                asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
 
 
 class _Supervised:
@@ -419,9 +472,7 @@ class _Supervised:
             self.process.returncode = self.process.returncode or 0
 
 
-def _spec(
-    launch: Launch, home: str, box: list[str], log_limit: int | None, durable: bool
-) -> BinaryIO:
+def _spec(launch: Launch, box: Box, log_limit: int | None, durable: bool) -> BinaryIO:
     """Return what the supervisor reads, in a file without a name: no secret comes to lie on disk.
 
     The format is told there.
@@ -431,20 +482,18 @@ def _spec(
     # Nothing of the platform's own environment; `python` is the one that runs the platform.
     environment = {
         "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.defpath)),
-        "HOME": home,
+        "HOME": box.home,
         "LANG": "C.UTF-8",
         **({"TERM": "xterm-256color"} if container.tty else {}),
         **launch.environment,
     }
     settings = [
-        container.working_dir or home,
+        container.working_dir or box.home,
         "1" if container.tty else "0",
         "" if log_limit is None else str(log_limit),
         "1" if durable else "0",
     ]
-    items: list[str] = []
-    for part in (settings, arguments, box):
-        items += [str(len(part)), *part]
+    items = spec_items(settings, arguments, box)
     items += [f"{name}={value}" for name, value in environment.items()]
     if sys.platform == "linux":
         file: BinaryIO = os.fdopen(os.memfd_create("spec"), "w+b")
@@ -454,6 +503,12 @@ def _spec(
     file.flush()
     file.seek(0)
     return file
+
+
+def _make_folders(job: Path) -> None:
+    """Make the folders that a run of a job has for itself."""
+    for name in OWN_FOLDERS:
+        (job / name).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _prevent(folder: Path, run: int) -> None:
@@ -481,17 +536,6 @@ def _open_pipes() -> tuple[int, Files, Files]:
         raise
     (stdin, to_stdin), (of_stdout, stdout), (of_stderr, stderr) = pipes
     return to_stdin, (of_stdout, of_stderr), (stdin, stdout, stderr)
-
-
-def _open_terminal() -> tuple[int, Files, Files]:
-    """Return the same for a terminal."""
-    master, slave = os.openpty()
-    try:
-        return os.dup(master), (master,), (slave, slave, slave)
-    except OSError:
-        os.close(master)
-        os.close(slave)
-        raise
 
 
 def _dial(folder: Path) -> socket.socket:
@@ -525,7 +569,7 @@ async def _request(
 async def _answered_files(connection: socket.socket) -> list[int]:
     await until_readable([connection.fileno()])
     try:
-        _, files, _, _ = socket.recv_fds(connection, 1, 1)
+        _, files, _, _ = socket.recv_fds(connection, 1, 2)
     except ConnectionError:
         return []
     for fd in files:

@@ -1,6 +1,7 @@
 """The process that watches over one run of a job: ``python -I -S supervisor.py FOLDER RUN``.
 
-It imports nothing of the package and little of the library, since every job waits for its start.
+It imports nothing of the package but `boxes`, which lies beside it, and little of the library, since
+every job waits for its start.
 It outlives the platform: whoever looks into the folder later finds how the job went.
 
 What to run comes on its standard input and is never in a file, since it holds the values of
@@ -39,9 +40,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # each is only imported by who needs it
     import ctypes
     import socket
+    from types import ModuleType
 
-PATH = os.fsencode(os.defpath)
-"""Where bubblewrap finds ``cat``."""
+    from . import boxes
+
 PIECE = 65536
 USUAL_SIZE = b"".join(size.to_bytes(2, sys.byteorder) for size in (24, 80, 0, 0))
 """Lines and columns of a job's terminal, until somebody attaches."""
@@ -85,10 +87,10 @@ def probe() -> None:
     reset_signals()
     adopt_orphans()
     with open(0, "rb") as file:
-        command = file.read().split(b"\0")
+        spec = Spec(file.read())
     os.open(os.devnull, os.O_RDONLY)
     try:
-        pid = Box(command).fork()
+        pid = make_box(spec.box or []).fork()
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
@@ -99,16 +101,19 @@ def probe() -> None:
 class Spec:
     """What to run, as the platform tells it.
 
-    Three lists, of which each is its length and its items: the settings (working folder, terminal
-    or not, most bytes of output or nothing, durable or not), the job's arguments, the command that
-    makes its box or nothing. The rest is the environment. All are separated by NUL.
+    Six lists, of which each is its length and its items: the settings (working folder, terminal
+    or not, most bytes of output or nothing, durable or not), the job's arguments, and the four of
+    which its box is made, see `boxes.Box`, empty without one. The rest is the environment. All
+    are separated by NUL.
     """
 
     def __init__(self, text: bytes) -> None:
         items = iter(text.split(b"\0"))
-        settings, self.arguments, self.box = (
-            [next(items) for _ in range(int(next(items)))] for _ in range(3)
+        settings, self.arguments, *box = (
+            [next(items) for _ in range(int(next(items)))] for _ in range(6)
         )
+        self.box = box if box[0] else None
+        """What a box is made of, if the job has one."""
         self.working_dir, tty, limit, durable = settings
         self.tty = tty == b"1"
         self.durable = durable == b"1"
@@ -130,7 +135,9 @@ class Supervisor:
         self.offset = os.fstat(self.log).st_size
         self.drop_stray_times()
         self.pid = 0
-        self.box: Box | None = None
+        self.box: boxes.Box | None = None
+        self.box_process: Process = (0, b"")
+        """The first process of the box, with which all in it ends."""
         self.stopped = b""
         """Why the platform ended the job: its output was too much."""
         self.sources: dict[int, int] = {}
@@ -185,11 +192,13 @@ class Supervisor:
         if spec.durable:
             for folder in (".", ".."):
                 sync_folder(folder)
-        outputs, slaves, self.input = open_terminal() if spec.tty else open_pipes()
-        self.sources = {fd: number for number, fd in enumerate(outputs, 1)}
         failure_read, failure_write = os.pipe()
         try:
-            self.box = make_box(spec.box) if spec.box else None
+            if spec.box:
+                self.box = make_box(spec.box)
+                self.box_process = (self.box.first, start_of(self.box.first))
+            outputs, slaves, self.input = self.open_terminal() if spec.tty else open_pipes()
+            self.sources = {fd: number for number, fd in enumerate(outputs, 1)}
             self.pid = self.fork()
         except OSError as error:
             self.record(b"failed %d 125 %s" % (time.time_ns(), str(error).encode()))
@@ -221,6 +230,12 @@ class Supervisor:
             die_with_parent()
         return pid
 
+    def open_terminal(self) -> tuple[Files, Files, int]:
+        """Return the same as `open_pipes` for a terminal, one file in both directions."""
+        master, slave = os.openpty() if self.box is None else self.box.open_terminal()
+        fcntl.ioctl(master, termios.TIOCSWINSZ, USUAL_SIZE)
+        return (master,), (slave, slave, slave), master
+
     def watch(self) -> int:
         """Copy output and obey commands until the job and all that it started are gone.
 
@@ -251,7 +266,7 @@ class Supervisor:
                 # What the job left behind ends with it, as in a container.
                 self.kill_at = 0.0
                 if self.box is not None:
-                    self.box.close()
+                    send_signal(self.box_process, signal.SIGKILL)  # the kernel ends all the others
                     self.kill_at = time.monotonic() + BOX_END
             now = time.monotonic()
             if self.kill_at is not None and now >= self.kill_at and not self.childless:
@@ -425,9 +440,16 @@ class Supervisor:
             request.close_files()
             return
         if verb == b"input" and self.input is not None:
-            import socket
-
-            socket.send_fds(request.connection, [b"."], [self.input])
+            request.send_files([self.input])
+        if verb == b"terminal":
+            try:
+                _, (slave, *_), master = self.open_terminal()
+            except OSError:
+                self.leave(request)
+                return
+            request.send_files([master, slave])
+            os.close(master)
+            os.close(slave)
         self.leave(request)
 
     def leave(self, request: Request) -> None:
@@ -491,6 +513,8 @@ class Request:
 
     ``input`` is answered by a file: what is written to it becomes the job's input. Without an
     answer the input was closed.
+
+    ``terminal`` is answered by both ends of a new terminal, which has its name where the job is.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -533,6 +557,14 @@ class Request:
         except OSError:
             pass  # the other side has gone just now
 
+    def send_files(self, files: list[int]) -> None:
+        import socket
+
+        try:
+            socket.send_fds(self.connection, [b"."], files)
+        except OSError:
+            pass  # the other side has gone just now
+
     def close_files(self) -> None:
         for fd in self.files:
             os.close(fd)
@@ -552,13 +584,6 @@ def open_pipes() -> tuple[Files, Files, int]:
         (stdin_read, stdout_write, stderr_write),
         stdin_write,
     )
-
-
-def open_terminal() -> tuple[Files, Files, int]:
-    """Return the same for a terminal, which is one file in both directions."""
-    master, slave = os.openpty()
-    fcntl.ioctl(master, termios.TIOCSWINSZ, USUAL_SIZE)
-    return (master,), (slave, slave, slave), master
 
 
 def become_job(spec: Spec, tty: bool, streams: Files, arguments: list[bytes], failure: int) -> None:
@@ -592,109 +617,29 @@ def become_job(spec: Spec, tty: bool, streams: Files, arguments: list[bytes], fa
         os._exit(code)
 
 
-class Box:
-    """A mount and a pid namespace of the job's own, made by bubblewrap.
-
-    Bubblewrap stays as their first process, which reaps orphans; the second one, a ``cat``, tells
-    by its echo that all is mounted, and holds them open. Job and commands are no children of
-    theirs: they are forked here and enter, so that they are started, waited for and signalled as
-    without a box. All of it ends with this process, by ``--die-with-parent``.
-    """
-
-    def __init__(self, command: list[bytes]) -> None:
-        """Make it; `command` is bubblewrap's path and its arguments, up to what it is to run.
-
-        Raises:
-            OSError: It cannot be made; the text is bubblewrap's.
-        """
-        holder, self.lid = os.pipe()
-        os.write(self.lid, b"\0")
-        answer, echo = os.pipe()
-        news, info = os.pipe()
-        settings = os.memfd_create("arguments")
-        write(settings, b"\0".join(command[1:]) + b"\0")
-        os.lseek(settings, 0, os.SEEK_SET)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                for target, fd in enumerate((holder, echo, echo)):
-                    os.dup2(fd, target)
-                for fd in (settings, info):
-                    os.set_inheritable(fd, True)
-                # It goes on ignoring what the supervisor ignores, and so does what it starts: a
-                # SIGTERM for all of the job's family is none of its business.
-                descriptors = (b"--args", b"%d" % settings, b"--info-fd", b"%d" % info)
-                os.execve(command[0], [command[0], *descriptors, b"cat"], {b"PATH": PATH})
-            except OSError as error:
-                os.write(2, f"{os.fsdecode(command[0])}: {error.strerror}".encode())
-            finally:
-                os._exit(1)
-        for fd in (holder, echo, info, settings):
-            os.close(fd)
-        text = b""
-        while not text.endswith(b"\0"):
-            piece = os.read(answer, PIECE)
-            if not piece:
-                os.waitpid(pid, 0)
-                for fd in (self.lid, answer, news):
-                    os.close(fd)
-                raise OSError(text.decode(errors="replace").strip() or "bubblewrap said nothing")
-            text += piece
-        told = os.read(news, PIECE).partition(b'"child-pid":')[2]
-        pid = int(told.replace(b"}", b",").partition(b",")[0])
-        self.first: Process = (pid, start_of(pid))
-        for fd in (answer, news):
-            os.close(fd)
-        self.namespaces = [
-            os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt", "pid")
-        ]
-
-    def fork(self) -> int:
-        """Fork, and return 0 in a process that is inside.
-
-        A pid namespace takes in only children of who entered it, so there is a process between;
-        when it has gone its child is this one's, as any orphan.
-        """
-        told, telling = os.pipe()
-        enter = libc().setns
-        between = os.fork()
-        if between == 0:
-            try:
-                if any(enter(namespace, 0) for namespace in self.namespaces):
-                    os._exit(1)
-                pid = os.fork()
-                if pid == 0:
-                    give_up_privileges()
-                    return 0
-                os.write(telling, b"%d" % pid)
-            except OSError:
-                os._exit(1)
-            os._exit(0)
-        os.close(telling)
-        pid = int(os.read(told, 20) or 0)
-        os.close(told)
-        os.waitpid(between, 0)
-        if not pid:
-            raise OSError(errno.ECHILD, "the job's namespaces cannot be entered")
-        return pid
-
-    def close(self) -> None:
-        """Have the kernel end all that is inside."""
-        send_signal(self.first, signal.SIGKILL)
+def load_boxes() -> ModuleType:
+    """Return the module `boxes`, which lies beside this program."""
+    sys.path.append(os.path.dirname(__file__))
+    return __import__("boxes")
 
 
-def make_box(command: list[bytes]) -> Box:
+def make_box(parts: list[list[bytes]]) -> boxes.Box:
     """Make a box; what fails once is tried again.
 
-    Bubblewrap goes through all mounts of the machine one by one, and fails when one of them goes
+    Bubblewrap goes through the mounts of the machine one by one, and fails when one of them goes
     away at that moment, as those of containers do.
     """
-    for pause in BOX_PAUSES:
+    module = load_boxes()
+    box: boxes.Box
+    for pause in (*BOX_PAUSES, None):
         try:
-            return Box(command)
-        except OSError:
+            box = module.Box(*parts)
+            break
+        except OSError as error:
+            if pause is None or isinstance(error, module.MountRefused):
+                raise
             time.sleep(pause)
-    return Box(command)
+    return box
 
 
 def descendants(group: int | None = None) -> list[Process]:
@@ -813,16 +758,6 @@ def adopt_orphans() -> None:
 def die_with_parent() -> None:
     """Have the kernel end the job if its supervisor is killed."""
     prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def give_up_privileges() -> None:
-    """Keep nothing of what entering a user namespace gave, and gain nothing by any program."""
-    call = libc().prctl
-    capability = 0
-    while call(24, capability, 0, 0, 0) == 0:  # PR_CAPBSET_DROP, up to the last one there is
-        capability += 1
-    if not capability or call(38, 1, 0, 0, 0):  # PR_SET_NO_NEW_PRIVS
-        raise PermissionError(errno.EPERM, "the job's privileges cannot be given up")
 
 
 def prctl(option: int, value: int) -> None:

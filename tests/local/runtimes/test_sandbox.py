@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import shutil
 import stat
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
 from neuro_sync import (
+    ConfigError,
     DiskVolume,
-    IllegalArgumentError,
     JobDescription,
     JobStatus,
     NotSupported,
@@ -25,8 +30,9 @@ from neuro_sync import (
     Session,
     Volume,
 )
+from neuro_sync.local.runtimes import boxes, supervisor
 from neuro_sync.local.runtimes.base import Mount
-from neuro_sync.local.runtimes.sandbox import view_arguments
+from neuro_sync.local.runtimes.sandbox import Sandbox, spec_items
 from neuro_sync.local.server import LocalPlatform
 from tests.processes import eventually, outside, platform_process, supervisor_of
 from tests.programs import require_programs
@@ -401,53 +407,250 @@ TARGETS = st.lists(
 
 
 @given(TARGETS, st.data())
-@settings(max_examples=25)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_mounts_within_any_others_show_what_they_should(
-    tmp_path_factory: pytest.TempPathFactory, targets: list[str], data: st.DataObject
+    session: Session, platform: LocalPlatform, targets: list[str], data: st.DataObject
 ) -> None:
-    home = tmp_path_factory.mktemp("view")
-    scratch = home / "state" / "jobs" / "job" / "scratch"
-    scratch.mkdir(parents=True)
-    mounts = []
+    name = uuid4().hex
+    root = platform.folder / "storage" / "local" / session.project_name / name
+    volumes, sources = [], []
     for number, target in enumerate(targets):
-        source = home / f"source {number}"
+        source = root / f"source {number}"
         (source / "a").mkdir(parents=True)
         (source / "link").symlink_to("a")
         (source / "mark").write_text(f"{number}\n")
-        mounts.append(Mount(source, target, data.draw(st.booleans())))
-    try:
-        arguments, _ = view_arguments(mounts, hidden=home / "state", shown=scratch)
-    except IllegalArgumentError as error:
-        # Two ways to one place, of which one leads through a link.
-        if "link" in str(targets) and "something else is there" in str(error):
-            return
-        raise
-    marks = [f"{target}/mark" for target in targets]
-    told = subprocess.run(
-        ["bwrap", *arguments, "cat", *marks], capture_output=True, text=True, check=False
+        uri = f"storage:{name}/source {number}"
+        volumes.append(
+            Volume(storage_uri=uri, container_path=target, read_only=data.draw(st.booleans()))
+        )
+        sources.append(source)
+    marks = " ".join(f"'{target}/mark'" for target in targets)
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command=f"cat {marks}", volumes=volumes
     )
-    assert told.stderr == ""
-    assert told.stdout.split() == [str(number) for number in range(len(targets))]
-    for mount in mounts:
-        if mount.read_only:
-            assert sorted(os.listdir(mount.source)) == ["a", "link", "mark"]
-            assert os.listdir(mount.source / "a") == []
+    lines = list(session.jobs.logs(job))
+    ended = session.jobs.wait(job)
+    if ended.reason == "ContainerCannotRun":
+        # Two ways to one place, of which one leads through a link.
+        assert "link" in str(targets)
+        assert "something else is there" in ended.history.description
+        return
+    assert lines == [str(number) for number in range(len(targets))]
+    for volume, source in zip(volumes, sources, strict=True):
+        if volume.read_only:
+            assert sorted(os.listdir(source)) == ["a", "link", "mark"]
+            assert os.listdir(source / "a") == []
 
 
-def test_a_folder_that_has_become_a_link_is_not_mounted(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    scratch = state / "jobs" / "job" / "scratch"
-    folder = state / "storage" / "folder"
-    for made in (scratch, folder, state / "secrets"):
-        made.mkdir(parents=True)
-    (tmp_path / "link to state").symlink_to(state)  # how the platform calls it does not matter
-    for name in ("state", "link to state"):
-        source = tmp_path / name / "storage" / "folder"
-        view_arguments([Mount(source, "/data")], hidden=tmp_path / name, shown=scratch)
-    folder.rmdir()
-    folder.symlink_to(state / "secrets")
-    with pytest.raises(IllegalArgumentError, match="'/data': a link"):
-        view_arguments([Mount(folder, "/data")], hidden=state, shown=scratch)
+@pytest.mark.parametrize("name", ["", "below/"])
+def test_a_folder_that_has_become_a_link_is_not_mounted(
+    session: Session, platform: LocalPlatform, folder: Path, name: str
+) -> None:
+    """The platform itself never gets as far: it refuses a link before a job is started."""
+    state = platform.folder
+    session.secrets.add("of-others", b"value")
+    folder.mkdir(parents=True)
+    (folder / "below").symlink_to(state / "secrets")
+    job_folder = state / "jobs" / f"job-{uuid4()}"
+    for own in ("scratch", "tmp"):
+        (job_folder / own).mkdir(parents=True)
+    (job_folder / "control").write_text("")
+    box = Sandbox(state).box([Mount(folder / f"below/{name}", "/data")], job_folder)
+    spec = spec_items(["/", "0", "", "0"], ["true"], box)
+    subprocess.run(
+        [sys.executable, "-I", "-S", str(state / "supervisor.pyc"), str(job_folder), "1"],
+        input="\0".join([*spec, "PATH=/bin"]),
+        text=True,
+        check=True,
+    )
+    events = (job_folder / "events.1").read_text()
+    assert "failed" in events
+    assert "'/data': a link has no place in the storage" in events
+
+
+SWAP = r"""
+import ctypes, os
+os.chdir("/race")
+os.symlink(os.environ["GOAL"], "link")
+exchange = ctypes.CDLL(None, use_errno=True).renameat2
+print("ready", flush=True)
+while True:
+    assert exchange(-100, b"x", -100, b"link", 2) == 0, os.strerror(ctypes.get_errno())
+"""
+TRIES = 50
+AT_ONCE = 10
+
+
+@pytest.mark.parametrize("goal", [".", "secrets", "/", "/etc"])
+def test_a_job_that_swaps_a_folder_for_a_link_never_wins(
+    session: Session, platform: LocalPlatform, folder: Path, goal: str
+) -> None:
+    """Four goals of 50 tries each, against a folder that is mounted and one above a mount."""
+    (folder / "x" / "y").mkdir(parents=True)
+    (folder / "x" / "mine").touch()
+    (folder / "swap.py").write_text(SWAP)
+    before = {place: set(os.listdir(place)) for place in ("/", "/etc")}
+    volumes = [
+        Volume(storage_uri=f"storage:{folder.name}/x", container_path="/goal"),
+        Volume(storage_uri=f"storage:{folder.name}", container_path="/outer"),
+        Volume(storage_uri=f"storage:{folder.name}-other", container_path="/outer/x/y/z"),
+    ]
+    swapper = session.jobs.start(
+        image="any",
+        preset_name="cpu-small",
+        command="python /race/swap.py",
+        env={"GOAL": os.path.join(platform.folder, goal)},
+        volumes=[Volume(storage_uri=f"storage:{folder.name}", container_path="/race")],
+    )
+    with session.jobs.logs(swapper) as lines:
+        assert next(lines) == "ready"
+    seen: set[str] = set()
+    ran = 0
+    for _ in range(TRIES // AT_ONCE):
+        jobs = [
+            session.jobs.start(
+                image="any", preset_name="cpu-small", command="ls -a /goal", volumes=volumes
+            )
+            for _ in range(AT_ONCE)
+        ]
+        for ended in session.jobs.wait(jobs):
+            if ended.status is JobStatus.SUCCEEDED:
+                ran += 1
+                seen |= {*session.jobs.logs(ended)}
+            else:
+                assert ended.reason == "ContainerCannotRun", ended.history
+    session.jobs.kill(swapper)
+    assert ran
+    assert seen <= {".", "..", "mine", "y"}
+    assert {place: set(os.listdir(place)) for place in before} == before
+
+
+LOOK = r"""
+import json, os, stat
+found = {"sockets": [], "writable": [], "devices": [], "private": []}
+for path, folders, files in os.walk("/"):
+    folders[:] = [name for name in folders if (path, name) not in (("/", "proc"), ("/", "sys"))]
+    for name in (".", *files):
+        item = os.path.normpath(os.path.join(path, name))
+        mode = os.lstat(item).st_mode
+        if stat.S_ISSOCK(mode):
+            found["sockets"].append(item)
+        elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            found["devices"].append(item)
+        elif not stat.S_ISLNK(mode) and os.access(item, os.W_OK):
+            found["writable"].append(item)
+        if item.startswith("/etc") and not mode & stat.S_IROTH and os.access(item, os.R_OK):
+            found["private"].append(item)
+for path in (
+    *("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger"),
+    *("/proc/irq/default_smp_affinity", "/sys/kernel/mm/ksm/run", "/sys/power/state"),
+):
+    try:
+        os.close(os.open(path, os.O_WRONLY))
+    except OSError:
+        continue
+    found["writable"].append(path)
+for path in ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/kernel/debug/tracing"):
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError:
+        continue
+    found["private"].append(path)
+print(json.dumps(found))
+"""
+DEVICES = {
+    f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "pts/ptmx")
+}
+WRITABLE = ("/tmp", "/var/tmp", "/dev/shm")  # a job's own
+
+
+def check_what_is_seen(found: dict[str, list[str]], home: str) -> None:
+    assert found["sockets"] == []
+    assert set(found["devices"]) == DEVICES
+    own = [*WRITABLE, "/dev/pts", home]
+    assert [path for path in found["writable"] if not path.startswith(tuple(own))] == []
+    assert set(own) <= {*found["writable"]}
+    assert found["private"] == []
+
+
+def test_a_job_sees_what_is_on_the_list_and_nothing_else(session: Session) -> None:
+    """Sockets, places where it may write, devices, settings that not everybody may read."""
+    command = shlex.join(["python", "-c", f"import os; print(os.environ['HOME']){LOOK}"])
+    job = session.jobs.start(image="any", preset_name="cpu-small", command=command)
+    home, text = session.jobs.logs(job)
+    check_what_is_seen(json.loads(text), home)
+
+
+def test_a_job_of_a_user_without_power_sees_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor is started as the platform of that user would."""
+    if os.geteuid() != 0:
+        pytest.skip("the test above was run as such a user")
+    python, user = "/usr/bin/python3", 65534
+    require_programs(python)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    # Where that user has a Python, and not this one's.
+    monkeypatch.setattr(sys, "prefix", "/usr")
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    # The folder of pytest is closed to others.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        job = Path(folder, "state", "jobs", "job")
+        for own in ("scratch", "tmp"):
+            (job / own).mkdir(parents=True)
+        os.mkfifo(job / "control")
+        for program in (boxes, supervisor):
+            shutil.copy(str(program.__file__), folder)
+        for path in (folder, *Path(folder).rglob("*")):
+            os.chown(path, user, user)
+        box = Sandbox(job.parents[1]).box([], job)
+        spec = spec_items([box.home, "0", "", "0"], [python, "-c", LOOK], box)
+        done = subprocess.run(
+            [python, "-I", "-S", f"{folder}/supervisor.py", str(job), "1"],
+            input="\0".join(spec),
+            text=True,
+            check=True,
+            user=user,
+            group=user,
+            extra_groups=[],
+        )
+        text = (job / "log").read_text()
+        assert text.startswith("{"), (text, (job / "events.1").read_text(), done)
+        check_what_is_seen(json.loads(text), box.home)
+
+
+def test_the_registrys_socket_is_out_of_reach(session: Session, run: Run) -> None:
+    require_programs("docker-registry")
+    list(session.images.list())  # starts it
+    sockets = [*Path(tempfile.gettempdir()).glob("neuro-registry-*/socket")]
+    assert sockets
+    assert run(f"ls {' '.join(map(str, sockets))} 2>/dev/null || find / -xdev -type s") == []
+
+
+def test_what_is_visible_can_be_read_and_not_written(tmp_path: Path) -> None:
+    (tmp_path / "data" / "below").mkdir(parents=True)
+    (tmp_path / "data" / "below" / "file").write_text("content\n")
+    (tmp_path / "hidden").write_text("hidden")
+    with (
+        LocalPlatform(ephemeral=True, visible=[tmp_path / "data"]) as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        script = f"cd {tmp_path}; cat data/below/file; ls; ! touch data/new 2>&1"
+        job = session.jobs.start(image="any", preset_name="cpu-small", command=f"sh -ec '{script}'")
+        lines = [*session.jobs.logs(job)]
+        assert lines[:2] == ["content", "data"]
+        assert "Read-only file system" in lines[2]
+    with pytest.raises(ConfigError, match="there is no such file or folder"):
+        LocalPlatform(ephemeral=True, visible=[tmp_path / "none"])
+
+
+def test_a_terminal_has_its_name_inside(session: Session) -> None:
+    job = session.jobs.start(
+        image="any", preset_name="cpu-small", command="sh -c 'tty; read line'", tty=True
+    )
+    with session.jobs.logs(job) as lines:
+        assert next(lines).strip() == "/dev/pts/0"
+    with session.jobs.exec(job, ["tty"], tty=True) as stream:
+        assert b"".join(message.data for message in stream).strip() == b"/dev/pts/1"
+    session.jobs.kill(job)
 
 
 def test_a_secret_is_mounted_as_a_file_for_its_owner(session: Session, run: Run) -> None:
