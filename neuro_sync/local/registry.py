@@ -1,12 +1,14 @@
 """The registry of images: Debian's ``docker-registry``, started when it is first asked.
 
-It listens on a socket file that only this user can open, in a folder of its own, so that nobody
-gets past the platform's token. Its images are in the state folder.
+It listens on a socket file that only this user can open, in a folder of its own which no job in a
+sandbox sees, and it answers to a password alone that is made for each start. So nobody gets past the
+platform's token. Its images are in the state folder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -21,9 +23,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import bcrypt
 import h11
 
 from neuro_sync.errors import BadGateway, NotSupported, ServerNotAvailable
+
+from .durable_files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +39,11 @@ END_TIMEOUT = 10.0
 SILENCE = 60.0
 """Seconds that the registry may take to begin an answer; the end of a large push takes some."""
 PIECE = 2**18
+USER = "platform"
+ROUNDS = 4
+"""Of bcrypt, its least: a request takes a millisecond."""
 NOT_OURS = frozenset({b"host", b"authorization", b"connection", b"cookie", b"expect"})
-"""What of a request is for the platform alone; the registry asks for no token."""
+"""What of a request is for the platform alone; the registry gets a password of its own."""
 NOT_THEIRS = frozenset({b"connection", b"date", b"transfer-encoding", b"keep-alive"})
 
 # Its parent: it takes the registry down when the platform closes the pipe, is killed, or says so by
@@ -69,6 +77,7 @@ class Registry:
         self._folder = folder / "registry"
         self._guard: subprocess.Popen[bytes] | None = None
         self._path = ""
+        self._login = b""
         self._closed = False
         # So that requests that come at the same time start one.
         self._starting = asyncio.Lock()
@@ -89,7 +98,7 @@ class Registry:
             ServerNotAvailable: It does not start.
             BadGateway: It broke off.
         """
-        exchange = _Exchange(await self._connect())
+        exchange = _Exchange(await self._connect(), self._login)
         try:
             return await exchange.run(method, target, headers, body)
         except (OSError, EOFError, h11.ProtocolError, asyncio.TimeoutError) as error:
@@ -132,8 +141,13 @@ class Registry:
         place = tempfile.mkdtemp(prefix="neuro-registry-")
         self._path = f"{place}/socket"
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        password = secrets.token_hex(16)
+        # Random enough, so that guessing is not made slow, nor each request.
+        digest = bcrypt.hashpw(password.encode(), bcrypt.gensalt(ROUNDS)).decode()
+        self._login = b"Basic " + base64.b64encode(f"{USER}:{password}".encode())
+        replace_file(self._folder / "htpasswd", f"{USER}:{digest}\n".encode())
         configuration = self._folder / "config.yml"
-        configuration.write_text(json.dumps(self._configuration()))  # JSON is YAML
+        replace_file(configuration, json.dumps(self._configuration()).encode())  # JSON is YAML
         with open(self._folder / "log", "wb") as log:
             return subprocess.Popen(
                 ["/bin/sh", "-c", GUARD, program, str(configuration), place],
@@ -154,6 +168,7 @@ class Registry:
                 "filesystem": {"rootdirectory": str(self._folder / "data")},
                 "delete": {"enabled": True},
             },
+            "auth": {"htpasswd": {"realm": "registry", "path": str(self._folder / "htpasswd")}},
             "http": {
                 "net": "unix",
                 "addr": self._path,
@@ -204,8 +219,9 @@ class _Exchange:
     sending fails, and a registry that refuses a body closes before it has read it.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, login: bytes) -> None:
         self._connection = connection
+        self._login = login
         self._protocol = h11.Connection(h11.CLIENT)
         self._loop = asyncio.get_running_loop()
 
@@ -213,7 +229,11 @@ class _Exchange:
         self, method: str, target: str, headers: Headers, body: AsyncIterable[bytes] | None
     ) -> Answer:
         passed = [(name, value) for name, value in headers if name.lower() not in NOT_OURS]
-        ours = [(b"host", b"registry"), (b"connection", b"close")]
+        ours = [
+            (b"host", b"registry"),
+            (b"connection", b"close"),
+            (b"authorization", self._login),
+        ]
         request = h11.Request(method=method, target=target, headers=[*ours, *passed])
         await self._send(request)
         answering = asyncio.create_task(self._response())

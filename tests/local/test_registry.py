@@ -6,11 +6,14 @@ import base64
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -46,6 +49,24 @@ def stranger(platform: LocalPlatform) -> str:
 
 def basic(text: str) -> str:
     return f"Basic {base64.b64encode(text.encode()).decode()}"
+
+
+def test_the_registry_itself_answers_nobody_but_the_platform(
+    platform: LocalPlatform, repository: Repository
+) -> None:
+    """Its socket can be opened by whatever runs as this user."""
+    repository.push()
+    sockets = [*Path(tempfile.gettempdir()).glob("neuro-registry-*/socket")]
+    answers = []
+    for path in sockets:
+        for authorization in ("", "Authorization: Basic cGxhdGZvcm06\r\n"):
+            with socket.socket(socket.AF_UNIX) as connection, suppress(ConnectionRefusedError):
+                connection.connect(str(path))
+                request = f"GET /v2/_catalog HTTP/1.1\r\nHost: x\r\n{authorization}\r\n"
+                connection.sendall(request.encode())
+                answers.append(connection.recv(12))
+    assert len(answers) >= 2
+    assert set(answers) == {b"HTTP/1.1 401"}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    suppress,
+)
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,7 +43,7 @@ from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils import parse_repository_tag
 
 from neuro_sync.engine import find_endpoint
-from neuro_sync.errors import ConfigError, ResourceNotFound
+from neuro_sync.errors import ConfigError, IllegalArgumentError, ResourceNotFound
 from neuro_sync.local.clock import wall_time
 from neuro_sync.local.durable_files import replace_file
 from neuro_sync.local.lifecycle import (
@@ -67,6 +74,7 @@ from .engine import (
     why_not_pulled,
     why_not_run,
 )
+from .mount_guard import MountGuard
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +143,9 @@ class DockerRuntime:
             raise ConfigError(error.text) from error
         self._cores = float(info["NCPU"])
         self._state = _identity(folder)
+        self._guard = MountGuard(self._engine, folder, f"{STATE_LABEL}={self._state}")
+        with suppress(EngineUnavailable):
+            await self._guard.open()
         self._spawn(self._remove_leftovers())
 
     def check(self, container: Container) -> None:
@@ -189,6 +200,8 @@ class DockerRuntime:
         job = self._running(job_id)
         mark = secrets.token_hex(8)
         api = self._engine.api
+        using = AsyncExitStack()
+        await using.enter_async_context(self._guard.use(job.container))
         try:
             created = await self._engine.call(
                 api.exec_create,
@@ -203,8 +216,12 @@ class DockerRuntime:
             if tty:  # an engine before version 23 does not know it
                 body["ConsoleSize"] = [size.height, size.width]
             streams = await self._engine.hijack(f"/exec/{command}/start", body=body)
-        except EngineRefused as error:
-            raise _not_running(job_id) from error
+        except BaseException as error:
+            await using.aclose()
+            if isinstance(error, EngineRefused):
+                raise _not_running(job_id) from error
+            raise
+        self._spawn(self._until_begun(command, using))
 
         async def outcome() -> frames.Exited | None:
             while not job.ended.is_set():
@@ -223,9 +240,20 @@ class DockerRuntime:
             abandon=lambda: self._spawn(self._end_command(job, mark)),
         )
 
+    async def _until_begun(self, command: str, using: AsyncExitStack) -> None:
+        """Keep a container in use until a command in it has begun; none can in a paused one."""
+        async with using:
+            with suppress(EngineRefused, EngineUnavailable):
+                while True:
+                    found = await self._engine.call(self._engine.api.exec_inspect, command)
+                    if found["Pid"] or found["ExitCode"] is not None:
+                        return
+                    await asyncio.sleep(0.02)
+
     async def attach(self, job_id: str, *, replay: bool = False) -> EngineChannel:
         job = self._running(job_id)
-        streams = await self._attach(job, stdin=1, logs=int(replay))
+        async with self._guard.use(job.container):
+            streams = await self._attach(job, stdin=1, logs=int(replay))
 
         async def outcome() -> frames.Exited | None:
             await job.ended.wait()
@@ -283,9 +311,10 @@ class DockerRuntime:
         name, tag = parse_repository_tag(image)
         query = {"container": job.container, "repo": name, "tag": tag or "latest"}
         try:
-            with await self._engine.open("POST", "/commit", query) as answer:
-                async for _ in answer.pieces():
-                    pass
+            async with self._guard.use(job.container):
+                with await self._engine.open("POST", "/commit", query) as answer:
+                    async for _ in answer.pieces():
+                        pass
             yield {"status": "CommitFinished"}
             async with aclosing(self._engine.push(image, Login("token", password))) as steps:
                 async for step in steps:
@@ -391,7 +420,7 @@ class DockerRuntime:
                 )
                 if is_new and job.killed.is_set():
                     raise _Killed
-                return await self._start(job) if is_new else None
+                return await self._start(launch, job) if is_new else None
             except EngineUnavailable as error:
                 logger.warning("job %s: %s", launch.job_id, error)
                 self._report(
@@ -487,6 +516,7 @@ class DockerRuntime:
                 STATE_LABEL: self._state,
                 JOB_LABEL: launch.job_id,
                 RUN_LABEL: str(job.run.number),
+                **self._guard.labels(launch.mounts),
             },
             "host_config": host_config,
         }
@@ -536,11 +566,15 @@ class DockerRuntime:
             async with aclosing(self._engine.pull(image, login)) as news:
                 yield news
 
-    async def _start(self, job: _Job) -> Answer:
+    async def _start(self, launch: Launch, job: _Job) -> Answer:
         # Before the start, so that not one byte is missed.
         output = await self._attach(job)
         try:
-            await self._engine.call(self._engine.api.start, job.container)
+            async with self._guard.hold(launch.mounts):
+                await self._engine.call(self._engine.api.start, job.container)
+        except IllegalArgumentError as error:
+            output.close()
+            raise _CouldNotRun(CouldNotRun(wall_time(), 125, error.text)) from error
         except EngineRefused as error:
             output.close()
             raise _CouldNotRun.by_engine(error.text) from error
@@ -699,7 +733,8 @@ class DockerRuntime:
 
     async def _send(self, job: _Job, number: int | str) -> None:
         try:
-            await self._engine.call(self._engine.api.kill, job.container, number)
+            async with self._guard.use(job.container):
+                await self._engine.call(self._engine.api.kill, job.container, number)
         except (EngineRefused, EngineUnavailable) as error:  # it has ended, mostly
             logger.info("container %s: signal %s: %s", job.container[:12], number, error)
 
@@ -726,8 +761,9 @@ class DockerRuntime:
         api = self._engine.api
         script = ["sh", "-c", END_COMMAND, "sh", f"{EXEC_VARIABLE}={mark}", str(self.grace)]
         with suppress(EngineRefused, EngineUnavailable):
-            created = await self._engine.call(api.exec_create, job.container, script)
-            await self._engine.call(api.exec_start, created["Id"], detach=True)
+            async with self._guard.use(job.container):
+                created = await self._engine.call(api.exec_create, job.container, script)
+                await self._engine.call(api.exec_start, created["Id"], detach=True)
 
     async def _remove(self, container: str) -> None:
         try:

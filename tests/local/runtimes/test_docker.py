@@ -106,6 +106,47 @@ def test_a_job_gets_no_more_than_it_asked_for(session: Session, client: docker.A
     session.jobs.kill(job)
 
 
+SWAP = """
+cd /race; echo ready
+while :; do mv -T x kept; ln -s "$GOAL" x; rm -rf x; mv -T kept x; done 2>/dev/null
+"""
+TRIES = int(os.environ.get("NEURO_RACE_TRIES", "20"))
+"""Each takes a second; two hundred of them are for a long night."""
+
+
+@pytest.mark.parametrize("goal", ["secrets", "/"])
+def test_a_container_that_swaps_a_folder_for_a_link_never_wins(
+    session: Session, platform: LocalPlatform, goal: str
+) -> None:
+    name = f"race-{goal.strip('/') or 'root'}"
+    folder = platform.folder / "storage" / "local" / session.project_name / name
+    (folder / "x").mkdir(parents=True)
+    (folder / "x" / "mine").touch()
+    swapper = start(
+        session,
+        f"sh -c '{SWAP}'",
+        env={"GOAL": os.path.join(platform.folder, goal)},
+        volumes=[Volume(storage_uri=f"storage:{name}", container_path="/race")],
+    )
+    with session.jobs.logs(swapper) as lines:
+        assert next(lines) == "ready"
+    goal_volume = Volume(storage_uri=f"storage:{name}/x", container_path="/goal")
+    seen: set[str] = set()
+    ran = 0
+    for _ in range(TRIES // 4):
+        jobs = [start(session, "ls /goal", volumes=[goal_volume]) for _ in range(4)]
+        # What is paused for a moment can be looked into all the same.
+        assert session.jobs.run_command(swapper, ["echo", "here"], text=True).stdout == "here\n"
+        for ended in session.jobs.wait(jobs):
+            ran += ended.status is JobStatus.SUCCEEDED
+            seen |= {*session.jobs.logs(ended)}
+    assert session.jobs.status(swapper).status is JobStatus.RUNNING
+    session.jobs.kill(swapper)
+    session.jobs.wait(swapper)
+    assert seen <= {"mine", "kept", goal}, seen
+    assert ran
+
+
 def test_a_job_that_takes_more_memory_is_told_so(session: Session) -> None:
     job = session.jobs.run(
         Container(
