@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def neuro_local() -> Iterator[LocalPlatform]:
+def neuro_local(pytestconfig: pytest.Config) -> Iterator[LocalPlatform]:
     """A local platform for this test alone, at any free port, in a temporary folder.
 
-    Its jobs end with the test, and nothing of it is kept.
+    Its jobs see the project that is tested, read-only. They end with the test, and nothing of it
+    is kept.
     """
     from neuro_sync.local.server import LocalPlatform
 
-    with LocalPlatform(ephemeral=True) as platform:
+    with LocalPlatform(ephemeral=True, visible=[pytestconfig.rootpath]) as platform:
         yield platform
 
 

@@ -60,12 +60,20 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[LocalPlatform | OtherPlatform]:
+def platform(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[LocalPlatform | OtherPlatform]:
     if OtherPlatform.VARIABLE in os.environ:
         yield OtherPlatform()
         return
     # Room for whatever the tests of a worker leave running.
-    with LocalPlatform(ephemeral=True, grace=0.5, cores=1000, memory=2**42) as running:
+    with LocalPlatform(
+        ephemeral=True,
+        grace=0.5,
+        cores=1000,
+        memory=2**42,
+        writable=[tmp_path_factory.getbasetemp()],
+    ) as running:
         yield running
 
 

@@ -48,8 +48,12 @@ def outside(state: Path, job_id: str, pid: int) -> int:
 
 @contextmanager
 def platform_process(state: Path, *options: str, port: int = 0) -> Iterator[subprocess.Popen[str]]:
-    """Run ``neuro local up`` until the block ends, and wait for its banner."""
+    """Run ``neuro local up`` until the block ends, and wait for its banner.
+
+    Its jobs may write what is beside the state folder.
+    """
     command = [sys.executable, "-m", "neuro_sync", "local", "up", "--state", str(state)]
+    command += ["--writable", str(state.parent)]
     with subprocess.Popen(
         [*command, "--port", str(port), *options], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -67,6 +67,13 @@ state_option = click.option(
     metavar="PATH",
     help="Show jobs in their sandbox this file or folder too, read-only; may be repeated.",
 )
+@click.option(
+    "--writable",
+    multiple=True,
+    type=click.Path(exists=True),
+    metavar="PATH",
+    help="Let jobs in their sandbox write to this file or folder too; may be repeated.",
+)
 @click.option("--log-limit", type=BYTES, help="End a job that writes more output; 10G.")
 @click.option(
     "--prune-older-than",
@@ -89,6 +96,7 @@ def up(
     port: int,
     runtime: Literal["process", "docker"],
     visible: tuple[str, ...],
+    writable: tuple[str, ...],
     log_limit: int | None,
     prune_older_than: float | None,
     prune_keep: int | None,
@@ -116,6 +124,7 @@ def up(
             retention=_retention(prune_older_than, prune_keep),
             runtime=runtime,
             visible=visible,
+            writable=writable,
             is_program=True,
         )
         with platform:

@@ -1,7 +1,7 @@
 """The registry of images: Debian's ``docker-registry``, started when it is first asked.
 
 It listens on a socket file that only this user can open, in a folder of its own which no job in a
-sandbox sees, and it answers to a password alone that is made for each start. So nobody gets past the
+sandbox sees, and answers only to a password that is made for each start. So nobody gets past the
 platform's token. Its images are in the state folder.
 """
 

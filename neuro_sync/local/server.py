@@ -112,6 +112,7 @@ class LocalPlatform(Closing):
         clock: Clock | None = None,
         runtime: RuntimeName = "process",
         visible: Iterable[str | Path] = (),
+        writable: Iterable[str | Path] = (),
         is_program: bool = False,
     ) -> None:
         """Say where it keeps its state, where it listens, and what runs its jobs.
@@ -120,7 +121,7 @@ class LocalPlatform(Closing):
         by itself. `runtime` is ``process``, commands on this machine, or ``docker``, containers
         of the engine that the ``docker`` command would use. Jobs that run as
         processes see of this machine the system and the Python that runs the platform, and besides
-        what is `visible`, read-only. `cores` and `memory` (bytes) are what
+        what is `visible`, read-only, and what is `writable`. `cores` and `memory` (bytes) are what
         its jobs may use together, in place of what this machine has; they may well be more.
         `total_running_jobs` is the quota of each user: how many unfinished jobs he may have. A
         job whose output exceeds `log_limit` bytes is ended, so that it does not fill the disk;
@@ -139,10 +140,8 @@ class LocalPlatform(Closing):
             raise ConfigError(f"grace = {grace}: should be seconds, 0 or more")
         if log_limit is not None and log_limit <= 0:
             raise ConfigError(f"log_limit = {log_limit}: should be bytes, or None for no limit")
-        self._visible = [Path(path).absolute() for path in visible]
-        for path in self._visible:
-            if not path.exists():
-                raise ConfigError(f"visible = {str(path)!r}: there is no such file or folder")
+        self._visible = _existing("visible", visible)
+        self._writable = _existing("writable", writable)
         self._is_program = is_program
         self._forget = False
         self._is_ephemeral = ephemeral
@@ -309,6 +308,7 @@ class LocalPlatform(Closing):
                 log_limit=self._log_limit,
                 durable=self._durable,
                 visible=self._visible,
+                writable=self._writable,
             )
         if self._runtime != "docker":
             raise ConfigError(
@@ -442,6 +442,14 @@ class LocalPlatform(Closing):
 
     def __repr__(self) -> str:
         return f"<LocalPlatform at {self.url}, state in {self.folder}>"
+
+
+def _existing(name: str, paths: Iterable[str | Path]) -> list[Path]:
+    found = [Path(path).absolute() for path in paths]
+    for path in found:
+        if not path.exists():
+            raise ConfigError(f"{name} = {str(path)!r}: there is no such file or folder")
+    return found
 
 
 def end_leftovers(state: str | Path | None) -> None:

@@ -507,7 +507,7 @@ def test_input_that_is_not_read_for_long_is_not_taken_for_a_dead_client(
     monkeypatch.setattr(server, "PONG_TIMEOUT", 1.0)
     monkeypatch.setattr(http.WebSockets, "keepalive_timeout", count)
     with (
-        LocalPlatform(tmp_path / "state", grace=0.5) as platform,
+        LocalPlatform(tmp_path / "state", grace=0.5, writable=[tmp_path]) as platform,
         Session(platform.url, platform.token) as session,
     ):
         job = session.jobs.start(image="any", preset_name="cpu-small", command=FOREVER)

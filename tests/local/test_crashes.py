@@ -185,7 +185,7 @@ def after_a_crash(state: Path, job: JobDescription, **recorded: Any) -> Iterator
     status = life[-1]["status"]
     store.change([JobChange(row.id, status, json.dumps(life), answer, **recorded)])
     store.close()
-    options = {"cores": 1, "memory": 2**33, "grace": 0.2}
+    options = {"cores": 1, "memory": 2**33, "grace": 0.2, "writable": [state.parent]}
     with (
         LocalPlatform(state, **options) as platform,  # type: ignore[arg-type]
         Session(platform.url, platform.token) as session,

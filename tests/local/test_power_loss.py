@@ -63,9 +63,9 @@ def disk(tmp_path: Path) -> Disk:
 
 
 @contextmanager
-def session_on(state: Path) -> Iterator[Session]:
+def session_on(state: Path, writable: Path) -> Iterator[Session]:
     with (
-        LocalPlatform(state, cores=CORES, memory=2**34, grace=0.2) as platform,
+        LocalPlatform(state, cores=CORES, memory=2**34, grace=0.2, writable=[writable]) as platform,
         Session(platform.url, platform.token) as session,
     ):
         yield session
@@ -79,7 +79,7 @@ def test_what_was_reported_survives_a_power_loss(disk: Disk, tmp_path: Path) -> 
     runs = tmp_path / "runs"
     runs.mkdir()
     lost = []
-    with disk.mounted() as state, session_on(state) as session:
+    with disk.mounted() as state, session_on(state, tmp_path) as session:
         session.secrets.add("key", b"value")
         session.disks.create(MIB, name="data")
         lost.append(disk.copy(tmp_path / "image-0", tmp_path / "disk-0"))
@@ -94,11 +94,11 @@ def test_what_was_reported_survives_a_power_loss(disk: Disk, tmp_path: Path) -> 
         session.jobs.kill(killed)
         users = session.users.get_acl(session.username)
         lost.append(disk.copy(tmp_path / "image-1", tmp_path / "disk-1"))
-    with lost[0].mounted() as state, session_on(state) as session:
+    with lost[0].mounted() as state, session_on(state, tmp_path) as session:
         assert session.secrets.get("key") == b"value"
         assert session.disks.get("data").storage == MIB
         assert list(session.jobs.list()) == []
-    with lost[1].mounted() as state, session_on(state) as session:
+    with lost[1].mounted() as state, session_on(state, tmp_path) as session:
         assert session.secrets.get("key") == b"value"
         assert session.users.get_acl(session.username) == users
         known = {job.id: job for job in session.jobs.list()}
@@ -116,12 +116,12 @@ def test_what_was_reported_survives_a_power_loss(disk: Disk, tmp_path: Path) -> 
 
 
 def test_an_acknowledged_job_that_waits_runs_after_a_power_loss(disk: Disk, tmp_path: Path) -> None:
-    with disk.mounted() as state, session_on(state) as session:
+    with disk.mounted() as state, session_on(state, tmp_path) as session:
         blockers = [start(session, "sleep 600") for _ in range(CORES)]
         session.jobs.wait(blockers, until="running")
         waiting = [start(session, f"echo {n}") for n in range(5)]
         lost = disk.copy(tmp_path / "image-0", tmp_path / "disk-0")
-    with lost.mounted() as state, session_on(state) as session:
+    with lost.mounted() as state, session_on(state, tmp_path) as session:
         for number, job in enumerate(waiting):
             assert list(session.jobs.logs(job)) == [str(number)]
             assert session.jobs.wait(job).status is JobStatus.SUCCEEDED

@@ -82,8 +82,8 @@ def machine_with(**options: Any) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    with machine_with() as opened:
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with machine_with(writable=[tmp_path]) as opened:
         yield opened
 
 

@@ -56,8 +56,10 @@ def fill(disk: Path) -> None:
                 continue
 
 
-def platform_on(state: Path) -> LocalPlatform:
-    return LocalPlatform(state, grace=0.2, cores=2, memory=2**34)
+def platform_on(state: Path, *writable: Path) -> LocalPlatform:
+    return LocalPlatform(
+        state, grace=0.2, cores=2, memory=2**34, writable=[state.parent, *writable]
+    )
 
 
 def start(session: Session, command: str, **options: object) -> JobDescription:
@@ -84,7 +86,7 @@ def test_on_a_full_disk_nothing_that_was_acknowledged_is_lost(
     tiny_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state, gate = tiny_disk / "state", tmp_path / "gate"
-    with platform_on(state) as platform, Session(platform.url, platform.token) as session:
+    with platform_on(state, tmp_path) as platform, Session(platform.url, platform.token) as session:
         before = session.jobs.wait(start(session, "echo before"))
         going = [start(session, is_gated(gate, f"exit {code}")) for code in (0, 3)]
         waiting = [start(session, f"echo {number}") for number in range(3)]
@@ -108,7 +110,7 @@ def test_on_a_full_disk_nothing_that_was_acknowledged_is_lost(
         ended = [session.jobs.wait(job, timeout=20) for job in (*going, *waiting)]
         assert [job.history.exit_code for job in ended] == [0, 3, *(0 for _ in waiting)]
         assert [list(session.jobs.logs(job)) for job in waiting[:3]] == [["0"], ["1"], ["2"]]
-    with platform_on(state) as platform, Session(platform.url, platform.token) as session:
+    with platform_on(state, tmp_path) as platform, Session(platform.url, platform.token) as session:
         assert {job.id for job in session.jobs.list()} == known
     caplog.clear()  # errors were what it was about
 

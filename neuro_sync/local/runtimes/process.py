@@ -67,17 +67,18 @@ class ProcessRuntime:
         log_limit: int | None = LOG_LIMIT,
         durable: bool = True,
         visible: Sequence[Path] = (),
+        writable: Sequence[Path] = (),
     ) -> None:
         """Say how many seconds a killed job may take, and how many bytes of output it may write.
 
         With `durable` no run that has begun is forgotten by a power loss, and a job's log is on the
         disk before the job's end is reported. In their sandbox jobs see, of this machine, also
-        what is `visible`.
+        what is `visible`, and what is `writable`.
         """
         self.grace = grace
         self._durable = durable
         self._log_limit = log_limit
-        self._visible = visible
+        self._shown = (visible, writable)
         self._sandbox: Sandbox | None = None
         self._lacking = ""
         self._jobs: dict[str, _Supervised] = {}
@@ -108,7 +109,7 @@ class ProcessRuntime:
             logger.log(level, "%s", self.warning)
 
     def _make_sandbox(self) -> Sandbox:
-        sandbox = Sandbox(self._folder, self._visible)
+        sandbox = Sandbox(self._folder, *self._shown)
         place = self._trash / str(uuid.uuid4())
         _make_folders(place)
         try:
@@ -124,8 +125,8 @@ class ProcessRuntime:
             return ""
         return (
             "jobs are not kept apart from this machine: each can read and write all that the user "
-            f"{getpass.getuser()} can, this platform's token and secrets too. That takes bubblewrap, and "
-            f"{self._lacking}"
+            f"{getpass.getuser()} can, this platform's token and secrets too. That takes "
+            f"bubblewrap, and {self._lacking}"
         )
 
     def check(self, container: Container) -> None:

@@ -51,7 +51,7 @@ class NoSandbox(Exception):
 
 @dataclass(frozen=True)
 class Box:
-    """What a supervisor is told to make, see `boxes.Box`, and where the job's own folder is in it."""
+    """What a supervisor is told to make, see `boxes.Box`, and where the job's folder is in it."""
 
     home: str
     command: list[str] = field(default_factory=list)
@@ -63,11 +63,13 @@ class Box:
 class Sandbox:
     """Makes the boxes of one platform's jobs."""
 
-    def __init__(self, folder: Path, visible: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, folder: Path, visible: Iterable[Path] = (), writable: Iterable[Path] = ()
+    ) -> None:
         """Find out what there is on this machine.
 
-        Of the state folder jobs see nothing but what is mounted. What is `visible` they see,
-        read-only, besides the system.
+        Of the state folder jobs see nothing but what is mounted. Besides the system they see what
+        is `visible`, read-only, and what is `writable`.
 
         Raises:
             NoSandbox: There is no bubblewrap.
@@ -79,9 +81,9 @@ class Sandbox:
         self._folder = folder
         self._frozen = ["/", "/dev", "/run"]
         self._public = [*folders_with_secrets()] if os.geteuid() == 0 else []
-        self._arguments = [*self._show(map(str, visible))]
+        self._arguments = [*self._show([*map(str, visible)], [*map(str, writable)])]
 
-    def _show(self, visible: Iterable[str]) -> Iterator[str]:
+    def _show(self, visible: list[str], writable: list[str]) -> Iterator[str]:
         """Yield bubblewrap's arguments for what every job sees."""
         state = os.path.realpath(self._folder)
         shown: list[str] = []
@@ -90,11 +92,11 @@ class Sandbox:
             if os.path.exists(path) and not is_below(path, shown):
                 shown.append(path)
         yield from ("--tmpfs", "/run")
-        for path in sorted(shown):
+        for path in sorted({*shown, *writable}):
             if path in SYSTEM and os.path.islink(path):
                 yield from ("--symlink", os.readlink(path), path)
             else:
-                yield from ("--ro-bind", path, path)
+                yield from ("--bind" if path in writable else "--ro-bind", path, path)
         yield from ("--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm")  # noqa: S108
         for name in PROC_READ_ONLY:
             yield from ("--ro-bind-try", f"/proc/{name}", f"/proc/{name}")
@@ -103,7 +105,7 @@ class Sandbox:
                 yield from ("--ro-bind", "/dev/null", f"/proc/{name}")
         yield from ("--ro-bind-try", "/sys", "/sys")
         folders = [f"/proc/{name}" for name in PROC_FOLDERS_HIDDEN] + [*SYS_HIDDEN]
-        if is_below(state, shown):
+        if is_below(state, [*shown, *writable]):
             folders.append(state)
         for path in folders:
             if os.path.isdir(path):

@@ -573,11 +573,15 @@ def check_what_is_seen(found: dict[str, list[str]], home: str) -> None:
     assert found["private"] == []
 
 
-def test_a_job_sees_what_is_on_the_list_and_nothing_else(session: Session) -> None:
+def test_a_job_sees_what_is_on_the_list_and_nothing_else() -> None:
     """Sockets, places where it may write, devices, settings that not everybody may read."""
     command = shlex.join(["python", "-c", f"import os; print(os.environ['HOME']){LOOK}"])
-    job = session.jobs.start(image="any", preset_name="cpu-small", command=command)
-    home, text = session.jobs.logs(job)
+    with (
+        LocalPlatform(ephemeral=True) as platform,
+        Session(platform.url, platform.token) as session,
+    ):
+        job = session.jobs.start(image="any", preset_name="cpu-small", command=command)
+        home, text = session.jobs.logs(job)
     check_what_is_seen(json.loads(text), home)
 
 
@@ -629,15 +633,19 @@ def test_what_is_visible_can_be_read_and_not_written(tmp_path: Path) -> None:
     (tmp_path / "data" / "below").mkdir(parents=True)
     (tmp_path / "data" / "below" / "file").write_text("content\n")
     (tmp_path / "hidden").write_text("hidden")
+    (tmp_path / "out").mkdir()
     with (
-        LocalPlatform(ephemeral=True, visible=[tmp_path / "data"]) as platform,
+        LocalPlatform(
+            ephemeral=True, visible=[tmp_path / "data"], writable=[tmp_path / "out"]
+        ) as platform,
         Session(platform.url, platform.token) as session,
     ):
-        script = f"cd {tmp_path}; cat data/below/file; ls; ! touch data/new 2>&1"
+        script = f"cd {tmp_path}; cat data/below/file; ls; ! touch data/new 2>&1; touch out/new"
         job = session.jobs.start(image="any", preset_name="cpu-small", command=f"sh -ec '{script}'")
         lines = [*session.jobs.logs(job)]
-        assert lines[:2] == ["content", "data"]
-        assert "Read-only file system" in lines[2]
+        assert lines[:3] == ["content", "data", "out"]
+        assert "Read-only file system" in lines[3]
+        assert os.listdir(tmp_path / "out") == ["new"]
     with pytest.raises(ConfigError, match="there is no such file or folder"):
         LocalPlatform(ephemeral=True, visible=[tmp_path / "none"])
 
