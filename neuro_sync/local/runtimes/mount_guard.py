@@ -16,6 +16,7 @@ import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,11 @@ class MountGuard:
                 held.append(name)
                 self._paused[name] += 1  # from now on nobody begins to use it
                 if self._paused[name] == 1:
-                    await self._change.wait_for(lambda name=name: not self._used[name])
+                    await self._change.wait_for(partial(self._is_unused, name))
                     await self._pause(name, mounts)
+
+    def _is_unused(self, name: str) -> bool:
+        return not self._used[name]
 
     async def _pause(self, name: str, mounts: tuple[Mount, ...]) -> None:
         try:

@@ -1,7 +1,8 @@
 """The process that watches over one run of a job: ``python -I -S supervisor.py FOLDER RUN``.
 
 It imports nothing of the package but `boxes`, which lies beside it, and little of the library,
-since every job waits for its start. It outlives the platform: whoever looks into the folder later finds how the job went.
+since every job waits for its start. It outlives the platform: whoever looks into the folder later
+finds how the job went.
 
 What to run comes on its standard input and is never in a file, since it holds the values of
 secrets: see `Spec`. In the folder:

@@ -603,7 +603,7 @@ def test_a_job_of_a_user_without_power_sees_no_more(monkeypatch: pytest.MonkeyPa
         os.mkfifo(job / "control")
         for program in (boxes, supervisor):
             shutil.copy(str(program.__file__), folder)
-        for path in (folder, *Path(folder).rglob("*")):
+        for path in (Path(folder), *Path(folder).rglob("*")):
             os.chown(path, user, user)
         box = Sandbox(job.parents[1]).box([], job)
         spec = spec_items([box.home, "0", "", "0"], [python, "-c", LOOK], box)
