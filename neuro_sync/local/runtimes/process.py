@@ -28,7 +28,12 @@ from typing import BinaryIO, NoReturn, cast
 
 from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
 from neuro_sync.local.clock import wall_time
-from neuro_sync.local.durable_files import remove_tree
+from neuro_sync.local.durable_files import (
+    create_fifo,
+    create_file,
+    make_one_folder,
+    remove_tree,
+)
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.frames import Resize
@@ -76,9 +81,10 @@ class ProcessRuntime:
         # Compiled once: each job waits for the start of its supervisor.
         self._supervisor = folder / "supervisor.pyc"
         py_compile.compile(supervisor.__file__, cfile=str(self._supervisor), doraise=True)
+        self._supervisor.chmod(0o600)
         wake = folder / "wake"
         if not wake.is_fifo():
-            os.mkfifo(wake, 0o600)
+            create_fifo(wake)
         self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._wake, self._on_wake)
         self._bubblewrap, self._lacking = await asyncio.to_thread(find_bubblewrap, self._supervisor)
@@ -86,7 +92,7 @@ class ProcessRuntime:
             logger.info("jobs run without bubblewrap: %s", self._lacking)
         # Whatever an earlier platform did not come to remove.
         self._trash = folder / "trash"
-        self._trash.mkdir(mode=0o700, exist_ok=True)
+        make_one_folder(self._trash)
         for old in self._trash.iterdir():
             asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
 
@@ -115,10 +121,11 @@ class ProcessRuntime:
             return
         folder = self._folder / "jobs" / launch.job_id
         scratch = folder / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
+        make_one_folder(folder)
+        make_one_folder(scratch)
         job = _Supervised(folder, launch)
         if not (folder / "control").exists():
-            os.mkfifo(folder / "control", 0o600)
+            create_fifo(folder / "control")
         box, home = [], str(scratch)
         if self._bubblewrap:
             view, home = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
@@ -458,9 +465,14 @@ def _spec(
 
 def _prevent(folder: Path, run: int) -> None:
     """Keep a supervisor that may still be starting from a run that nobody wants any more."""
-    with open(folder / "lock", "ab") as lock, suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (folder / f"events.{run}").touch(mode=0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(folder / "lock", flags, 0o600)
+    try:
+        with suppress(BlockingIOError, FileExistsError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(create_file(folder / f"events.{run}"))
+    finally:
+        os.close(lock)
 
 
 Files = tuple[int, ...]
