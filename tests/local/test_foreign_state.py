@@ -358,7 +358,7 @@ def test_a_copied_folder_starts_no_job_until_it_is_adopted(tmp_path: Path, copie
     ended = CliRunner().invoke(neuro, ["local", "adopt", "--state", str(copied)])
     assert ended.exit_code == 0, ended.output
     with (
-        LocalPlatform(copied, cores=1000) as platform,
+        LocalPlatform(copied, cores=1000, memory=2**42, grace=0.1) as platform,
         Session(platform.url, platform.token) as session,
     ):
         eventually((tmp_path / "ran").exists, "the job did not run")
