@@ -104,6 +104,20 @@ def is_left_over(folder: Path) -> bool:
         return is_private and belongs_here(found) and not is_locked(found, "lock")
 
 
+def is_ephemeral(folder: Path) -> bool:
+    """Return whether a folder exists and is to be deleted.
+
+    Raises:
+        ConfigError: Somebody else may have made the folder, or changed it.
+    """
+    try:
+        with opened(folder) as found:
+            os.close(open_file(found, MARK))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _run_shell(script: str, folder: Path, stdin: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         ["/bin/sh", "-c", script, sys.executable, str(folder)],
@@ -122,18 +136,13 @@ def main(folder: Path) -> None:
     from .server import end_leftovers
 
     give_up_at = monotonic() + RELEASE_TIMEOUT_S
-    while folder.exists():
+    while is_ephemeral(folder):
         try:
-            if is_left_over(folder):
-                end_leftovers(folder)
-                continue
-        except FileNotFoundError:  # somebody else is deleting it
-            return
+            end_leftovers(folder)
         except FolderInUse:
-            pass
-        if monotonic() > give_up_at:
-            return
-        time.sleep(0.1)
+            if monotonic() > give_up_at:
+                raise
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from neuro_sync.errors import AuthorizationError, Conflict, ResourceNotFound, Se
 from neuro_sync.models.disks import Disk, DiskStatus, NewDisk
 
 from .clock import Clock, Timer
-from .durable_files import make_folder, make_one_folder
+from .durable_files import make_folder
 from .store import create_tables, writing
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class DiskStore:
 
     def open(self) -> None:
         """Begin to delete disks that nobody uses in time, and what a crash left of others."""
-        make_one_folder(self._root)
+        make_folder(self._root)
         known = {row["id"] for row in self._database.execute("SELECT id FROM disks")}
         for folder in self._root.iterdir():
             if folder.name not in known:

@@ -89,8 +89,7 @@ def remove_tree(folder: Path) -> None:
     def permit(remove: Callable[[str], object], path: str, _: object) -> None:
         with suppress(OSError):
             os.chmod(os.path.dirname(path), 0o700)
-            if not os.path.islink(path):  # of which chmod would change the target
-                os.chmod(path, 0o700)
+            os.chmod(path, 0o700)
             remove(path)
 
     shutil.rmtree(folder, onerror=permit)

@@ -14,7 +14,7 @@ from pathlib import Path
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
 from neuro_sync.models.secrets import NewSecret
 
-from .durable_files import UNFINISHED, make_folder, make_one_folder, replace_file, sync_folder
+from .durable_files import UNFINISHED, make_folder, replace_file, sync_folder
 
 
 class SecretStore:
@@ -23,7 +23,7 @@ class SecretStore:
 
     def open(self) -> None:
         """Make the folder, and clear away what an earlier platform did not write to its end."""
-        make_one_folder(self._root)
+        make_folder(self._root)
         for unfinished in self._root.glob(f"*/*/*{UNFINISHED}"):
             unfinished.unlink()
 

@@ -56,9 +56,10 @@ DATABASE = "platform.db"
 FILES = frozenset(
     {DATABASE, f"{DATABASE}-journal", f"{DATABASE}-shm", f"{DATABASE}-wal", "address.json"}
     | {BELONGS, "containers", "ephemeral", ".gitignore", "lock", "running", "running.new"}
-    | {"supervisor.pyc", "token", "version"}
+    | {"token", "version"}
 )
-FIFOS = frozenset({"wake"})
+FILE_ENDINGS = (".pyc", UNFINISHED)
+PIPES = frozenset({"wake"})
 FOLDERS = frozenset({"disks", "jobs", "registry", "secrets", "storage", "trash", "uploads"})
 HARMLESS = frozenset({BELONGS, "ephemeral", ".gitignore", "lock", "version"})
 """What a first start that was cut short may leave, and no platform takes any orders from."""
@@ -214,9 +215,9 @@ class StateFolder:
     ) -> None:
         path = self.path / name
         check_owner(path, found)
-        if name in FILES:
+        if _is_file(name):
             check_file(folder, name, found)
-        elif name in FIFOS and not stat.S_ISFIFO(found.st_mode):
+        elif name in PIPES and not stat.S_ISFIFO(found.st_mode):
             raise Untrusted(path, "is no named pipe")
         elif name in FOLDERS and not (
             stat.S_ISDIR(found.st_mode) or (may_be_link and stat.S_ISLNK(found.st_mode))
@@ -230,11 +231,7 @@ class StateFolder:
             if found.st_mode & 0o077 and not stat.S_ISLNK(found.st_mode):
                 with suppress(FileNotFoundError):
                     os.chmod(name, found.st_mode & 0o700, dir_fd=folder)
-        is_all_ours = all(
-            name in FILES | FIFOS | FOLDERS or name.endswith(UNFINISHED)
-            for name in os.listdir(folder)
-        )
-        if is_all_ours and os.fstat(folder).st_mode & 0o077:
+        if all(map(_is_ours, os.listdir(folder))) and os.fstat(folder).st_mode & 0o077:
             os.fchmod(folder, 0o700)
 
     def _check_belongs(self, folder: int) -> None:
@@ -498,15 +495,24 @@ def _read(folder: int, name: str) -> str:
 
 def _entries(folder: int) -> Iterator[tuple[str, os.stat_result]]:
     """Yield what a platform may have made in an open folder."""
-    for name in sorted((FILES | FIFOS | FOLDERS).intersection(os.listdir(folder))):
+    for name in filter(_is_ours, sorted(os.listdir(folder))):
         with suppress(FileNotFoundError):  # another process has just renamed or removed it
             yield name, os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+
+def _is_file(name: str) -> bool:
+    return name in FILES or name.endswith(FILE_ENDINGS)
+
+
+def _is_ours(name: str) -> bool:
+    return name in FOLDERS or name in PIPES or _is_file(name)
 
 
 def _is_new(folder: int) -> bool:
     """Return whether a folder has nothing that a platform would go on with."""
     return all(
         name in HARMLESS
+        or name.endswith(UNFINISHED)
         or (name == DATABASE and not found.st_size)
         or (name == "token" and not _read(folder, name))
         for name, found in _entries(folder)

@@ -27,7 +27,7 @@ from yarl import URL
 from neuro_sync.closing import Closing
 from neuro_sync.models.uris import path_of
 
-from .durable_files import create_file, make_one_folder
+from .durable_files import create_file, make_folder
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: a job may have made a FIFO, whose opening would wait for its other end.
@@ -160,7 +160,7 @@ class StorageFolder:
     def open(self, *project: str) -> None:
         """Make the folder, one project's in it, and clear away what uploads were never ended."""
         for folder in (self._root, self._scratch):
-            make_one_folder(folder)
+            make_folder(folder)
         self.make(project)
         for unfinished in self._scratch.iterdir():
             unfinished.unlink()

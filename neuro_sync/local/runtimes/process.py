@@ -27,13 +27,9 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
 from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
+from neuro_sync.local import durable_files
 from neuro_sync.local.clock import wall_time
-from neuro_sync.local.durable_files import (
-    create_fifo,
-    create_file,
-    make_one_folder,
-    remove_tree,
-)
+from neuro_sync.local.durable_files import remove_tree
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
 from neuro_sync.models.frames import Resize
@@ -81,18 +77,20 @@ class ProcessRuntime:
         # Compiled once: each job waits for the start of its supervisor.
         self._supervisor = folder / "supervisor.pyc"
         py_compile.compile(supervisor.__file__, cfile=str(self._supervisor), doraise=True)
-        self._supervisor.chmod(0o600)
         wake = folder / "wake"
         if not wake.is_fifo():
-            create_fifo(wake)
+            durable_files.create_fifo(wake)
         self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        for name in os.listdir(folder):
+            if name.endswith(".pyc"):  # it has the mode of its source
+                os.chmod(folder / name, 0o600)
         asyncio.get_running_loop().add_reader(self._wake, self._on_wake)
         self._bubblewrap, self._lacking = await asyncio.to_thread(find_bubblewrap, self._supervisor)
         if not self._bubblewrap:
             logger.info("jobs run without bubblewrap: %s", self._lacking)
         # Whatever an earlier platform did not come to remove.
         self._trash = folder / "trash"
-        make_one_folder(self._trash)
+        durable_files.make_folder(self._trash)
         for old in self._trash.iterdir():
             asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
 
@@ -121,11 +119,11 @@ class ProcessRuntime:
             return
         folder = self._folder / "jobs" / launch.job_id
         scratch = folder / "scratch"
-        make_one_folder(folder)
-        make_one_folder(scratch)
+        durable_files.make_one_folder(folder)
+        durable_files.make_one_folder(scratch)
         job = _Supervised(folder, launch)
         if not (folder / "control").exists():
-            create_fifo(folder / "control")
+            durable_files.create_fifo(folder / "control")
         box, home = [], str(scratch)
         if self._bubblewrap:
             view, home = view_arguments(launch.mounts, hidden=self._folder, shown=scratch)
@@ -470,7 +468,7 @@ def _prevent(folder: Path, run: int) -> None:
     try:
         with suppress(BlockingIOError, FileExistsError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.close(create_file(folder / f"events.{run}"))
+            os.close(durable_files.create_file(folder / f"events.{run}"))
     finally:
         os.close(lock)
 
