@@ -50,7 +50,7 @@ def resolve(path: Path, *, may_be_missing: bool = False) -> Path:
     trusted = _trusted_users()
     here, ahead = Path("/"), [*reversed(path.parts[1:])]
     links = 0
-    _check_no_renames(here, os.lstat(here), trusted)
+    _check_no_renames(here, trusted)
     while ahead:
         name = ahead.pop()
         if name == "..":
@@ -75,7 +75,7 @@ def resolve(path: Path, *, may_be_missing: bool = False) -> Path:
             continue
         here /= name
         if ahead:
-            _check_no_renames(here, found, trusted)
+            _check_no_renames(here, trusted)
     return here
 
 
@@ -133,7 +133,9 @@ def check_file(folder: int, name: str, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise Untrusted(path, "is a link" if stat.S_ISLNK(found.st_mode) else "is no regular file")
     check_owner(path, found)
-    if is_shared(found):
+    if found.st_mode & stat.S_IWOTH or (
+        found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid)
+    ):
         raise Untrusted(path, "may be written by other users")
 
 
@@ -143,11 +145,14 @@ def check_owner(path: object, found: os.stat_result) -> None:
         raise Untrusted(path, f"belongs to {user_name(found.st_uid)}")
 
 
-def is_shared(found: os.stat_result) -> bool:
-    """Return whether somebody else than root and this user may write to a file or folder."""
+def is_shared(folder: int | Path) -> bool:
+    """Return whether somebody else than root and this user may change what is in a folder."""
+    found = os.stat(folder)
     if found.st_mode & stat.S_IWOTH:
         return True
-    return bool(found.st_mode & stat.S_IWGRP) and not _is_private_group(found.st_gid)
+    # The group's bits also stand for all whom a list of the folder names.
+    may_others = found.st_mode & stat.S_IWGRP
+    return bool(may_others) and (_has_acl(folder) or not _is_private_group(found.st_gid))
 
 
 def user_name(uid: int) -> str:
@@ -185,12 +190,13 @@ def _machine_id() -> str:
         return ""
 
 
-def _check_no_renames(path: Path, found: os.stat_result, trusted: frozenset[int]) -> None:
+def _check_no_renames(path: Path, trusted: frozenset[int]) -> None:
     """Raise if somebody else may put another folder in place of one that is in this folder."""
+    found = os.lstat(path)
     if found.st_uid not in trusted:
         raise Untrusted(path, f"belongs to {user_name(found.st_uid)}, who may change what is in it")
     # In a sticky folder, such as the one for temporary files, all rename only what is theirs.
-    if not found.st_mode & stat.S_ISVTX and is_shared(found):
+    if not found.st_mode & stat.S_ISVTX and is_shared(path):
         raise Untrusted(path, "may be changed by other users, with what is in it")
 
 
@@ -222,6 +228,14 @@ def _is_private_group(gid: int) -> bool:
     except KeyError:  # in a container, neither user nor group may have a name
         return gid == os.getegid() == os.geteuid()
     return (gid == 0 or group.gr_name == user) and set(group.gr_mem) <= {"root", user}
+
+
+def _has_acl(folder: int | Path) -> bool:
+    """Return whether a list names users and groups that may use a folder."""
+    if sys.platform == "linux":
+        with suppress(OSError):  # the file system has no such lists
+            return "system.posix_acl_access" in os.listxattr(folder)
+    return False
 
 
 def _path_of(folder: int, name: str) -> str:

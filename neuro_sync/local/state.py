@@ -59,6 +59,7 @@ FILES = frozenset(
     | {"token", "version"}
 )
 FILE_ENDINGS = (".pyc", UNFINISHED)
+"""Of programs that each start compiles anew, and of what a crash left half written."""
 PIPES = frozenset({"wake"})
 FOLDERS = frozenset({"disks", "jobs", "registry", "secrets", "storage", "trash", "uploads"})
 HARMLESS = frozenset({BELONGS, "ephemeral", ".gitignore", "lock", "version"})
@@ -194,7 +195,7 @@ class StateFolder:
             resolve(self.path, may_be_missing=True)
             make_folder(self.path)
             self._folder = folder = open_folder(self.path)
-            if is_shared(os.fstat(folder)):
+            if is_shared(folder):
                 self._close_to_others(folder)
             for name, found in _entries(folder):
                 self._check_entry(folder, name, found, may_be_link=may_have_links)
@@ -390,7 +391,7 @@ def opened(path: Path) -> Iterator[int]:
     """
     folder = open_folder(path)
     try:
-        if is_shared(os.fstat(folder)):
+        if is_shared(folder):
             raise Untrusted(path, "may be changed by other users")
         yield folder
     finally:
@@ -512,7 +513,7 @@ def _is_new(folder: int) -> bool:
     """Return whether a folder has nothing that a platform would go on with."""
     return all(
         name in HARMLESS
-        or name.endswith(UNFINISHED)
+        or name.endswith(FILE_ENDINGS)
         or (name == DATABASE and not found.st_size)
         or (name == "token" and not _read(folder, name))
         for name, found in _entries(folder)

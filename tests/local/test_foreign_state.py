@@ -9,7 +9,9 @@ import re
 import shutil
 import socket
 import stat
+import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -282,6 +284,34 @@ def test_nobody_can_exchange_a_folder_that_is_used(
     for use in USES.values():
         with pytest.raises(ConfigError, match=r"shared may be changed by other users"):
             use(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no such lists")
+def test_a_folder_above_that_a_list_opens_to_others_is_not_used(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "state").mkdir(parents=True)
+    project.chmod(0o770)
+    everybody = 2**32 - 1
+    entries = ((1, 7, everybody), (2, 7, STRANGER), (4, 0, everybody), (16, 7, everybody))
+    listed = struct.pack("<I", 2)
+    for tag, rights, who in (*entries, (32, 0, everybody)):
+        listed += struct.pack("<HHI", tag, rights, who)
+    try:
+        os.setxattr(project, "system.posix_acl_access", listed)
+    except OSError as error:
+        pytest.skip(f"no such lists: {error}")
+    with pytest.raises(ConfigError, match="project may be changed by other users"):
+        StateFolder(project / "state").prepare()
+
+
+@with_strangers
+def test_a_folder_that_a_group_may_change_is_not_used(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "state").mkdir(parents=True)
+    os.chown(project, 0, STRANGER)
+    project.chmod(0o2775)
+    with pytest.raises(ConfigError, match="project may be changed by other users"):
+        StateFolder(project / "state").prepare()
 
 
 @with_strangers
