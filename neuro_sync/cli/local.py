@@ -247,7 +247,7 @@ def reset(state: str | None, yes: bool) -> None:
 @local.command()
 @state_option
 def adopt(state: str | None) -> None:
-    """Use a state folder that was copied or moved here from another disk or machine.
+    """Use a state folder that was copied or moved here.
 
     A copy of a state folder is refused until then: its unfinished jobs start with the next
     `neuro local up`, and the users in it may call the platform. Adopt only what you trust.

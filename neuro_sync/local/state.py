@@ -514,6 +514,7 @@ def _is_new(folder: int) -> bool:
     return all(
         name in HARMLESS
         or name.endswith(FILE_ENDINGS)
+        or (name == "storage" and stat.S_ISDIR(found.st_mode))  # files are no orders
         or (name == DATABASE and not found.st_size)
         or (name == "token" and not _read(folder, name))
         for name, found in _entries(folder)

@@ -34,6 +34,7 @@ from neuro_sync.local.state import (
     Address,
     StateFolder,
     last_runtime,
+    local_user,
     running_platform,
     stop_platform,
 )
@@ -407,6 +408,15 @@ def test_a_token_that_came_with_a_project_is_not_this_users(tmp_path: Path) -> N
     (tmp_path / "token").write_text("known to whoever wrote it")
     with pytest.raises(ConfigError, match="neuro local adopt"):
         LocalPlatform(tmp_path).start()
+
+
+def test_files_may_be_in_the_storage_before_the_first_start(tmp_path: Path) -> None:
+    folder = tmp_path / "storage" / "local" / local_user()
+    folder.mkdir(parents=True)
+    (folder / "data").write_text("put here")
+    with LocalPlatform(tmp_path) as platform, Session(platform.url, platform.token) as session:
+        assert b"".join(session.storage.open("storage:data")) == b"put here"
+    assert stat.S_IMODE((tmp_path / "storage").stat().st_mode) == 0o700
 
 
 def test_a_folder_that_was_renamed_is_used_as_before(tmp_path: Path) -> None:
