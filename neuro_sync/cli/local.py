@@ -8,7 +8,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
@@ -237,7 +236,7 @@ def prune(state: str | None, older_than: float | None, keep: int | None) -> None
     if retention is None:
         raise click.UsageError("say which jobs to remove, with --older-than or --keep")
     folder = _server().folder_of(state)
-    _check_is_state_folder(folder)
+    _check_is_state_folder(state)
     from neuro_sync.local.retention import prune as prune_jobs
 
     count = prune_jobs(folder, retention)
@@ -258,11 +257,26 @@ def reset(state: str | None, yes: bool) -> None:
     """
     server = _server()
     folder = server.folder_of(state)
-    _check_is_state_folder(folder)
+    _check_is_state_folder(state)
     if not yes:
         click.confirm(f"Delete {folder} and all that is in it?", abort=True)
     server.end_leftovers(state)
     output.note(f"{folder} is deleted.")
+
+
+@local.command()
+@state_option
+def adopt(state: str | None) -> None:
+    """Use a state folder that was copied or moved here.
+
+    A copy of a state folder is refused until then: its unfinished jobs start with the next
+    `neuro local up`, and the users in it may call the platform. Adopt only what you trust.
+
+    Example: neuro local adopt --state backup/.neuro-local
+    """
+    folder = _server().StateFolder(state)
+    folder.adopt()
+    output.note(f"{folder.path} is adopted: the next platform on it goes on with its jobs.")
 
 
 def _server() -> ModuleType:
@@ -276,8 +290,10 @@ def _server() -> ModuleType:
     return server
 
 
-def _check_is_state_folder(folder: Path) -> None:
-    if not (folder / "version").exists():
+def _check_is_state_folder(state: str | None) -> None:
+    server = _server()
+    if not server.is_state_folder(state):
+        folder = server.folder_of(state)
         raise ConfigError(f"{folder} is no state folder of a local platform; nothing was deleted")
 
 

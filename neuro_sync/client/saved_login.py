@@ -185,7 +185,9 @@ class LoginStore:
 
         if not self.exists():
             return False
-        self.file.chmod(0o600)
+        for name in (DATABASE, *COMPANIONS):  # the journal has the token, too
+            with suppress(FileNotFoundError):
+                (self.folder / name).chmod(0o600)
         try:
             self._replace_row(self.file, login, now)
         except sqlite3.OperationalError:  # it is busy, or the disk is full

@@ -9,6 +9,7 @@ the same user does the same.
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from neuro_sync.errors import ConfigError
 from neuro_sync.monotonic import monotonic
 
-from .state import FolderInUse, is_locked
+from .durable_files import create_file
+from .private_files import open_file, resolve
+from .state import FolderInUse, belongs_here, is_locked, opened
 
 PREFIX = "neuro-local-"
 MARK = "ephemeral"
@@ -33,9 +37,21 @@ RELEASE_TIMEOUT_S = 10.0
 
 
 def make_folder() -> Path:
-    """Make the state folder of an ephemeral platform."""
+    """Make the state folder of an ephemeral platform.
+
+    Raises:
+        ConfigError: In the folder for temporary files, others may put their own in its place.
+    """
+    try:
+        resolve(Path(tempfile.gettempdir()).absolute() / "any", may_be_missing=True)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the folder for temporary files cannot be used: {error}; or name another one for "
+            "temporary files in the variable TMPDIR, or set its sticky bit: chmod +t"
+        ) from error
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    (folder / MARK).touch(mode=0o600)
+    folder.chmod(0o700)  # an umask may take away its owner's rights
+    os.close(create_file(folder / MARK))
     return folder
 
 
@@ -69,12 +85,37 @@ def clean_up_later() -> None:
 
     It is done by other processes, which are not waited for.
     """
-    for mark in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{MARK}"):
-        folder = mark.parent
-        with suppress(OSError):
-            is_ours = mark.stat().st_uid == os.getuid()
-            if is_ours and (folder / "version").exists() and not is_locked(folder / "lock"):
-                _run_shell(LATER, folder, stdin=subprocess.DEVNULL).wait()
+    for mark in Path(tempfile.gettempdir()).absolute().glob(f"{PREFIX}*/{MARK}"):
+        with suppress(OSError, ConfigError):
+            if is_left_over(mark.parent):
+                _run_shell(LATER, mark.parent, stdin=subprocess.DEVNULL).wait()
+
+
+def is_left_over(folder: Path) -> bool:
+    """Return whether an ephemeral platform of this user made a folder, and is gone.
+
+    Raises:
+        ConfigError: Somebody else may have made the folder, or changed it.
+        OSError: It is not there, or has no mark.
+    """
+    with opened(folder) as found:
+        os.close(open_file(found, MARK))
+        is_private = stat.S_IMODE(os.fstat(found).st_mode) == 0o700
+        return is_private and belongs_here(found) and not is_locked(found, "lock")
+
+
+def is_ephemeral(folder: Path) -> bool:
+    """Return whether a folder exists and is to be deleted.
+
+    Raises:
+        ConfigError: Somebody else may have made the folder, or changed it.
+    """
+    try:
+        with opened(folder) as found:
+            os.close(open_file(found, MARK))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _run_shell(script: str, folder: Path, stdin: int) -> subprocess.Popen[bytes]:
@@ -95,7 +136,7 @@ def main(folder: Path) -> None:
     from .server import end_leftovers
 
     give_up_at = monotonic() + RELEASE_TIMEOUT_S
-    while (folder / MARK).exists():
+    while is_ephemeral(folder):
         try:
             end_leftovers(folder)
         except FolderInUse:

@@ -82,7 +82,7 @@ class DiskStore:
 
     def open(self) -> None:
         """Begin to delete disks that nobody uses in time, and what a crash left of others."""
-        self._root.mkdir(mode=0o700, exist_ok=True)
+        make_folder(self._root)
         known = {row["id"] for row in self._database.execute("SELECT id FROM disks")}
         for folder in self._root.iterdir():
             if folder.name not in known:

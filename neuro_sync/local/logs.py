@@ -9,11 +9,12 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from .durable_files import sync_folder
+from .durable_files import create_file, make_one_folder, sync_folder
 
 PIECE = 2**16
 STAMP = struct.Struct(">QQ")
@@ -63,9 +64,10 @@ class JobLog:
 
     def create(self) -> None:
         """Make both files, so that there is something to follow before the first line."""
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        make_one_folder(self._log.parent)
         for path in (self._log, self._times):
-            path.touch(mode=0o600)
+            with suppress(FileExistsError):
+                os.close(create_file(path))
 
     @property
     def exists(self) -> bool:
@@ -185,7 +187,7 @@ class LogWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._log = os.open(folder / "log", flags, 0o600)
         self._times = os.open(folder / "log.times", flags, 0o600)
         self.size = os.fstat(self._log).st_size

@@ -23,7 +23,7 @@ class SecretStore:
 
     def open(self) -> None:
         """Make the folder, and clear away what an earlier platform did not write to its end."""
-        self._root.mkdir(mode=0o700, exist_ok=True)
+        make_folder(self._root)
         for unfinished in self._root.glob(f"*/*/*{UNFINISHED}"):
             unfinished.unlink()
 

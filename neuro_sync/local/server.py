@@ -43,6 +43,7 @@ from .sites import Sites
 from .state import (
     StateFolder,
     folder_of,
+    is_state_folder,
     last_runtime,
     local_user,
     running_platform,
@@ -52,7 +53,15 @@ from .storage import StorageFolder
 from .store import Store, unusable
 from .users import Users
 
-__all__ = ["LocalPlatform", "end_leftovers", "folder_of", "running_platform", "stop_platform"]
+__all__ = [
+    "LocalPlatform",
+    "StateFolder",
+    "end_leftovers",
+    "folder_of",
+    "is_state_folder",
+    "running_platform",
+    "stop_platform",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -459,6 +468,8 @@ def end_leftovers(state: str | Path | None) -> None:
         FolderInUse: A platform runs on it.
         ConfigError: The folder cannot be used.
     """
+    if StateFolder(state).discard():  # a copy: the jobs of which it tells are not its own
+        return
     runtime: RuntimeName = "docker" if last_runtime(state) == "docker" else "process"
     platform = LocalPlatform(state, runtime=runtime)
     platform.delete_at_end()

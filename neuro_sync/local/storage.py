@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from yarl import URL
 
 from neuro_sync.closing import Closing
 from neuro_sync.models.uris import path_of
+
+from .durable_files import create_file, make_folder
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: a job may have made a FIFO, whose opening would wait for its other end.
@@ -122,7 +125,7 @@ class NewFile(WrittenFile):
         self._folder = folder
         self._name = name
         self._is_named = False
-        super().__init__(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 0)
+        super().__init__(create_file(self._path), 0)
 
     def commit(self) -> None:
         """Put the file in its place, where it replaces another one."""
@@ -157,7 +160,7 @@ class StorageFolder:
     def open(self, *project: str) -> None:
         """Make the folder, one project's in it, and clear away what uploads were never ended."""
         for folder in (self._root, self._scratch):
-            folder.mkdir(mode=0o700, exist_ok=True)
+            make_folder(folder)
         self.make(project)
         for unfinished in self._scratch.iterdir():
             unfinished.unlink()
@@ -332,7 +335,7 @@ class StorageFolder:
             text = "Predecessor is not a directory" if make else "Not a directory"
             raise NotADirectoryError(errno.ENOTDIR, text) from error
         with suppress(FileExistsError):  # somebody else was as quick
-            os.mkdir(name, dir_fd=folder)
+            _make_folder(folder, name)
         return os.open(name, FOLDER, dir_fd=folder)
 
 
@@ -354,6 +357,19 @@ def _entry(name: str, found: os.stat_result) -> Entry:
     if stat.S_ISLNK(found.st_mode):
         return Entry(name, "SYMLINK", 1, modified)
     return Entry(name, "UNKNOWN", 0, modified)
+
+
+def _make_folder(folder: int, name: str) -> None:
+    """Make a folder for its owner alone, whatever the umask."""
+    os.mkdir(name, 0o700, dir_fd=folder)
+    if sys.platform != "linux" or _lstat(folder, name).st_mode & 0o700 == 0o700:
+        return
+    # The umask took rights away from its owner; and a job may have put a link in its place by now.
+    made = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.chmod(f"/proc/self/fd/{made}", 0o700)
+    finally:
+        os.close(made)
 
 
 def _open_file(folder: int, name: str, mode: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -17,7 +18,7 @@ from typing import Any
 from neuro_sync.errors import ConfigError, ServerError
 
 from .disk_space import is_full, why_not_written, write_error
-from .durable_files import sync_folder
+from .durable_files import create_file, sync_folder
 from .permissions import Resource
 
 logger = logging.getLogger(__name__)
@@ -303,6 +304,9 @@ class Store:
 
     def __post_init__(self) -> None:
         try:
+            # SQLite gives the journals the mode of the file, so it is right before they are made.
+            with suppress(FileExistsError):
+                os.close(create_file(self.path))
             # Made in one thread and used in another, but never by two at a time.
             self._database = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False
@@ -313,11 +317,10 @@ class Store:
                 self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._sync(self.durable)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise unusable(self.path, error) from error
         create_tables(self._database, SCHEMA)
         self._check_readable()
-        self.path.chmod(0o600)
         if self.durable:
             sync_folder(self.path.parent)
 

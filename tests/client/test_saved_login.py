@@ -138,8 +138,13 @@ def test_rights_are_tightened_and_other_tables_kept(store: LoginStore) -> None:
         database.execute("CREATE TABLE cookie_session (name TEXT)")
         database.execute("INSERT INTO cookie_session VALUES ('kept')")
     store.file.chmod(0o644)
-    store.write(LOGIN, now=5.0)
-    assert stat.S_IMODE(store.file.stat().st_mode) == 0o600
+    with closing(sqlite3.connect(store.file)) as another_program:
+        another_program.execute("PRAGMA journal_mode=WAL")
+        another_program.execute("INSERT INTO cookie_session VALUES ('not kept')")
+        another_program.rollback()
+        store.write(LOGIN, now=5.0)
+        for name in ("db", "db-wal", "db-shm"):
+            assert stat.S_IMODE((store.folder / name).stat().st_mode) == 0o600
     assert store.read() == LOGIN
     with closing(sqlite3.connect(store.file)) as database:
         assert database.execute("SELECT * FROM cookie_session").fetchall() == [("kept",)]

@@ -21,6 +21,7 @@ from neuro_sync import ConfigError, IllegalArgumentError, JobDescription, JobSta
 from neuro_sync.local.clock import ManualClock
 from neuro_sync.local.retention import Pruner, Retention, prune
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.local.state import StateFolder
 from neuro_sync.local.store import JobFilter, JobRow, Store
 from tests.processes import eventually
 
@@ -168,6 +169,7 @@ def test_what_a_retention_keeps_stays_and_nothing_else(
     if older_than_s is None and keep is None:
         keep = 0
     with TemporaryDirectory() as folder:
+        StateFolder(folder).prepare()
         with closing(Store(Path(folder) / "platform.db", durable=False)) as store:
             for number, (age_s, phase) in enumerate(jobs):
                 store.add(finished(f"job-{number}", age_s, phase), (f"tag-{number}",))

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
 from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
+from neuro_sync.local import durable_files
 from neuro_sync.local.clock import wall_time
 from neuro_sync.local.durable_files import remove_tree
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
@@ -93,12 +94,15 @@ class ProcessRuntime:
             py_compile.compile(str(program.__file__), cfile=str(self._supervisor), doraise=True)
         wake = folder / "wake"
         if not wake.is_fifo():
-            os.mkfifo(wake, 0o600)
+            durable_files.create_fifo(wake)
         self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        for name in os.listdir(folder):
+            if name.endswith(".pyc"):  # it has the mode of its source
+                os.chmod(folder / name, 0o600)
         asyncio.get_running_loop().add_reader(self._wake, self._on_wake)
         # Whatever an earlier platform did not come to remove.
         self._trash = folder / "trash"
-        self._trash.mkdir(mode=0o700, exist_ok=True)
+        durable_files.make_folder(self._trash)
         for old in self._trash.iterdir():
             asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
         try:
@@ -156,7 +160,7 @@ class ProcessRuntime:
         _make_folders(folder)
         job = _Supervised(folder, launch)
         if not (folder / "control").exists():
-            os.mkfifo(folder / "control", 0o600)
+            durable_files.create_fifo(folder / "control")
         box = Box(str(folder / "scratch"))
         if self._sandbox is not None:
             gpus = bool(launch.container.resources.gpu)
@@ -508,15 +512,21 @@ def _spec(launch: Launch, box: Box, log_limit: int | None, durable: bool) -> Bin
 
 def _make_folders(job: Path) -> None:
     """Make the folders that a run of a job has for itself."""
+    durable_files.make_one_folder(job)
     for name in OWN_FOLDERS:
-        (job / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable_files.make_one_folder(job / name)
 
 
 def _prevent(folder: Path, run: int) -> None:
     """Keep a supervisor that may still be starting from a run that nobody wants any more."""
-    with open(folder / "lock", "ab") as lock, suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (folder / f"events.{run}").touch(mode=0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(folder / "lock", flags, 0o600)
+    try:
+        with suppress(BlockingIOError, FileExistsError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(durable_files.create_file(folder / f"events.{run}"))
+    finally:
+        os.close(lock)
 
 
 Files = tuple[int, ...]

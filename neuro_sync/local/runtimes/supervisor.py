@@ -66,6 +66,8 @@ Process = tuple[int, bytes]
 
 def main(folder: str, run: str) -> None:
     reset_signals()
+    # What it makes is for this user alone; the job has the platform's umask again.
+    umask = os.umask(0o077)
     os.chdir(folder)
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     # If a platform was killed just when it had started a supervisor, the next one starts another:
@@ -79,6 +81,7 @@ def main(folder: str, run: str) -> None:
     with open(0, "rb") as file:
         spec = Spec(file.read())
     os.open(os.devnull, os.O_RDONLY)  # becomes 0 again
+    spec.umask = umask
     Supervisor(os.path.basename(folder), events, spec).run()
 
 
@@ -120,6 +123,7 @@ class Spec:
         """Whether a power loss must not undo that a run has begun, nor shorten a log that ended."""
         self.limit = int(limit) if limit else None
         self.environment = dict(_pair(variable) for variable in items)
+        self.umask = 0o022
 
 
 class Supervisor:
@@ -604,6 +608,7 @@ def become_job(spec: Spec, tty: bool, streams: Files, arguments: list[bytes], fa
             os.dup2(fd, target)
         signal.set_wakeup_fd(-1)
         reset_signals()
+        os.umask(spec.umask)
         os.chdir(spec.working_dir)
         os.execvpe(arguments[0], arguments, {**terminal, **spec.environment})
     except OSError as error:
