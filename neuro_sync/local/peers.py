@@ -25,24 +25,26 @@ _HEADER = struct.Struct("=IHHII")
 _ANY_STATE = 2**32 - 1
 _NO_COOKIE = b"\xff" * 8
 _ANSWER_SIZE = 72
-"""Bytes of ``struct inet_diag_msg``, which ends with the number of the socket."""
+"""Bytes of ``struct inet_diag_msg``, which ends with the user and the number of the socket."""
 
 
 @dataclass(frozen=True)
 class Program:
     """A process, never mistaken for a later one of the same number."""
 
-    pid: int
-    started: float
+    uid: int
+    pid: int | None = None
+    """None if this process may not look at it; then all programs of its user are the same."""
+    started: float | None = None
 
     def is_at(self, peer: Address, own: Address) -> bool:
         """Return whether the process has the other end of a connection from `peer` to `own`."""
-        inode = _inode_of(peer, own)
-        return (
-            inode is not None
-            and _has_socket(self.pid, inode)
-            and start_of(self.pid) == self.started
-        )
+        found = _socket_of(peer, own)
+        if found is None or found.uid != self.uid:
+            return False
+        if self.pid is None:
+            return True
+        return _has_socket(self.pid, found.inode) and start_of(self.pid) == self.started
 
 
 def program_at(peer: Address, own: Address) -> Program | None:
@@ -50,18 +52,23 @@ def program_at(peer: Address, own: Address) -> Program | None:
 
     It looks through all processes, so it is not to be called on an event loop.
     """
-    inode = _inode_of(peer, own)
-    if inode is None:
+    found = _socket_of(peer, own)
+    if found is None:
         return None
     for pid in _processes():
-        if _has_socket(pid, inode):
-            started = start_of(pid)
-            return None if started is None else Program(pid, started)
-    return None
+        if _has_socket(pid, found.inode):
+            return Program(found.uid, pid, start_of(pid))
+    return Program(found.uid)
 
 
-def _inode_of(local: Address, remote: Address) -> int | None:
-    """Return the number of the socket of a TCP connection over IPv4, as its owner sees it."""
+@dataclass(frozen=True)
+class _Socket:
+    inode: int
+    uid: int
+
+
+def _socket_of(local: Address, remote: Address) -> _Socket | None:
+    """Return the socket of a TCP connection over IPv4 that has an address as its own."""
     if sys.platform != "linux":
         return None
     ends = struct.pack("=4s12x4s12x", *(socket.inet_aton(host) for host, _ in (local, remote)))
@@ -78,8 +85,8 @@ def _inode_of(local: Address, remote: Address) -> int | None:
     if _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
         return None  # there is no such connection any more
     message = answer[_HEADER.size : _HEADER.size + _ANSWER_SIZE]
-    found: int = struct.unpack_from("=I", message, _ANSWER_SIZE - 4)[0]
-    return found or None
+    uid, inode = struct.unpack_from("=II", message, _ANSWER_SIZE - 8)
+    return _Socket(inode, uid) if inode else None  # none has been closed by its owner
 
 
 def _processes() -> Iterable[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import socket
 from asyncio import StreamReader, StreamWriter
@@ -175,7 +176,7 @@ class Sites:
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*servers, *connections, return_exceptions=True)
-        self._looking.shutdown(wait=False)
+        self._looking.shutdown()
 
     def _on_connection(self, site: Site, reader: StreamReader, writer: StreamWriter) -> None:
         loop = asyncio.get_running_loop()
@@ -201,9 +202,9 @@ class Sites:
             request = await _read_request(reader)
             if request is not None:
                 await self._answer(site, request, reader, writer)
-        except Refused as refusal:
+        except Refused as refused:
             with suppress(OSError):
-                await _say(writer, refusal.status, str(refusal))
+                await _say(writer, refused.status, str(refused))
         except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
             pass  # somebody hung up
         except Exception:
@@ -408,7 +409,7 @@ class Request:
 
     async def form(self, reader: StreamReader) -> bytes:
         length = self.header(b"content-length") or ""
-        if not length.isascii() or not length.isdigit() or int(length) > LARGEST_FORM:
+        if not re.fullmatch("[0-9]{1,8}", length) or int(length) > LARGEST_FORM:
             raise Refused(HTTPStatus.BAD_REQUEST, "that is no login form")
         return await asyncio.wait_for(reader.readexactly(int(length)), HEAD_TIMEOUT)
 
@@ -481,7 +482,7 @@ async def _read_request(reader: StreamReader) -> Request | None:
     try:
         connection.receive_data(head)
         event = connection.next_event()
-    except h11.RemoteProtocolError as error:
+    except (h11.RemoteProtocolError, ValueError) as error:
         raise Refused(HTTPStatus.BAD_REQUEST, f"that is no HTTP request: {error}") from error
     if not isinstance(event, h11.Request):
         raise Refused(HTTPStatus.BAD_REQUEST, "that is no HTTP request")

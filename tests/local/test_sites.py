@@ -489,6 +489,7 @@ def test_only_this_machine_is_listened_to(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n", 400),
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
