@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -47,7 +48,9 @@ def outside(state: Path, job_id: str, pid: int) -> int:
 
 
 @contextmanager
-def platform_process(state: Path, *options: str, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+def platform_process(
+    state: Path, *options: str, port: int = 0, stderr: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Run ``neuro local up`` until the block ends, and wait for its banner.
 
     Its jobs may write what is beside the state folder.
@@ -55,7 +58,10 @@ def platform_process(state: Path, *options: str, port: int = 0) -> Iterator[subp
     command = [sys.executable, "-m", "neuro_sync", "local", "up", "--state", str(state)]
     command += ["--writable", str(state.parent)]
     with subprocess.Popen(
-        [*command, "--port", str(port), *options], stdout=subprocess.PIPE, text=True
+        [*command, "--port", str(port), *options],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
     ) as process:
         assert process.stdout
         for line in process.stdout:

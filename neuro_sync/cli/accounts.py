@@ -51,10 +51,18 @@ def add_user(name: str, state: str | None) -> None:
 def renew_token(name: str, state: str | None) -> None:
     """Print a new token of a user.
 
-    The ones before are not accepted any more.
+    The ones before are not accepted any more, nor is anything that was made by them: tokens of
+    roles, and sign-ins to the web pages of jobs.
 
     Example: NEURO_SYNC_TOKEN=$(neuro local user token bob)
     """
+    from neuro_sync.local.state import local_user
+
+    if name == local_user():
+        raise IllegalArgumentError(
+            f"{name!r} runs this platform, and the token is in the state folder; to have a new one "
+            "made, stop the platform and delete the file 'token' there"
+        )
     with _accounts(state) as accounts:
         accounts.forget_tokens(name)
         output.result(accounts.add_token(name))

@@ -44,6 +44,8 @@ class Caller:
 
     name: str
     grants: Grants
+    token_digest: str | None = None
+    """Of the token of this request; None for a user who is only asked about."""
 
     def may(self, action: Action, *resources: Resource) -> bool:
         """Whether it is allowed on one of the resources; they are names of the same thing."""

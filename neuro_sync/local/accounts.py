@@ -28,6 +28,11 @@ CREATE TABLE IF NOT EXISTS tokens (
     digest TEXT PRIMARY KEY,
     user TEXT NOT NULL
 );
+-- By which other token one was made; it is good as long as that is.
+CREATE TABLE IF NOT EXISTS token_parents (
+    digest TEXT PRIMARY KEY,
+    parent TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS projects (
     name TEXT PRIMARY KEY,
     created_at REAL NOT NULL
@@ -46,6 +51,15 @@ CREATE TABLE IF NOT EXISTS grants (
 );
 """
 
+VALID_TOKENS = """
+WITH RECURSIVE made AS (SELECT * FROM tokens LEFT JOIN token_parents USING (digest)),
+valid (digest, user) AS (
+    SELECT digest, user FROM made WHERE parent IS NULL OR parent = ?
+    UNION ALL
+    SELECT made.digest, made.user FROM made JOIN valid ON made.parent = valid.digest
+)
+SELECT * FROM valid
+"""
 NAME = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 ROLE_NAME = rf"({NAME})/roles/{NAME}"
 PROJECT_ROLES = {
@@ -148,23 +162,38 @@ class Accounts:
                 for resource in (role_resource(account), Resource("user", account)):
                     database.execute("DELETE FROM grants WHERE uri = ?", (str(resource),))
 
-    def add_token(self, user: str) -> str:
-        """Return a new token of a user; only its digest is kept."""
+    def add_token(self, user: str, *, parent: str | None = None) -> str:
+        """Return a new token of a user; only its digest is kept.
+
+        `parent` is the digest of the token by which somebody asks for it. The new one is accepted
+        for as long as that one is.
+        """
         token = make_token(user)
         with self._writing() as database:
             self._check_exists(user)
             database.execute("INSERT INTO tokens VALUES (?, ?)", (digest(token), user))
+            if parent is not None:
+                values = (digest(token), parent)
+                database.execute("INSERT INTO token_parents VALUES (?, ?)", values)
         return token
 
     def forget_tokens(self, user: str) -> None:
-        """Have no token of a user be accepted any more."""
+        """Revoke all tokens of a user, and with them what was made by them."""
         with self._writing() as database:
             self._check_exists(user)
             database.execute("DELETE FROM tokens WHERE user = ?", (user,))
 
-    def tokens(self) -> dict[str, str]:
-        """Return the user of each token's digest."""
-        return {row["digest"]: row["user"] for row in self._read("SELECT * FROM tokens")}
+    def tokens(self, root: str | None = None) -> dict[str, str]:
+        """Return the user of each valid token's digest.
+
+        A token that was made by another one is valid only if that one is; `root`, the digest of a
+        token that is kept elsewhere, is.
+        """
+        return {row["digest"]: row["user"] for row in self._read(VALID_TOKENS, root)}
+
+    def created_at(self) -> dict[str, float]:
+        """Return when each user and role was added."""
+        return {row["name"]: row["created_at"] for row in self._read("SELECT * FROM accounts")}
 
     # Projects and their members.
 
@@ -269,7 +298,7 @@ class Accounts:
         if not self._read("SELECT 1 FROM accounts WHERE name = ?", account):
             raise ResourceNotFound(f'user "{account}" was not found')
 
-    def _read(self, query: str, *values: str) -> list[sqlite3.Row]:
+    def _read(self, query: str, *values: str | None) -> list[sqlite3.Row]:
         return self._database.execute(query, values).fetchall()
 
     @contextmanager

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
@@ -30,6 +31,11 @@ HANDSHAKE_METHODS = frozenset({"GET", "POST"})
 """The hosted platform takes a handshake by POST too; the standard knows only GET."""
 MOST_CONNECTIONS = 2000
 """At once; fewer where this process may open fewer files, of which jobs and logs need theirs."""
+MOST_REFUSED = 50
+"""Connections beyond the limit that are waited for at a time; further ones are closed at once."""
+TOO_MANY = "This platform has too many connections at once; close some."
+ACCEPTED_AT_ONCE = 64
+"""Connections that are accepted before the first of them is counted; each takes a file."""
 JOINED = 2**16
 """Bytes of an answer that are sent together with its head."""
 TURN = 2**21
@@ -40,6 +46,38 @@ def most_connections() -> int:
     """Return how many connections there may be at once, so that files are left for all else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, soft // 3)
+
+
+class Connections(ServerState):
+    """The connections of one platform: to its API, and to the web pages of its jobs.
+
+    Both are counted together. Pages have at most half of what there may be, so that the API always
+    has the other half, whatever is done to the pages.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages = 0
+        """Connections to pages that were admitted; each has a second one, to its job."""
+
+    @property
+    def is_over_limit(self) -> bool:
+        """Whether the newest connection of the API is one too many."""
+        return self._total > most_connections()
+
+    @property
+    def is_far_over_limit(self) -> bool:
+        """Whether there are too many even to wait until the newest has asked for something."""
+        return self._total > most_connections() + MOST_REFUSED
+
+    @property
+    def has_room_for_page(self) -> bool:
+        most = most_connections()
+        return self.pages < most // 2 and self._total < most
+
+    @property
+    def _total(self) -> int:
+        return len(self.connections) + self.pages
 
 
 class SendFile(Protocol):
@@ -115,7 +153,13 @@ class Http(HttpToolsProtocol):
         self._connection = cast("asyncio.Transport", transport)
         super().connection_made(self._connection)
         self.transport = self._joined = _JoinedWrites(self._connection, self.loop)
-        self._is_too_many = len(self.connections) > most_connections()
+        counted = cast("Connections", self.server_state)
+        if counted.is_far_over_limit:
+            self._is_refused = True
+            self._connection.write(refusal(503, TOO_MANY))
+            self.loop.call_soon(self._connection.close)
+            return
+        self._is_too_many = counted.is_over_limit
         # One too many is told so when it has asked, lest it learn of nothing but a reset.
         self._await_head(1.0 if self._is_too_many else HEAD_TIMEOUT)
 
@@ -127,7 +171,7 @@ class Http(HttpToolsProtocol):
         if self._is_refused:
             return
         if self._is_too_many:
-            self._refuse(503, "This platform has too many connections at once; close some.")
+            self._refuse(503, TOO_MANY)
             return
         if self._head_timer is not None and self._head_size + self._of_head(data) > LARGEST_HEAD:
             self._refuse(431, f"The head of a request has at most {LARGEST_HEAD} bytes.")
@@ -228,15 +272,20 @@ class Http(HttpToolsProtocol):
     def _refuse(self, status: int, text: str) -> None:
         if self.transport.is_closing():
             return
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-        head += f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
-        self.transport.write((head + text).encode())
+        self.transport.write(refusal(status, text))
         # Closed at once, with something unread, it would be reset, and the answer lost.
         self._is_refused = True
         self._end_of_head()
         self._joined.flush()
         self._connection.write_eof()
         self.loop.call_later(LINGER_S, self._connection.close)
+
+
+def refusal(status: int, text: str) -> bytes:
+    """Return an answer after which the connection is closed."""
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+    head += f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
+    return (head + text).encode()
 
 
 def is_body_header(name: bytes, value: bytes) -> bool:

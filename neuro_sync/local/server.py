@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -22,18 +23,19 @@ from neuro_sync.closing import Closing
 from neuro_sync.errors import APIError, ConfigError, ServerError
 from neuro_sync.models.users import Action
 
-from .access import own_hosts
+from .access import Caller, own_hosts
 from .accounts import Accounts, accounts_of
 from .app import API, create_app
 from .cleanup import Watch, clean_up_later, make_folder
 from .clock import Clock, SystemClock
 from .disks import DiskStore
-from .http import Http, WebSockets
+from .http import ACCEPTED_AT_ONCE, Connections, Http, WebSockets
 from .jobs import JobService, Tenant
 from .loop import PlatformLoop
 from .machine import Machine
 from .mounts import Mounts
 from .registry import Registry
+from .repeats import limit_repeats
 from .retention import AutomaticPruning, Pruner, Retention
 from .runtimes.base import Runtime
 from .runtimes.process import LOG_LIMIT, ProcessRuntime
@@ -69,6 +71,8 @@ RuntimeName = Literal["process", "docker"]
 HOST = "127.0.0.1"
 CLUSTER = "local"
 START_TIMEOUT = 10.0
+BACKLOG = 512
+"""Connections that wait in the kernel to be accepted."""
 EXIT_GRACE_S = 0.5
 """How long jobs may take to end with a program that ends without having closed the platform."""
 PING_INTERVAL = 30.0
@@ -89,8 +93,9 @@ def _is_news(record: logging.LogRecord) -> bool:
 class _Server(uvicorn.Server):
     """A server that sleeps until it is stopped; the usual one looks around ten times a second."""
 
-    def __init__(self, settings: uvicorn.Config) -> None:
+    def __init__(self, settings: uvicorn.Config, connections: Connections) -> None:
         super().__init__(settings)
+        self.server_state = connections
         self.stop = asyncio.Event()
 
     async def main_loop(self) -> None:
@@ -241,7 +246,7 @@ class LocalPlatform(Closing):
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((HOST, self._port))
-            listener.listen(512)
+            listener.listen(BACKLOG)
         except (OSError, OverflowError) as error:
             listener.close()
             raise ConfigError(
@@ -257,7 +262,8 @@ class LocalPlatform(Closing):
         self._store = Store(self._state.database, durable=self._durable)
         users = self._users = Users(Accounts(self._store.database), home, self._token)
         runtime = self._make_runtime(users)
-        sites = Sites(runtime.dial, users.name_of, self._may_see)
+        connections = Connections()
+        sites = Sites(runtime.dial, users, self._may_see, connections)
         mounts = self._mounts = Mounts(
             StorageFolder(self.folder / "storage", self.folder / "uploads"),
             SecretStore(self.folder / "secrets"),
@@ -299,6 +305,7 @@ class LocalPlatform(Closing):
             date_header=False,
             proxy_headers=False,
             lifespan="off",
+            backlog=ACCEPTED_AT_ONCE,
             http=Http,
             ws=WebSockets,
             ws_max_size=LARGEST_MESSAGE,
@@ -308,7 +315,7 @@ class LocalPlatform(Closing):
             timeout_graceful_shutdown=5,
         )
         logging.getLogger("uvicorn.error").addFilter(_is_news)
-        return _Server(settings)
+        return _Server(settings, connections)
 
     def _make_runtime(self, users: Users) -> Runtime:
         if self._runtime == "process":
@@ -336,11 +343,11 @@ class LocalPlatform(Closing):
             lend_token=users.lend,
         )
 
-    def _may_see(self, user: str, job_id: str) -> bool:
-        """Tell whether a user may see a job's web page."""
+    def _may_see(self, user: Caller, job_id: str) -> bool:
+        """Return whether a user may see a job's web page."""
         try:
-            self._service.find(job_id, self._users.caller(user), Action.READ)
-        except APIError:  # the user may be gone by now
+            self._service.find(job_id, user, Action.READ)
+        except APIError:
             return False
         return True
 
@@ -350,7 +357,8 @@ class LocalPlatform(Closing):
 
         def run() -> None:
             try:
-                self._loop.run(self._serve(server, listener, ready))
+                with limit_repeats():
+                    self._loop.run(self._serve(server, listener, ready))
             except BaseException as error:  # noqa: BLE001  # told to whoever started the platform
                 self._failure = error
             finally:
@@ -377,6 +385,8 @@ class LocalPlatform(Closing):
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
+        with suppress(OSError):
+            listener.listen(BACKLOG)
         ready.set()
         await serving
 

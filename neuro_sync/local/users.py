@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
 from neuro_sync.models.users import Action
@@ -26,6 +26,8 @@ class _Known:
     version: tuple[int, int]
     users: dict[str, str]
     """By the digest of a token."""
+    created_at: dict[str, float]
+    """When each account was added, by which two of the same name are told apart."""
     own: dict[str, list[Permission]]
     """What each account was granted, by somebody or by its projects, without its roles."""
     projects: dict[str, dict[str, str]]
@@ -55,29 +57,36 @@ class Users:
         if home.project not in accounts.names():
             accounts.add_user(home.project)
         self._last = self._read()
-        self._lent: dict[str, str] = {}
+        self._lent: dict[str, tuple[str, float | None]] = {}
 
     def of_token(self, token: str) -> Caller | None:
-        known, key = self._known(), digest(token)
-        name = known.users.get(key) or self._lent.get(key)
-        return known.caller(name) if name in known.own else None
+        return self.of_digest(digest(token))
+
+    def of_digest(self, key: str) -> Caller | None:
+        """Return the user of a token that is valid now, by the token's digest."""
+        known = self._known()
+        name = known.users.get(key) or self._borrower(key)
+        if name not in known.own:
+            return None
+        return replace(known.caller(name), token_digest=key)
+
+    def _borrower(self, key: str) -> str | None:
+        name, created_at = self._lent.get(key, ("", None))
+        return name if self._known().created_at.get(name) == created_at else None
 
     @contextmanager
     def lend(self, name: str) -> Iterator[str]:
-        """Make a token of a user that is accepted as long as the block lasts.
+        """Make a token of a user that is accepted as long as the block lasts, and the user exists.
 
-        By it the platform does something for the user that the user has to be permitted.
+        By it the platform does something for the user that the user has to be permitted. It comes
+        from no other token, so it stays valid when the user gets a new one.
         """
         token = make_token(name)
-        self._lent[digest(token)] = name
+        self._lent[digest(token)] = name, self._known().created_at.get(name)
         try:
             yield token
         finally:
             del self._lent[digest(token)]
-
-    def name_of(self, token: str) -> str | None:
-        caller = self.of_token(token)
-        return None if caller is None else caller.name
 
     def caller(self, name: str) -> Caller:
         """Return a user or a role, to be asked what it may do.
@@ -142,8 +151,8 @@ class Users:
             own[member.user] += self._on_project(member.project, PROJECT_ROLES[member.role])
         for project in accounts.projects():
             own[self.home.project] += self._on_project(project, Action.MANAGE)
-        users = {**accounts.tokens(), self._token: self.home.project}
-        return _Known(version, users, own, projects)
+        users = {**accounts.tokens(self._token), self._token: self.home.project}
+        return _Known(version, users, accounts.created_at(), own, projects)
 
     def _personal(self, name: str) -> list[Permission]:
         """Return what nobody has to grant."""

@@ -77,8 +77,9 @@ def test_users_are_kept_while_no_platform_runs(tmp_path: Path) -> None:
     assert lines == {owner_line, "bob\tbob:admin\tvision:reader"}
     says("project", "set-role", "vision", "bob", "none", state=state)
     assert "bob\tbob:admin" in says("user", "ls", state=state).splitlines()
-    refused = run("user", "rm", owner.username, state=state)
-    assert "runs this platform" in refused.stderr
+    for command in ("rm", "token"):
+        refused = run("user", command, owner.username, state=state)
+        assert "runs this platform" in refused.stderr
     assert owner_line in says("user", "ls", state=state).splitlines()
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
+import psutil
 import pytest
 import requests
 import websocket
+from hypothesis import given
+from hypothesis import strategies as st
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -24,10 +33,11 @@ from neuro_sync import (
     Resources,
     Session,
 )
-from neuro_sync.local import sites
+from neuro_sync.local import http, sites
 from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.server import LocalPlatform
-from tests.processes import platform_process
+from neuro_sync.local.state import running_platform
+from tests.processes import eventually, platform_process
 from tests.programs import require_programs
 
 WEB = """
@@ -193,12 +203,48 @@ def test_a_token_in_the_address_becomes_a_cookie(serve: Serve, platform: LocalPl
         assert browser.get(address, timeout=20).json()["path"] == "/a?b=1"
 
 
-@pytest.mark.parametrize("target", ["//evil.example/", "/\\evil.example", "https://evil.example/"])
+ELSEWHERE = [
+    "//evil.example/",
+    "/\\evil.example",
+    "\\\\evil.example",
+    "/\t/evil.example",
+    "/\n\\evil.example",
+    " //evil.example",
+    "/\0/evil.example",
+    "/%09/evil.example",
+    "/%2fevil.example",
+    "/%5cevil.example",
+    "/\N{NO-BREAK SPACE}/evil.example",
+    "https://evil.example/",
+    "https:evil.example",
+    "javascript:alert(1)",
+    "evil.example",
+    "/a\r\nSet-Cookie: a=b",
+    "",
+]
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
 def test_signing_in_leads_nowhere_else(serve: Serve, platform: LocalPlatform, target: str) -> None:
     url = url_of(serve())
     form = {"token": platform.token, "next": target}
     answer = requests.post(f"{url}{sites.LOGIN_PATH}", data=form, timeout=20, allow_redirects=False)
     assert answer.headers["Location"] == "/"
+
+
+@given(st.text("/\\\t\r\n\0 %2f5C09:?#@.ev\xa0\x7f", max_size=12))
+def test_a_path_of_a_site_is_one_to_browsers(text: str) -> None:
+    path = sites.own_path(text)
+    # As the URL standard has it for addresses of http.
+    read = re.sub(r"[\t\r\n]", "", path.strip("".join(map(chr, range(33))))).replace("\\", "/")
+    assert urlsplit(urljoin("http://127.0.0.1:1/a/b", read)).netloc == "127.0.0.1:1"
+    assert path.startswith("/")
+    assert path.isprintable()
+
+
+@pytest.mark.parametrize("path", ["/", "/lab?x=1&y=//z#f", "/a%20b/%D1%8F", "/a//b", "/?\\"])
+def test_signing_in_leads_to_where_one_wanted_to_go(path: str) -> None:
+    assert sites.own_path(path) == path
 
 
 def test_a_page_without_login_is_open_and_keeps_its_own(serve: Serve) -> None:
@@ -276,6 +322,27 @@ with serve(echo, "127.0.0.1", int(sys.argv[1]), process_request=answer) as serve
 """
 
 
+STEAL = """
+import html, http.server, pathlib, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        victim = pathlib.Path("{victim}").read_text()
+        page = f'''<!doctype html><p id="cookies">{{html.escape(self.headers["Cookie"] or "")}}</p>
+<img id="image" src="{{victim}}/image" onerror="this.alt='was answered'">
+<a id="link" href="{{victim}}/linked">link</a>'''.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", len(page))
+        self.end_headers()
+        self.wfile.write(page)
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print("ready", flush=True)
+server.serve_forever()
+"""
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     """A real one, without a window."""
@@ -309,9 +376,42 @@ def test_a_browser_signs_in_and_its_page_speaks_with_the_job(
     browser.find_element("name", "token").send_keys(platform.token)
     browser.find_element("tag name", "button").click()
     WebDriverWait(browser, 20).until(lambda found: found.title == "answered: 6 * 7")
-    # The same login is good for every job.
+    # Each job has a login of its own.
     browser.get(url_of(serve(NOTEBOOK)))
-    WebDriverWait(browser, 20).until(lambda found: found.title == "answered: 6 * 7")
+    assert browser.title == "Sign in"
+
+
+def test_a_job_gets_no_cookie_from_a_browser_that_opens_the_page_of_another_job(
+    session: Session,
+    serve: Serve,
+    platform: LocalPlatform,
+    browser: webdriver.Chrome,
+    tmp_path: Path,
+) -> None:
+    victim, thief = serve(), serve(STEAL.format(victim=tmp_path / "victim"), requires_auth=False)
+    (tmp_path / "victim").write_text(url_of(victim))
+    assert thief.container.http is not None
+    browser.get(url_of(victim))
+    browser.find_element("name", "token").send_keys(platform.token)
+    browser.find_element("tag name", "button").click()
+    WebDriverWait(browser, 20).until(lambda found: '"/"' in found.page_source)
+
+    browser.get(url_of(thief))
+    assert sites.COOKIE not in browser.find_element("id", "cookies").text
+    browser.get(f"http://127.0.0.1:{thief.container.http.port}/")  # past the platform
+    stolen = browser.find_element("id", "cookies").text
+    assert sites.COOKIE in stolen  # browsers send it to all ports
+    answer = requests.get(url_of(victim), headers={"Cookie": stolen}, timeout=20)
+    assert answer.status_code == 401
+
+    # What the thief's page has the browser do reaches the victim's job only by a click.
+    assert browser.find_element("id", "image").get_attribute("alt") == "was answered"
+    browser.find_element("id", "link").click()
+    WebDriverWait(browser, 20).until(lambda found: found.title == "Open this page?")
+    browser.find_element("tag name", "a").click()
+    with session.jobs.logs(victim) as lines:
+        seen = next(line for line in lines if "/image" in line or "/linked" in line)
+    assert "/linked" in seen
 
 
 def test_what_one_may_see_may_change_while_one_is_signed_in(
@@ -332,7 +432,7 @@ def test_what_one_may_see_may_change_while_one_is_signed_in(
         session.users.share("visitor", Permission(uri=job.uri, action=Action.READ))
         with accounts_of(platform.folder) as accounts:
             accounts.remove("visitor")
-        assert browser.get(url_of(job), timeout=20).status_code == 403
+        assert browser.get(url_of(job), timeout=20).status_code == 401
 
 
 def test_the_address_ends_with_the_job(
@@ -389,6 +489,7 @@ def test_only_this_machine_is_listened_to(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n", 400),
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
@@ -443,3 +544,318 @@ def test_a_second_request_on_a_connection_is_not_let_through(
     told = json.loads(answer.split(b"\r\n\r\n", 1)[1])
     assert told["path"] == "/first"
     assert b"/second" not in answer
+
+
+# Sign-ins
+
+
+def sign_in(url: str, token: str, *, cookies: str = "") -> str:
+    """Sign in to a page, and return the cookie."""
+    form = {"token": token, "next": "/"}
+    answer = requests.post(
+        f"{url}{sites.LOGIN_PATH}",
+        data=form,
+        headers={"Cookie": cookies} if cookies else {},
+        timeout=20,
+        allow_redirects=False,
+    )
+    assert answer.status_code == 303
+    return answer.headers["Set-Cookie"].partition(";")[0]
+
+
+def status(url: str, cookies: str, **headers: str) -> int:
+    return requests.get(url, headers={"Cookie": cookies, **headers}, timeout=20).status_code
+
+
+def test_a_sign_in_is_for_one_job(serve: Serve, platform: LocalPlatform) -> None:
+    one, other = url_of(serve()), url_of(serve())
+    cookie = sign_in(one, platform.token)
+    name, _, value = cookie.partition("=")
+    assert status(one, cookie) == 200
+    assert status(other, cookie) == 401
+    assert status(other, f"{name.replace(port_of(one), port_of(other))}={value}") == 401
+    # A browser sends both to both, and stays signed in to both.
+    both = f"{cookie}; {sign_in(other, platform.token, cookies=cookie)}"
+    for url in (one, other):
+        told = requests.get(url, headers={"Cookie": f"a=1; {both}"}, timeout=20).json()
+        assert [value for name, value in told["headers"] if name == "cookie"] == ["a=1"]
+
+
+def port_of(url: str) -> str:
+    return str(urlsplit(url).port)
+
+
+def test_a_sign_in_is_for_the_program_that_made_it(serve: Serve, platform: LocalPlatform) -> None:
+    url = url_of(serve())
+    cookie = sign_in(url, platform.token)
+    program = (
+        "import sys, requests; "
+        "print(requests.get(sys.argv[1], headers={'Cookie': sys.argv[2]}, timeout=20).status_code)"
+    )
+    replay = [sys.executable, "-c", program, url, cookie]
+    assert subprocess.check_output(replay, text=True) == "401\n"
+    assert status(url, cookie) == 200
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "a[0]=1",
+        'a="b',
+        "=x",
+        "x",
+        "a=b c\xe9",
+        "a={1, 2}",
+        'a="\\073',
+        "  b = c ",
+        "\t",
+        ";;",
+        "a=1;b=2",
+    ],
+)
+def test_broken_cookies_do_no_harm_and_reach_the_job_as_they_are(
+    serve: Serve, platform: LocalPlatform, broken: str
+) -> None:
+    url = url_of(serve())
+    cookie = sign_in(url, platform.token)
+    for sent, expected in (
+        (f"{broken}; {cookie}", broken.strip()),
+        (f"{cookie}; {broken}", broken.strip()),
+        (f"x=1; {cookie}; {broken};y=2", f"x=1; {broken};y=2"),
+    ):
+        request = f"GET / HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nCookie: {sent}\r\n\r\n"
+        answer = raw(url, request.encode("latin-1"))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        told = dict(json.loads(answer.partition(b"\r\n\r\n")[2])["headers"])
+        assert told.get("cookie", "") == expected
+
+
+@given(
+    st.lists(st.binary(max_size=8).filter(lambda item: b";" not in item)),
+    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 65535)), min_size=1),
+)
+def test_no_sign_in_is_left_among_cookies_and_all_others_are(
+    others: list[bytes], logins: list[tuple[int, int]]
+) -> None:
+    items = list(others)
+    for place, port in logins:
+        items.insert(place, b" %s-%d=x" % (sites.COOKIE.encode(), port))
+    request = sites.Request("GET", "/", ((b"cookie", b";".join(items)),))
+    head = request.for_job(is_ours=lambda _: False)
+    assert sites.COOKIE.encode() not in head
+    kept = b";".join(others).strip()
+    assert (b"\r\ncookie: " + kept + b"\r\n" in head) == bool(kept)
+    assert {"x"} == {request.cookies(f"{sites.COOKIE}-{port}")[0] for _, port in logins}
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "unheard-of", ""])
+def test_another_page_cannot_use_a_sign_in(
+    serve: Serve, platform: LocalPlatform, bearer: dict[str, str], site: str
+) -> None:
+    url = url_of(serve())
+    cookie = sign_in(url, platform.token)
+    for allowed in ("same-origin", "none"):
+        assert status(url, cookie, **{"Sec-Fetch-Site": allowed}) == 200
+    foreign = {"Sec-Fetch-Site": site}
+    assert status(url, cookie, **foreign) == 403
+    page = requests.get(f"{url}/a?b=<c>", headers={"Cookie": cookie, **foreign, **PAGE}, timeout=20)
+    assert page.status_code == 403
+    assert 'href="/a?b=%3Cc%3E"' in page.text
+    page = requests.get(f"{url}//evil.example", headers={"Cookie": cookie, **foreign, **PAGE})
+    assert 'href="/"' in page.text
+    # Nobody else can be signed in by it either; a script's own token is no sign-in.
+    form = {"token": platform.token, "next": "/"}
+    refused = requests.post(f"{url}{sites.LOGIN_PATH}", data=form, headers=foreign, timeout=20)
+    assert refused.status_code == 403
+    assert requests.get(url, headers={**bearer, **foreign}, timeout=20).status_code == 200
+
+
+def test_a_sign_in_ends_after_some_hours(
+    serve: Serve, platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = url_of(serve())
+    monkeypatch.setattr(sites, "LOGIN_LIFETIME_S", 0.0)
+    assert status(url, sign_in(url, platform.token)) == 401
+
+
+@pytest.mark.parametrize("name", ["Host", "Authorization", "Cookie", "Origin", "Sec-Fetch-Site"])
+def test_a_header_that_decides_is_there_once(
+    serve: Serve, platform: LocalPlatform, name: str
+) -> None:
+    for requires_auth in (True, False):
+        url = url_of(serve(requires_auth=requires_auth))
+        values = {
+            "Host": urlsplit(url).netloc,
+            "Authorization": f"Bearer {platform.token}",
+            "Origin": url,
+            "Cookie": "a=1",
+            "Sec-Fetch-Site": "same-origin",
+        }
+        lines = [*values.items(), (name, values[name])]
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        answer = raw(url, f"GET / HTTP/1.1\r\n{head}\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert name.lower() in answer.decode().lower()
+
+
+@pytest.mark.parametrize("target", ["//[", "//[/?x", "http://[", "*", "/?neuro-auth-token=%"])
+def test_a_strange_address_is_answered(serve: Serve, target: str) -> None:
+    url = url_of(serve())
+    request = f"GET {target} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n\r\n"
+    assert raw(url, request.encode()).startswith(b"HTTP/1.1 401 ")
+
+
+# Revocation
+
+
+def test_a_sign_in_is_over_when_its_token_is_replaced(
+    serve: Serve, platform: LocalPlatform, session: Session
+) -> None:
+    job = serve()
+    url = url_of(job)
+    with accounts_of(platform.folder) as accounts:
+        accounts.add_user("guest")
+        token = accounts.add_token("guest")
+        session.users.share("guest", Permission(uri=job.uri, action=Action.READ))
+        cookie = sign_in(url, token)
+        assert status(url, cookie) == 200
+        accounts.forget_tokens("guest")
+        newer = accounts.add_token("guest")
+        assert status(url, cookie) == 401
+        cookie = sign_in(url, newer)
+        assert status(url, cookie) == 200
+        accounts.remove("guest")
+        accounts.add_user("guest")
+        accounts.add_token("guest")
+        session.users.share("guest", Permission(uri=job.uri, action=Action.READ))
+        assert status(url, cookie) == 401
+        accounts.remove("guest")
+
+
+# Too many connections
+
+
+SILENT = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("ready", flush=True)
+kept = []
+while True:
+    kept.append(listener.accept())
+"""
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process open a few thousand files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_connections_to_a_page_starve_neither_the_platform_nor_the_disk(folder: Path) -> None:
+    state, log = folder / "state", folder / "log"
+    with (
+        open(log, "wb") as stderr,
+        platform_process(state, stderr=stderr) as process,
+        Session.local(state=state) as session,
+    ):
+        psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE, (1024, 1024))
+        job = Serve(session, folder)()
+        url = url_of(job)
+        headers = {"Authorization": f"Bearer {session.config.token()}"}
+        with ExitStack() as stack:
+            parts = urlsplit(url)
+            for number in range(1200):
+                opened = socket.create_connection((parts.hostname, parts.port), timeout=20)
+                stack.enter_context(opened)
+                with suppress(ConnectionError):
+                    opened.sendall(b"GET / HTTP/1.1\r\n" if number % 2 else b"")
+            for _ in range(20):
+                assert session.jobs.status(job).status.is_running
+                with Session.local(state=state) as another:
+                    assert another.jobs.status(job).status.is_running
+                time.sleep(0.05)
+            refused = requests.get(url, headers=headers, timeout=20)
+            assert refused.status_code == 503
+            assert "too many connections" in refused.text
+        session.jobs.start(image="any", preset_name="cpu-small", command="true")
+        eventually(
+            lambda: requests.get(url, headers=headers, timeout=20).status_code == 200,
+            "the page answers no more",
+        )
+    assert log.stat().st_size < 2**16, log.read_text()[-2000:]
+
+
+@pytest.mark.usefixtures("many_files")
+def test_connections_to_the_api_starve_nobody_who_is_connected(folder: Path) -> None:
+    state, log = folder / "state", folder / "log"
+    with (
+        open(log, "wb") as stderr,
+        platform_process(state, stderr=stderr) as process,
+        Session.local(state=state) as session,
+    ):
+        psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE, (1024, 1024))
+        job = session.jobs.start(image="any", preset_name="cpu-small", command="sleep 60")
+        address = running_platform(state)
+        assert address is not None
+        parts = urlsplit(address.url)
+        with ExitStack() as stack:
+            for _ in range(1200):
+                opened = socket.create_connection((parts.hostname, parts.port), timeout=20)
+                stack.enter_context(opened)
+            for _ in range(20):
+                session.jobs.status(job)
+                time.sleep(0.05)
+        other = Session.local(state=state)
+        eventually(lambda: other.jobs.status(job).status.is_running, "the job does not run")
+        other.close()
+    assert log.stat().st_size < 2**16, log.read_text()[-2000:]
+
+
+def test_pages_and_the_api_are_counted_together(
+    serve: Serve, platform: LocalPlatform, bearer: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = url_of(serve(WEBSOCKETS)).replace("http", "ws")
+    monkeypatch.setattr(http, "MOST_CONNECTIONS", 40)
+    with ExitStack() as stack:
+        for _ in range(20):  # half of all
+            page = websocket.create_connection(url, header=bearer, timeout=20)
+            stack.callback(page.close)
+        with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
+            websocket.create_connection(url, header=bearer, timeout=20)
+        assert refusal.value.status_code == 503
+        api = f"{platform.url}/ping"
+        answers = []
+        for _ in range(20):
+            connection = stack.enter_context(requests.Session())
+            answers.append(connection.get(api, timeout=20).status_code)
+        assert answers.count(200) >= 15  # other tests may have left one or another open
+        assert stack.enter_context(requests.Session()).get(api, timeout=20).status_code == 503
+
+
+def test_a_client_that_has_left_holds_no_connection_to_a_silent_job(
+    serve: Serve, bearer: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "HALF_CLOSED_TIMEOUT_S", 0.2)
+    url = url_of(serve(SILENT))
+    head = f"GET / HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
+    request = f"{head}Authorization: {bearer['Authorization']}\r\n\r\n".encode()
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+
+
+def test_a_line_that_anybody_can_cause_is_logged_only_a_few_times(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with LocalPlatform(ephemeral=True, cores=1) as platform:
+        for _ in range(50):
+            headers = {"Connection": "upgrade", "Upgrade": "nonsense"}
+            assert requests.get(f"{platform.url}/ping", headers=headers, timeout=20).ok
+    lines = [line for line in caplog.messages if line.startswith("Unsupported upgrade")]
+    assert 0 < len(lines) <= 10

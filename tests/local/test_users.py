@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -692,6 +693,82 @@ def test_a_user_that_is_removed_is_let_in_no_more(stage: Stage) -> None:
             laertes.jobs.status(job.id)
         with pytest.raises(AuthenticationError):
             laertes.jobs.exec(job.id, "true")
+
+
+def test_a_token_is_revoked_with_the_one_that_it_was_made_by(stage: Stage) -> None:
+    def ask(token: str, method: str = "GET", path: str = "/jobs") -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        return requests.request(method, stage.url + path, headers=headers, timeout=10)
+
+    def make(token: str, account: str) -> str:
+        made: str = ask(token, "POST", f"/users/{account}/token").json()["access_token"]
+        return made
+
+    name, role, lesser = "fortinbras", "fortinbras/roles/army", "fortinbras/roles/scout"
+    for is_removed in (False, True):
+        first = stage.platform.add_user(name)
+        with Session(stage.url, first) as session:
+            session.users.add(role)
+            session.users.add(lesser)
+            permission = Permission(uri=f"role://{lesser}", action=Action.MANAGE)
+            session.users.share(role, permission)
+        roles = make(first, role.replace("/", ":"))
+        scouts = make(roles, lesser.replace("/", ":"))
+        by_others = make(stage.platform.token, name)
+        assert {ask(token).status_code for token in (first, roles, scouts, by_others)} == {200}
+        with accounts_of(stage.platform.folder) as accounts:
+            if is_removed:
+                accounts.remove(name)
+                accounts.add_user(name)
+                accounts.add_role(role)
+                accounts.add_role(lesser)
+            else:
+                accounts.forget_tokens(name)
+            newer = accounts.add_token(name)
+        assert {ask(token).status_code for token in (first, roles, scouts, by_others)} == {401}
+        assert ask(make(newer, role.replace("/", ":"))).status_code == 200
+        with accounts_of(stage.platform.folder) as accounts:
+            accounts.remove(name)
+
+
+def test_a_token_that_was_made_by_a_replaced_token_of_the_folder_is_not_accepted(
+    tmp_path: Path,
+) -> None:
+    def accepts(platform: LocalPlatform, token: str) -> bool:
+        headers = {"Authorization": f"Bearer {token}"}
+        return requests.get(f"{platform.url}/jobs", headers=headers, timeout=10).ok
+
+    with LocalPlatform(tmp_path / "state") as platform:
+        kept = platform.add_user("horatio")
+        headers = {"Authorization": f"Bearer {platform.token}"}
+        answer = requests.post(f"{platform.url}/users/horatio/token", headers=headers, timeout=10)
+        made = answer.json()["access_token"]
+        assert accepts(platform, made)
+    with LocalPlatform(tmp_path / "state") as platform:
+        assert accepts(platform, made)
+    (tmp_path / "state" / "token").unlink()
+    with LocalPlatform(tmp_path / "state") as platform:
+        assert not accepts(platform, made)
+        assert accepts(platform, kept)
+
+
+def test_what_is_lent_to_the_platform_is_of_one_user_not_of_the_next_of_that_name(
+    stage: Stage,
+) -> None:
+    users = app_of(stage.platform).state.users
+    stage.platform.add_user("osric")
+    with accounts_of(stage.platform.folder) as accounts, users.lend("osric") as lent:
+        accounts.forget_tokens("osric")
+        assert users.of_token(lent).name == "osric"
+        made = accounts.add_token("osric", parent=users.of_token(lent).token_digest)
+        assert users.of_token(made) is None  # nothing outlives what is lent
+        accounts.remove("osric")
+        assert users.of_token(lent) is None
+        accounts.add_user("osric")
+        assert users.of_token(lent) is None
+        accounts.remove("osric")
+    with users.lend("nobody") as lent:
+        assert users.of_token(lent) is None
 
 
 def test_what_a_job_needs_is_refused_all_at_once(stage: Stage) -> None:

@@ -162,12 +162,12 @@ async def check(user: str, request: Request, users: Service, caller: Asking) -> 
 
 @router.post("/{user}/token")
 async def token(user: str, request: Request, users: Service, caller: Asking) -> Response:
-    """Return a new token of a user."""
+    """Return a new token of a user, which is valid as long as the caller's own."""
     name = _name(user)
     caller.require(Action.MANAGE, _resource(name))
     if await read_body(request) not in (b"", b"{}"):
         raise NotSupported("a token for less than the whole account; leave 'uri' out")
-    return _json({"access_token": users.accounts.add_token(name)})
+    return _json({"access_token": users.accounts.add_token(name, parent=caller.token_digest)})
 
 
 def _name(user: str) -> str:
