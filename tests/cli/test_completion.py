@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuro_sync import Session
+from neuro_sync.cli.main import neuro as command
 from neuro_sync.cli.output import visible
 from neuro_sync.cli.shell_words import command_line, escaped, read
 from neuro_sync.models.uris import quoted_name
@@ -21,8 +23,6 @@ from tests.processes import eventually
 from tests.programs import require_programs
 from tests.scripted_platform import answer, job, scripted_platform
 from tests.terminals import Terminal
-
-from .conftest import NEURO, Process
 
 pytestmark = pytest.mark.skipif(OtherPlatform.VARIABLE in os.environ, reason="needs a pty")
 
@@ -37,7 +37,6 @@ PREPARE = {
     "zsh": "PS1=; unsetopt zle_bracketed_paste; autoload -U compinit; compinit -u -D; ",
     "fish": "function fish_prompt; end; function fish_greeting; end; ",
 }
-LOAD = {"fish": "neuro completion generate fish | source"}
 HOSTILE = (
     ";touch P;$(touch P)`touch P`&touch P|tee P>P<P # ",
     'it\'s "quoted" \\and\\\\ more\\',
@@ -57,21 +56,25 @@ class Shell:
         self.folder = folder / "here"
         self.folder.mkdir()
         self._arguments = folder / "arguments"
+        self._asked, self._answer = folder / "asked", folder / "answer"
+        for pipe in (self._asked, self._answer):
+            os.mkfifo(pipe)
         program = folder / "neuro"
-        program.write_text(
-            '#!/bin/sh\nif [ -n "$_NEURO_COMPLETE$GENERATE" ]; then\n'
-            f'  exec {shlex.join(NEURO)} "$@"\nfi\n'
+        text = (
+            '#!/bin/sh\nif [ -n "$_NEURO_COMPLETE" ]; then\n'
+            f"  env -0 >{self._asked}; exec cat {self._answer}\nfi\n"
             f"printf '%s\\0' \"$@\" >{folder}/new; mv {folder}/new {self._arguments}\n"
         )
-        program.chmod(0o755)
-        self._terminal = Terminal(START[name])
-        load = LOAD.get(name, f'eval "$(neuro completion generate {name})"')
-        load = (
-            f"set -gx GENERATE 1; {load}; set -e GENERATE"
-            if name == "fish"
-            else (f"export GENERATE=1; {load}; unset GENERATE")
+        # By another process, as in `put_program`.
+        subprocess.run(
+            ["sh", "-c", 'cat >"$0"; chmod +x "$0"', program], input=text.encode(), check=True
         )
-        self.type(f"cd {self.folder}; {PREPARE[name]}{load}; echo re''ady\r")
+        self._server = threading.Thread(target=self._complete, daemon=True)
+        self._server.start()
+        self._terminal = Terminal(START[name])
+        script = folder / "script"
+        script.write_text(CliRunner().invoke(command, ["completion", "generate", name]).output)
+        self.type(f"cd {self.folder}; {PREPARE[name]}source {script}; echo re''ady\r")
         self._terminal.wait_for(b"ready\r\n")
 
     def type(self, text: str) -> None:
@@ -83,6 +86,14 @@ class Shell:
         self.type(f"{typed}\r")
         eventually(self._arguments.exists, repr(typed))
         return os.fsdecode(self._arguments.read_bytes()).split("\0")[:-1]
+
+    def _complete(self) -> None:
+        """Complete in this process, which takes no time to start."""
+        while asked := self._asked.read_bytes():
+            pairs = (pair.partition("=") for pair in os.fsdecode(asked).split("\0"))
+            variables = {name: value for name, _, value in pairs if name}
+            answer = CliRunner().invoke(command, [], prog_name="neuro", env=variables)
+            self._answer.write_bytes(answer.stdout_bytes)
 
     def export(self, name: str, value: str) -> None:
         """Set a variable in the environment of the program."""
@@ -96,6 +107,8 @@ class Shell:
 
     def close(self) -> None:
         self._terminal.close()
+        os.close(os.open(self._asked, os.O_RDWR))  # without a word: the end
+        self._server.join(1)
 
 
 @pytest.fixture(params=SHELLS)
@@ -115,7 +128,7 @@ def shell(
 
 
 @pytest.fixture
-def folder(session: Session, tmp_path: Path) -> str:
+def folder(login: object, session: Session, tmp_path: Path) -> str:
     """A folder of the storage."""
     uri = f"storage:{tmp_path.name}"
     session.storage.mkdir(uri)
@@ -235,20 +248,16 @@ def test_a_command_line_to_copy_has_the_very_words_and_can_be_shown(
     assert [visible(word) for word in words] == words
 
 
-@pytest.mark.parametrize("quote", ["", "'", '"'])
-def test_scripts_of_earlier_versions_get_names_quoted_too(
-    neuro_process: Process,
-    session: Session,
-    folder: str,
-    monkeypatch: pytest.MonkeyPatch,
-    quote: str,
-) -> None:
+def test_scripts_of_earlier_versions_get_names_quoted_too(session: Session, folder: str) -> None:
     session.storage.create(f"{folder}/a b;$(touch P)", b"")
-    monkeypatch.setenv("_NEURO_COMPLETE", "bash_complete")
-    monkeypatch.setenv("NEURO_LINE", f"neuro ls {quote}{folder}/a")
-    monkeypatch.setenv("NEURO_BREAKS", " \t\n\"'><=;|&(:")
-    kind, _, inserted = neuro_process("").stdout.rstrip("\n").partition(",")
-    typed = f"{quote}storage:" if quote else "storage:"
-    inserted = inserted.removeprefix("storage:")
-    assert kind == "plain"
-    assert arguments_of("bash", [typed + inserted]) == [f"{folder}/a b;$(touch P)".encode()]
+    for quote in ("", "'", '"'):
+        variables = {
+            "_NEURO_COMPLETE": "bash_complete",
+            "NEURO_LINE": f"neuro ls {quote}{folder}/a",
+            "NEURO_BREAKS": " \t\n\"'><=;|&(:",
+        }
+        answer = CliRunner().invoke(command, [], prog_name="neuro", env=variables).stdout
+        kind, _, inserted = answer.rstrip("\n").partition(",")
+        kept = quote or "storage:"
+        assert kind == "plain"
+        assert arguments_of("bash", [kept + inserted]) == [f"{folder}/a b;$(touch P)".encode()]
