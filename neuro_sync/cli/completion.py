@@ -28,7 +28,7 @@ from .shell_words import Line, escaped, read
 VARIABLE = "_NEURO_COMPLETE"
 """Set by the shell's script; then the program completes instead of doing anything."""
 SHELLS = ("bash", "zsh", "fish")
-UNFINISHED = ("/", ":")
+UNFINISHED = ("/", "storage:")
 """How a word ends that goes on: a folder, or the scheme of an address."""
 
 

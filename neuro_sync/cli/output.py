@@ -133,7 +133,8 @@ def raw(text: str) -> None:
 def finding(what: str, found: str, remedy: str) -> None:
     """Print what a check found, and what to do if it is not well."""
     sign = click.style("! ", fg="red") if remedy else click.style("+ ", fg="green")
-    _print(Drawn(f"{sign}{what}: {visible(found, chr(10))}"))
+    shown = visible(found, "\n").replace("\n", "\n  ")  # no line of it looks like a finding
+    _print(Drawn(f"{sign}{what}: {shown}"))
     if remedy:
         _print(f"  -> {remedy}")
 
