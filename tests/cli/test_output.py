@@ -158,6 +158,13 @@ def test_no_error_of_a_platform_changes_what_a_terminal_shows(
     assert "\nError: forged" not in shown
 
 
+def test_no_text_of_a_platform_looks_like_a_finding(evil: ScriptedPlatform) -> None:
+    evil.script["GET /api/v1/config"] = evil.script[""]
+    shown = check(run("doctor"))
+    assert "  Error: forged" in shown
+    assert "\nError: forged" not in shown
+
+
 @pytest.mark.parametrize("line", ["ps --json", f"status {JOB_ID} --json", "config show --json"])
 def test_json_is_ascii_and_has_the_very_text(evil: ScriptedPlatform, line: str) -> None:
     assert evil.url
