@@ -22,6 +22,13 @@ same places which one is meant. Results go to standard output, what is told besi
 error. `--json` prints what a program can read, `-q` before the command prints ids only; there are
 no colours and no progress bars unless a terminal shows them.
 
+What platforms and other users named cannot change what a terminal shows: control characters,
+characters without width and those that turn the direction of writing are written out, such as
+`\\x1b` or `\\u202e`. JSON is ASCII, and is parsed to the very same values. The output of a job
+passes as it is, by `run`, `logs`, `attach` and `exec`; so does a secret by `secret get`, unless a
+terminal shows it.
+Command lines that are printed to be copied are quoted for bash, zsh and ksh.
+
 Where a JOB is wanted, its id, its name and its address `job:NAME` will do. `apolo-cli` installs a
 `neuro` too; where both are installed, `python -m neuro_sync` is always this one.
 

@@ -170,8 +170,7 @@ def switch_project(session: Session, name: str | None) -> None:
 def _ask(what: str, names: Iterable[str]) -> str:
     if not sys.stdin.isatty():
         raise IllegalArgumentError(f"which {what}? there are: {', '.join(names)}")
-    chosen: str = click.prompt(f"Which {what}", type=click.Choice(sorted(names)))
-    return chosen
+    return output.choose(f"Which {what}", names)
 
 
 @config.command()

@@ -64,7 +64,8 @@ def story(error: NeuroError | OSError) -> str:
 
         if isinstance(error, NoPlatformFound):
             return _no_login(error.places)
-    text = error.text if isinstance(error, APIError) else str(error)
+    # Whatever the platform says, it does not look like lines of ours.
+    text = error.text.replace("\n", "\n  ") if isinstance(error, APIError) else str(error)
     return text + ("; `neuro ps --all` lists them" if is_unknown_job(error) else "")
 
 

@@ -61,7 +61,7 @@ class Invocation:
         level = logging.DEBUG if self.trace else levels[min(self.verbose, 2)]
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        handler.addFilter(_mask_tokens)
+        handler.addFilter(_make_printable)
         logger = logging.getLogger("neuro_sync")
         before = logger.level
         logger.addHandler(handler)
@@ -73,8 +73,11 @@ class Invocation:
             logger.setLevel(before)
 
 
-def _mask_tokens(record: logging.LogRecord) -> bool:
-    record.msg, record.args = TOKEN.sub("<token>", record.getMessage()), None
+def _make_printable(record: logging.LogRecord) -> bool:
+    """Hide tokens, and write out what would change what a terminal shows."""
+    from .output import visible
+
+    record.msg, record.args = visible(TOKEN.sub("<token>", record.getMessage()), "\n"), None
     return True
 
 

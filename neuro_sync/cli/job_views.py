@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from neuro_sync.models.jobs import JobDescription, JobStatusItem
 
 from .output import Column, Field, ago, duration, moment, size, visible
+from .shell_words import command_line, operand
 
 COLORS = {
     "pending": "cyan",
@@ -70,8 +71,8 @@ def fields(job: JobDescription) -> Iterator[Field]:
     yield "Restarts", history.restarts or None
     yield "Life span", duration(job.life_span) if job.life_span else None
     yield "TTY", container.tty or None
-    yield "Volumes", tuple(map(visible, volumes(job)))
-    yield "Environment", tuple(map(visible, environment(job)))
+    yield "Volumes", tuple(volumes(job))
+    yield "Environment", tuple(environment(job))
     yield "Internal Hostname", job.internal_hostname
     yield "Http URL", job.http_url
     if container.http is not None:
@@ -123,16 +124,21 @@ def started(job: JobDescription) -> Iterator[str]:
     if job.http_url:
         yield f"Http URL: {job.http_url}"
     yield "Shortcuts:"
-    yield f"  neuro status {key(job)} # check job status"
-    yield f"  neuro logs {key(job)} # monitor job stdout"
-    yield f"  neuro top {key(job)} # display real-time job telemetry"
-    yield f"  neuro exec {key(job)} bash # execute bash shell to the job"
-    yield f"  neuro kill {key(job)} # kill job"
+    yield f"  {_command('status', job)} # check job status"
+    yield f"  {_command('logs', job)} # monitor job stdout"
+    yield f"  {_command('top', job)} # display real-time job telemetry"
+    yield f"  {_command('exec', job, 'bash')} # execute bash shell to the job"
+    yield f"  {_command('kill', job)} # kill job"
+
+
+def _command(name: str, job: JobDescription, *more: str) -> str:
+    """Return a command about a job, ready to be copied."""
+    return command_line("neuro", name, *operand(key(job)), *more)
 
 
 def step(item: JobStatusItem) -> str:
     """Return a step of a job's life in a line."""
-    return f"Status: {item.status} {item.reason}".rstrip()
+    return visible(f"Status: {item.status} {item.reason}".rstrip())
 
 
 def end(job: JobDescription) -> str:
@@ -140,13 +146,13 @@ def end(job: JobDescription) -> str:
     code = job.history.exit_code
     told = f" with exit code {code}" if code is not None else ""
     why = f": {job.reason}" if job.reason else ""
-    return f"Job {key(job)} {job.status}{told}{why}"
+    return visible(f"Job {key(job)} {job.status}{told}{why}")
 
 
 def detached(job: JobDescription) -> str:
     """Return what a user who left a job may want to do next."""
     return (
         f"Detached; the job goes on.\n"
-        f"  neuro attach {key(job)} # attach again\n"
-        f"  neuro kill {key(job)} # kill job"
+        f"  {_command('attach', job)} # attach again\n"
+        f"  {_command('kill', job)} # kill job"
     )

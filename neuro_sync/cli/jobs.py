@@ -270,7 +270,7 @@ def _tell_started(job: JobDescription, *, is_result: bool) -> None:
         return
     for line in job_views.started(job):
         # Else standard output is the job's alone.
-        (output.result if is_result else output.note)(line)
+        (output.result if is_result else output.note)(output.visible(line))
 
 
 @job.command()

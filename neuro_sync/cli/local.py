@@ -259,7 +259,7 @@ def reset(state: str | None, yes: bool) -> None:
     folder = server.folder_of(state)
     _check_is_state_folder(state)
     if not yes:
-        click.confirm(f"Delete {folder} and all that is in it?", abort=True)
+        output.confirm(f"Delete {folder} and all that is in it?")
     server.end_leftovers(state)
     output.note(f"{folder} is deleted.")
 

@@ -176,6 +176,7 @@ def _told_by_exit_code(invocation: Invocation | None = None) -> Iterator[None]:
         _fail(error, invocation)
     except click.UsageError as error:
         error.exit_code = exit_codes.USAGE  # type: ignore[misc]  # click reads it from there
+        error.message = output.visible(error.message, "\n")  # type: ignore[misc]  # likewise
         raise
     except (KeyboardInterrupt, click.Abort):
         raise Interrupted from None

@@ -1,8 +1,9 @@
-"""The one place that prints.
+r"""The one place that prints.
 
 Results go to standard output, what is told to a person besides goes to standard error. What users
-and platforms named is text and nothing else: there is no markup, and control characters are shown,
-not obeyed. Only the output of a job itself is passed on as it is.
+and platforms named is text and nothing else: there is no markup, and characters that would change
+what a terminal shows are written out, such as ``\x1b``. `_print` does so with all text; only the
+output of a job itself, and a value that goes to a file or a program, is passed on as it is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from shutil import get_terminal_size
 from types import FrameType
@@ -34,8 +36,14 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", bound="Model")
 
-# Those of a terminal, those that turn the direction of writing around, and what is no text at all.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+"""Categories of Unicode: controls, those of the direction of writing and of no width, what is no
+text at all, and the ends of lines and paragraphs."""
+BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Letters and marks that show nothing."""
+LATER_JAMO = frozenset(map(chr, (*range(0x1160, 0x1200), *range(0xD7B0, 0xD800))))
+"""Parts of a Korean syllable that are drawn into its first part."""
+NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 RUNNERS = {
     "process": "process: runs a job's command here, and only records its image",
     "docker": "docker: a job is a container of its image, at {engine}",
@@ -63,26 +71,32 @@ Field = tuple[str, object]
 """A name, and a value or a tuple of lines; one without a value is left out."""
 
 
+class Drawn(str):
+    """A line made here, with its colours: names in it are written out already."""
+
+    __slots__ = ()
+
+
 def result(text: str) -> None:
     """Print a line of what was asked for."""
-    click.echo(visible(text, "\t"))
+    _print(text, "\t")
 
 
 def script(text: str) -> None:
     """Print what a shell is to run."""
-    click.echo(text)
+    _print(text, "\n")
 
 
 def note(text: str) -> None:
     """Tell a person something that is no result; `--quiet` silences it."""
     if not is_quiet():
-        click.echo(visible(text, "\n"), err=True)
+        _print(text, "\n", err=True)
 
 
 def error(text: str) -> None:
     """Print what went wrong, and what to do about it, where that is possible."""
     try:
-        click.echo(click.style("Error: ", fg="red") + visible(text, "\n"), err=True)
+        _print(Drawn(click.style("Error: ", fg="red") + visible(text, "\n")), err=True)
     except OSError:
         # The exit code tells, unless Python fails to write at its end what it could not write here.
         with suppress(OSError), open(os.devnull, "w") as null:
@@ -95,10 +109,11 @@ def is_quiet() -> bool:
 
 
 def value(data: bytes) -> None:
-    """Print bytes as they are; on a terminal, with a newline behind them."""
-    sys.stdout.buffer.write(data)
+    """Print bytes as they are; on a terminal as text, with a newline behind it."""
     if sys.stdout.isatty():
-        sys.stdout.buffer.write(b"\n")
+        _print(data.decode(errors="surrogateescape"), "\n\t")
+        return
+    sys.stdout.buffer.write(data)
     sys.stdout.flush()
 
 
@@ -118,14 +133,31 @@ def raw(text: str) -> None:
 def finding(what: str, found: str, remedy: str) -> None:
     """Print what a check found, and what to do if it is not well."""
     sign = click.style("! ", fg="red") if remedy else click.style("+ ", fg="green")
-    click.echo(f"{sign}{what}: {visible(found, chr(10))}")
+    shown = visible(found, "\n").replace("\n", "\n  ")  # no line of it looks like a finding
+    _print(Drawn(f"{sign}{what}: {shown}"))
     if remedy:
-        click.echo(f"  -> {visible(remedy)}")
+        _print(f"  -> {remedy}")
 
 
 def row(cells: Iterable[str]) -> None:
     """Print a row of a table that has no end yet."""
-    click.echo("\t".join(visible(cell) for cell in cells))
+    _print("\t".join(visible(cell) for cell in cells), "\t")
+
+
+def confirm(question: str) -> None:
+    """Ask whether to go on.
+
+    Raises:
+        click.Abort: The answer is no.
+    """
+    click.confirm(visible(question), abort=True)
+
+
+def choose(question: str, names: Iterable[str]) -> str:
+    """Ask for one of several names."""
+    shown = {visible(name): name for name in sorted(names)}
+    chosen: str = click.prompt(visible(question), type=click.Choice([*shown]))
+    return shown[chosen]
 
 
 @contextmanager
@@ -149,7 +181,7 @@ def cursor_restored() -> Iterator[None]:
 
 def json(value: object) -> None:
     """Print a value as one line of JSON."""
-    click.echo(json_module.dumps(value))
+    _print(_ascii(json_module.dumps(value)))
 
 
 def listing(
@@ -188,9 +220,18 @@ def _array(documents: Iterable[str]) -> None:
     """Print an array as it comes, an element a line, so that thousands need no memory."""
     lead = "["
     for document in documents:
-        click.echo(f"{lead}{document}", nl=False)
+        _print(f"{lead}{_ascii(document)}", "\n", nl=False)
         lead = ",\n"
-    click.echo("[]" if lead == "[" else "]")
+    _print("[]" if lead == "[" else "]")
+
+
+def _ascii(document: str) -> str:
+    """Return a document of JSON in ASCII; it is parsed to the very same values."""
+
+    def escape(match: re.Match[str]) -> str:
+        return r"\u007f" if match[0] == "\x7f" else json_module.dumps(match[0])[1:-1]
+
+    return NOT_ASCII.sub(escape, document)
 
 
 def table(
@@ -203,7 +244,7 @@ def table(
     """Print a table; on a terminal its last column is cut where the line ends, unless `wide`."""
     room = None if wide or not sys.stdout.isatty() else get_terminal_size().columns
     for line in grid(items, columns, room, titled=titled):
-        click.echo(line)
+        _print(line)
 
 
 def grid(
@@ -212,16 +253,16 @@ def grid(
     room: int | None = None,
     *,
     titled: bool = True,
-) -> Iterator[str]:
+) -> Iterator[Drawn]:
     """Yield the lines of a table; `room` is how long one may be, if that matters."""
     rows = list(items)
     cells = [[_cell(column.text(row)) for column in columns] for row in rows]
     titles = [column.title if titled else "" for column in columns]
     widths = [max(map(_width, column)) for column in zip(titles, *cells, strict=True)]
     if titled:
-        yield click.style(_line(titles, widths, room), bold=True)
+        yield Drawn(click.style(_line(titles, widths, room), bold=True))
     for row, texts in zip(rows, cells, strict=True):
-        yield _line(texts, widths, room, [column.color(row) for column in columns])
+        yield Drawn(_line(texts, widths, room, [column.color(row) for column in columns]))
 
 
 def _line(
@@ -249,7 +290,7 @@ def details(item: Model, fields: Iterable[Field], *, id: str, as_json: bool = Fa
     if is_quiet():
         result(id)
     elif as_json:
-        click.echo(item.model_dump_json())
+        _print(_ascii(item.model_dump_json()))
     else:
         print_fields(fields)
 
@@ -257,10 +298,10 @@ def details(item: Model, fields: Iterable[Field], *, id: str, as_json: bool = Fa
 def print_fields(fields: Iterable[Field]) -> None:
     """Print a line for each field that has a value."""
     for line in field_lines(fields):
-        click.echo(line)
+        _print(line)
 
 
-def field_lines(fields: Iterable[Field]) -> Iterator[str]:
+def field_lines(fields: Iterable[Field]) -> Iterator[Drawn]:
     """Yield a line for each field that has a value; more lines of a value are indented."""
     for name, value in fields:
         if value is None or value in ("", ()):
@@ -268,27 +309,38 @@ def field_lines(fields: Iterable[Field]) -> Iterator[str]:
         head = click.style(f"{name}:", bold=True)
         first, *others = [*_value_lines(value)]
         if others:
-            yield head
-            yield from (f"  {line}" for line in (first, *others))
+            yield Drawn(head)
+            yield from (Drawn(f"  {line}") for line in (first, *others))
         else:
-            yield f"{head} {first}"
+            yield Drawn(f"{head} {first}")
 
 
 def _value_lines(value: object) -> Iterator[str]:
-    if isinstance(value, tuple):  # lines made here, with their colours
-        yield from value
+    if isinstance(value, tuple):
+        yield from map(visible, value)
     else:
         yield from visible(str(value), "\n").rstrip("\n").split("\n")
 
 
+def _print(text: str, kept: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a text whose control characters are written out, but for those that are kept."""
+    click.echo(visible(text, kept), err=err, nl=nl)
+
+
 def visible(text: str, kept: str = "") -> str:
-    """Return a text whose control characters are written out, but for those that are kept."""
+    """Return a text whose hidden characters are written out, but for those that are kept."""
+    if isinstance(text, Drawn) or (text.isascii() and text.isprintable()):
+        return text
+    return "".join(
+        mark.encode("unicode_escape").decode() if mark not in kept and is_hidden(mark) else mark
+        for mark in text
+    )
 
-    def shown(match: re.Match[str]) -> str:
-        character = match[0]
-        return character if character in kept else character.encode("unicode_escape").decode()
 
-    return CONTROL.sub(shown, text)
+@lru_cache(maxsize=4096)
+def is_hidden(mark: str) -> bool:
+    """Return whether a character shows nothing, or changes how others are shown."""
+    return unicodedata.category(mark) in HIDDEN or mark in BLANK
 
 
 def moment(when: datetime | None) -> str:
@@ -339,7 +391,7 @@ def banner(url: str, folder: str, *, kept: bool, runtime: str, engine: str | Non
     here = "neuro --local ps, or Session.local(), in the same folder"
     there = f"Session.local(state={folder!r})"
     state = "" if is_usual else f" --state {shlex.quote(folder)}"
-    click.echo(
+    _print(
         f"Neuro local platform {__version__}\n"
         f"  API      {url}\n"
         f"  Runner   {runner}\n"
@@ -347,7 +399,8 @@ def banner(url: str, folder: str, *, kept: bool, runtime: str, engine: str | Non
         f"  State    {folder} ({kept_or_not})\n"
         f"  Use it   {here if is_usual else there}\n"
         f'           eval "$(neuro local env{state})" for all programs of a shell\n'
-        "Ctrl-C stops the platform and its jobs."
+        "Ctrl-C stops the platform and its jobs.",
+        "\n",
     )
 
 
@@ -364,17 +417,20 @@ def _width(text: str) -> int:
     """Return how many columns of a terminal a text takes."""
     if text.isascii():
         return len(text)
-    return sum(
-        0
-        if unicodedata.combining(character)
-        else 1 + (unicodedata.east_asian_width(character) in "WF")
-        for character in text
-    )
+    return sum(map(_character_width, text))
+
+
+@lru_cache(maxsize=4096)
+def _character_width(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me") or character in LATER_JAMO:
+        return 0
+    return 1 + (unicodedata.east_asian_width(character) in "WF")
 
 
 def _cut(text: str, room: int) -> str:
     if _width(text) <= room:
         return text
-    while _width(text) >= room:
-        text = text[:-1]
-    return text + "…"
+    length = taken = 0
+    while (taken := taken + _character_width(text[length])) < room:
+        length += 1
+    return text[:length] + "…"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from neuro_sync.models.words import split_words
 
-from . import job_views
+from . import job_views, shell_words
 from .output import duration
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def start_again(session: Session, job: JobDescription) -> JobDescription:
 
 def command_line(job: JobDescription) -> str:
     """Return the command that starts such a job again, ready for a shell."""
-    return shlex.join(["neuro", "run", *_options(job)])
+    return shell_words.command_line("neuro", "run", *_options(job))
 
 
 def _options(job: JobDescription) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _options(job: JobDescription) -> Iterator[str]:
     yield from (f"--tag={tag}" for tag in job.tags)
     yield from (f"--env={variable}" for variable in job_views.environment(job))
     yield from (f"--volume={volume}" for volume in job_views.volumes(job))
-    yield str(container.image)
+    yield from shell_words.operand(str(container.image))
     if container.command:
         yield "--"
         words = split_words(container.command)

@@ -29,7 +29,9 @@ LONGEST_TAG = 128
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_REGISTRY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]+)?")
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\]"
+_REGISTRY = re.compile(rf"(?:{_HOST})(?::[0-9]+)?")
+_DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]+")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -118,13 +120,18 @@ class RemoteImage(Model):
                 f"{reference!r} is an address on the platform, which only a session can complete; "
                 f"give session.parse.remote_image({reference!r})"
             )
-        if "@" in reference:  # a digest is as exact as an image can be named
-            return cls(name=reference)
-        head, slash, last = reference.rpartition("/")
-        name, colon, tag = last.partition(":")
-        if not name or (colon and not tag) or ":" in tag:
-            raise ValueError(f"{reference!r} is no image; write NAME or NAME:TAG")
-        return cls(name=head + slash + name, tag=tag or LATEST)
+        if reference.startswith("-"):
+            raise ValueError(f"an image cannot begin with a dash, which {reference!r} does")
+        try:
+            name, at, digest = reference.partition("@")
+            if at and not _DIGEST.fullmatch(digest):
+                raise ValueError(f"invalid digest {digest!r}; write NAME@sha256:HEX")
+            name, tag = split_tag(name)
+            check_name(split_registry(name)[1])
+        except ValueError as error:
+            raise ValueError(f"{reference!r} is no image: {error}") from error
+        # A digest is as exact as an image can be named.
+        return cls(name=reference) if at else cls(name=name, tag=tag or LATEST)
 
     def as_docker_url(self) -> str:
         """Return the reference by which a Docker engine pulls it."""
@@ -400,6 +407,8 @@ class _Reference:
     @staticmethod
     def _read(value: object, info: ValidationInfo) -> RemoteImage:
         if isinstance(value, RemoteImage):
+            if info.context is not ANSWER:
+                _read_reference(value.as_docker_url())
             return value
         if isinstance(value, dict) and info.context is not WIRE:
             return RemoteImage.model_validate(value)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import requests
 
-from neuro_sync import RemoteImage
+from neuro_sync import IllegalArgumentError, RemoteImage, Session
+from neuro_sync.local.server import LocalPlatform
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,8 @@ from neuro_sync import RemoteImage
         ("localhost:5000/img:t", "localhost:5000/img", "t"),
         ("localhost:5000/img", "localhost:5000/img", "latest"),
         ("a/b@sha256:00", "a/b@sha256:00", None),
+        ("a/b:1@sha256:00", "a/b:1@sha256:00", None),
+        ("[::1]:5000/a__b/c-d:T_1", "[::1]:5000/a__b/c-d", "T_1"),
     ],
 )
 def test_a_reference_is_read_and_written_back(reference: str, name: str, tag: str | None) -> None:
@@ -24,7 +28,13 @@ def test_a_reference_is_read_and_written_back(reference: str, name: str, tag: st
     assert RemoteImage.from_reference(image.as_docker_url()) == image
 
 
-@pytest.mark.parametrize("reference", ["", " ", "a b", ":", ":tag", "a:", "a:b:c", "image:a"])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("", " ", "a b", ":", ":tag", "a:", "a:b:c", "image:a", "a//b", "A", "a@sha256:", "a@b"),
+        *("--volume=/:/host", "-v", "a:-t", "a;b", "$(b)", "a\x1b[2J", "a\u202eb", "a/../b"),
+    ],
+)
 def test_what_is_no_reference_is_refused(reference: str) -> None:
     with pytest.raises(ValueError, match=r"image|blank"):
         RemoteImage.from_reference(reference)
@@ -41,3 +51,22 @@ def test_an_image_of_the_platform_has_an_address_and_a_reference() -> None:
     )
     assert str(image) == "image://default/acme/vision/resnet:v1"
     assert image.as_docker_url() == "registry.example.org/acme/vision/resnet:v1"
+
+
+@pytest.mark.parametrize("image", ["--volume=/:/host", RemoteImage(name="--volume=/:/host")])
+def test_a_job_of_an_image_that_would_be_an_option_is_refused(
+    session: Session, image: RemoteImage | str
+) -> None:
+    with pytest.raises(IllegalArgumentError, match="cannot begin with a dash"):
+        session.jobs.start(image=image, preset_name="cpu-small")
+
+
+def test_the_platform_refuses_an_image_that_would_be_an_option(platform: LocalPlatform) -> None:
+    answer = requests.post(
+        f"{platform.url}/jobs?from_preset",
+        json={"image": "--volume=/:/host", "preset_name": "cpu-small"},
+        headers={"Authorization": f"Bearer {platform.token}"},
+        timeout=30,
+    )
+    assert answer.status_code == 400
+    assert "cannot begin with a dash" in answer.text
