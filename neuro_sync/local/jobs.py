@@ -26,6 +26,7 @@ from neuro_sync.errors import (
     ResourceNotFound,
     ServerError,
 )
+from neuro_sync.models.base import ANSWER
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
     LONGEST_LIFE_SPAN_MINUTES,
@@ -523,7 +524,8 @@ class JobService:
 
         Only for a new one the values of secrets and what is mounted are looked up.
         """
-        container = Container.model_validate(job.description["container"])
+        # As it was accepted once, whatever the rules are by now.
+        container = Container.model_validate(job.description["container"], context=ANSWER)
         launch = Launch(
             job.id,
             job.owner,
