@@ -7,6 +7,13 @@ import signal
 from datetime import datetime, timezone
 
 from neuro_sync.errors import IllegalArgumentError
+from neuro_sync.models.frames import LARGEST_SIDE
+
+LARGEST_NUMBER = 2**63 - 1
+"""No number of a query is larger; the database and the file system know no more."""
+MOST_DIGITS = len(str(LARGEST_NUMBER))
+SHOWN = 100
+"""Characters of a refused value that its refusal repeats."""
 
 
 def flag(value: str) -> bool:
@@ -44,6 +51,21 @@ def instant(value: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
+def whole_number(name: str, value: str, *, least: int = 0, most: int = LARGEST_NUMBER) -> int:
+    """Read a whole number; one of too many digits is not even converted."""
+    is_number = value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS
+    if not is_number or not least <= int(value) <= most:
+        raise IllegalArgumentError(
+            f"{name!r} should be a whole number from {least} to {most}, not {shortened(value)!r}"
+        )
+    return int(value)
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a long text, and how long it is."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
 def signal_number(value: str) -> int:
     """Read a signal: ``9``, ``KILL`` or ``SIGKILL``."""
     try:
@@ -51,7 +73,7 @@ def signal_number(value: str) -> int:
             return signal.Signals(int(value))
         return signal.Signals["SIG" + value.upper().removeprefix("SIG")]
     except (ValueError, KeyError):
-        raise IllegalArgumentError(f"there is no signal {value!r}") from None
+        raise IllegalArgumentError(f"there is no signal {shortened(value)!r}") from None
 
 
 def name_of(value: str, pattern: str, shortest: int, longest: int) -> str:
@@ -66,6 +88,5 @@ def name_of(value: str, pattern: str, shortest: int, longest: int) -> str:
 
 
 def characters(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) >= 2**16:
-        raise IllegalArgumentError(f"{name!r} should be a number of characters, not {value!r}")
-    return int(value)
+    """Read the width or the height of a terminal."""
+    return whole_number(name, value, most=LARGEST_SIDE)
