@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
@@ -21,7 +19,9 @@ from neuro_sync.models.disks import Disk, DiskStatus, NewDisk
 
 from .clock import Clock, Timer
 from .durable_files import make_folder
+from .executors import Work, submit
 from .store import create_tables, writing
+from .trees import remove_tree, used_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,8 @@ class DiskStore:
         self._used: dict[str, datetime] = {}
         """When each disk was used last, by the clock, which nobody sets as the wall clock."""
         self._timer: Timer | None = None
+        self._measuring: dict[str, asyncio.Future[int]] = {}
+        """What the disks hold that are being measured."""
         create_tables(database, SCHEMA)
 
     def open(self) -> None:
@@ -86,7 +88,7 @@ class DiskStore:
         known = {row["id"] for row in self._database.execute("SELECT id FROM disks")}
         for folder in self._root.iterdir():
             if folder.name not in known:
-                _delete(folder)
+                submit(Work.CLEANING, remove_tree, folder)
         self._sweep()
 
     def create(self, wanted: NewDisk) -> Disk:
@@ -168,6 +170,15 @@ class DiskStore:
         """Return the folder of a disk."""
         return self._root / disk_id
 
+    async def used_bytes(self, disk_id: str) -> int:
+        """Return the size of all files on a disk; all who ask at the same time share the answer."""
+        measuring = self._measuring.get(disk_id)
+        if measuring is None:
+            measuring = submit(Work.MEASURING, used_bytes, self.path(disk_id))
+            self._measuring[disk_id] = measuring
+            measuring.add_done_callback(lambda _: self._measuring.pop(disk_id))
+        return await asyncio.shield(measuring)  # others may wait for it
+
     def take(self, job_id: str, disk_ids: Iterable[str]) -> None:
         """Note that a job uses disks from now on."""
         now = self._wall_time()
@@ -230,7 +241,7 @@ class DiskStore:
         for disk_id in due:
             logger.info("disk %s is deleted", disk_id)
             self._used.pop(disk_id, None)
-            _delete(self.path(disk_id))
+            submit(Work.CLEANING, remove_tree, self.path(disk_id))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -264,22 +275,5 @@ class DiskStore:
         )
 
 
-def used_bytes(folder: Path) -> int:
-    """Return the size of all files in a folder; it may take a moment."""
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(path, name)).st_size
-            except OSError:
-                continue  # it has gone meanwhile
-    return total
-
-
 def _instant(seconds: float) -> datetime:
     return datetime.fromtimestamp(0, timezone.utc) + timedelta(seconds=seconds)
-
-
-def _delete(folder: Path) -> None:
-    # It may hold a million files, and others want their turn.
-    asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, folder, True)

@@ -47,6 +47,7 @@ from . import lifecycle, timeline
 from .access import Caller, user_of
 from .clock import Clock, Timer, wall_time
 from .durable_files import make_folder
+from .executors import Work, submit
 from .lifecycle import Cancelled, CouldNotRun, Event, Failed, Rules, Vanished
 from .logs import JobLog, Pulse
 from .machine import cheapest, room_of
@@ -313,7 +314,7 @@ class JobService:
                 return
             if status.is_running:
                 meter = meter or self._runtime.meter(job_id)
-                sample = await asyncio.to_thread(meter.sample) if meter else None
+                sample = await submit(Work.TELEMETRY, meter.sample) if meter else None
                 if sample is not None:
                     yield sample
                 else:

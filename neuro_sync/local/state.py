@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import getpass
 import hmac
@@ -10,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import sys
 import time
@@ -26,6 +26,7 @@ from neuro_sync.version import __version__
 
 from .disk_space import is_full, why_not_written
 from .durable_files import make_folder, replace_file
+from .trees import remove_tree
 
 VARIABLE = "NEURO_LOCAL_STATE"
 DEFAULT_FOLDER = ".neuro-local"
@@ -185,7 +186,9 @@ class StateFolder:
 
     def delete(self) -> None:
         """Delete the folder with all that is in it; its lock has to be held."""
-        shutil.rmtree(self.path)
+        remove_tree(self.path)
+        if self.path.exists():
+            raise OSError(errno.ENOTEMPTY, "it cannot be removed as a whole", str(self.path))
         self.close()
 
     def close(self) -> None:

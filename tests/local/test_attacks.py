@@ -111,14 +111,14 @@ def test_every_route_refuses_pages_of_others(target: LocalPlatform, header: dict
 def test_every_route_refuses_two_headers_of_which_one_decides(
     target: LocalPlatform, fields: list[str], before: bool
 ) -> None:
-    handshake = (
+    handshake = [
         *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    )
+    ]
     more = [field.format(port=target.port) for field in fields]
     for method, path in calls(target):
         lines = head(target, method.replace("WS", "GET"), path).decode().split("\r\n")[:-2]
-        request, *usual = [*lines, *(handshake if method == "WS" else ())]
+        request, *usual = lines + (handshake if method == "WS" else [])
         usual = [*more, *usual] if before else [*usual, *more]
         with connection(target) as opened:
             opened.sendall("\r\n".join([request, *usual, "", ""]).encode())
