@@ -78,6 +78,8 @@ class DiskStore:
         self._used: dict[str, datetime] = {}
         """When each disk was used last, by the clock, which nobody sets as the wall clock."""
         self._timer: Timer | None = None
+        self._due: datetime | None = None
+        """When to look at the disks next."""
         self._measuring: dict[str, asyncio.Future[int]] = {}
         """What the disks hold that are being measured."""
         create_tables(database, SCHEMA)
@@ -138,7 +140,7 @@ class DiskStore:
         Raises:
             ResourceNotFound: There is none.
         """
-        self._sweep()
+        self._sweep_if_due()
         row = self._database.execute(
             "SELECT * FROM disks WHERE org_name = ?2 AND project_name = ?3"
             " AND (id = ?1 OR name = ?1) AND NOT (is_removed AND ?4)"
@@ -151,7 +153,7 @@ class DiskStore:
 
     def list(self, org: str, project: str) -> Iterator[Disk]:
         """Yield the disks of a project, the oldest first."""
-        self._sweep()
+        self._sweep_if_due()
         rows = self._database.execute(
             "SELECT * FROM disks WHERE org_name = ? AND project_name = ? ORDER BY created_at",
             (org, project),
@@ -219,6 +221,11 @@ class DiskStore:
         for row in self._database.execute(query, (json.dumps([*job_ids]),)).fetchall():
             self.release(row["job_id"])
 
+    def _sweep_if_due(self) -> None:
+        """Delete what is due by now; a look at all disks for each request would take too long."""
+        if self._due is not None and self._clock.now() >= self._due:
+            self._sweep()
+
     def _sweep(self) -> None:
         """Delete what was removed or not used for too long, unless a job has it."""
         unused = self._database.execute(
@@ -245,8 +252,11 @@ class DiskStore:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._due = None
         if lefts:
-            self._timer = self._clock.call_later(min(*lefts, LONGEST_WAIT), self._sweep)
+            wait = min(*lefts, LONGEST_WAIT)
+            self._due = self._clock.now() + timedelta(seconds=wait)
+            self._timer = self._clock.call_later(wait, self._sweep)
 
     def _unused_for(self, row: sqlite3.Row) -> float:
         """Return the seconds since a disk was used last, or made."""

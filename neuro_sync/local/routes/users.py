@@ -16,13 +16,18 @@ from neuro_sync.local.permissions import Resource, role_resource
 from neuro_sync.local.users import Users
 from neuro_sync.models.users import Action, NewAccount, Permission
 
-from .bodies import body_of, described, read_body
-from .values import flag
+from .bodies import body_of, described, read_body, read_json
+from .values import check_count, flag, whole_number
 
 router = APIRouter(prefix="/users")
 
 _PERMISSIONS = TypeAdapter(list[Permission])
 
+
+LONGEST_ADDRESS = 2**14
+"""Characters."""
+DEEPEST_ADDRESS = 128
+"""Names; a tree of permissions is nested so deep."""
 
 _PERMISSION = {
     "type": "object",
@@ -103,11 +108,9 @@ async def tree(
     user: str, users: Service, caller: Asking, uri: str = "", depth: str | None = None
 ) -> Response:
     """Tell the same as a tree of what lies below an address."""
-    resource = Resource.parse(uri)
-    if depth is not None and not (depth.isascii() and depth.isdigit()):
-        raise IllegalArgumentError(f"'depth' should be a number of levels, not {depth!r}")
+    resource = _address(uri)
+    levels = None if depth is None else whole_number("depth", depth)
     grants = _seen(user, users, caller).grants
-    levels = None if depth is None else int(depth)
     path = "/" + "/".join(resource.parts[1:])
     return _json({"path": path, **grants.tree(resource, levels)})
 
@@ -146,7 +149,8 @@ async def revoke(
     """Take back what was granted on exactly these addresses."""
     if not uri:
         raise IllegalArgumentError("revoke what? There is no 'uri' in the query")
-    resources = [Resource.parse(text) for text in uri]
+    check_count(uri)
+    resources = [_address(text) for text in uri]
     caller.require_all((Action.MANAGE, resource) for resource in resources)
     users.accounts.revoke(_name(user), resources)
     return Response(status_code=204)
@@ -187,16 +191,33 @@ def _seen(user: str, users: Users, caller: Caller) -> Caller:
 
 
 def _filter(uri: str | None) -> Resource | None:
-    return None if uri is None else Resource.parse(uri)
+    return None if uri is None else _address(uri)
+
+
+def _address(uri: str) -> Resource:
+    """Read an address, of a length and depth within limits."""
+    if len(uri) > LONGEST_ADDRESS:
+        raise IllegalArgumentError(
+            f"an address has at most {LONGEST_ADDRESS} characters, and one has {len(uri)}"
+        )
+    resource = Resource.parse(uri)
+    if len(resource.parts) > DEEPEST_ADDRESS:
+        raise IllegalArgumentError(
+            f"an address has at most {DEEPEST_ADDRESS} names, and one has {len(resource.parts)}"
+        )
+    return resource
 
 
 async def _grants(request: Request) -> list[Grant]:
-    body = await read_body(request)
+    return await read_json(request, _read_grants)
+
+
+def _read_grants(value: Any) -> list[Grant]:
     try:
-        permissions = _PERMISSIONS.validate_json(body, by_name=False, by_alias=True)
+        permissions = _PERMISSIONS.validate_json(json.dumps(value), by_name=False, by_alias=True)
     except ValidationError as error:
         raise bad_request(error) from error
-    return [(Resource.parse(str(item.uri)), item.action) for item in permissions]
+    return [(_address(str(item.uri)), item.action) for item in permissions]
 
 
 def _wire(permission: Grant) -> dict[str, str]:
