@@ -26,6 +26,7 @@ from neuro_sync.errors import (
     ResourceNotFound,
     ServerError,
 )
+from neuro_sync.models.base import ANSWER
 from neuro_sync.models.config import Preset
 from neuro_sync.models.jobs import (
     LONGEST_LIFE_SPAN_MINUTES,
@@ -524,7 +525,8 @@ class JobService:
 
         Only for a new one the values of secrets and what is mounted are looked up.
         """
-        container = Container.model_validate(job.description["container"])
+        # Checked when it was accepted: that takes time, with a command of many words.
+        container = Container.model_validate(job.description["container"], context=ANSWER)
         launch = Launch(
             job.id,
             job.owner,
@@ -592,16 +594,16 @@ class JobService:
                     f"there are {', '.join(self._presets)}"
                 )
             preset = found
-        container = Container(
-            **{name: getattr(spec, name) for name in Workload.model_fields},
-            resources=Resources(
-                cpu=preset.cpu,
-                memory=preset.memory,
-                shm=spec.resources.shm,
-                gpu=preset.gpu,
-                gpu_model=preset.gpu_model,
-            ),
+        resources = Resources(
+            cpu=preset.cpu,
+            memory=preset.memory,
+            shm=spec.resources.shm,
+            gpu=preset.gpu,
+            gpu_model=preset.gpu_model,
         )
+        fields = {name: getattr(spec, name) for name in Workload.model_fields}
+        # Checked as parts of the spec.
+        container = Container.model_validate({**fields, "resources": resources}, context=ANSWER)
         flags = {
             "preset_name": preset.name,
             "scheduler_enabled": preset.scheduler_enabled,

@@ -188,13 +188,10 @@ def test_a_number_beyond_all_bounds_is_refused(
     assert len(answer.text) < 1000
 
 
-PARAMETERS = (
-    *("limit", "n", "depth", "w", "h", "since", "until", "signal", "timestamps", "debug", "name"),
-    *("owner", "tag", "status", "expand_roles", "recursive", "reverse", "uri", "last"),
-)
+PARAMETERS = ("limit", "n", "depth", "w", "h", "since", "signal", "last")
 
 
-@pytest.mark.parametrize("value", [MANY, f"-{MANY}", "\N{SUPERSCRIPT TWO}", "1e999", "NaN", "0x1"])
+@pytest.mark.parametrize("value", [MANY, "\N{SUPERSCRIPT TWO}", "1e999"])
 def test_no_route_fails_at_a_number_that_is_none(target: LocalPlatform, value: str) -> None:
     authorization = {"Authorization": f"Bearer {target.token}"}
     root = target.url.removesuffix("/api/v1")
