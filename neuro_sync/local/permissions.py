@@ -116,16 +116,20 @@ class Grants:
         return self._power_on(resource.parts) >= action.power
 
     def _power_on(self, parts: tuple[str, ...]) -> int:
-        found = Action.DENY.power
-        node = self._root
+        node, power = self._find(parts)
+        return power if node is None else _power(node, power)
+
+    def _find(self, parts: tuple[str, ...]) -> tuple[_Node | None, int]:
+        """Return what is at a place of the tree, and the most that is granted there or above."""
+        node, power = self._root, Action.DENY.power
         for part in parts:
             below = node.below.get(part)
             if below is None:
-                return found
+                return None, power
             node = below
-            if node.power > found:
-                found = node.power
-        return max(found, Action.LIST.power) if node.has_readable else found
+            if node.power > power:
+                power = node.power
+        return node, power
 
     def within(self, resource: Resource | None = None) -> list[Permission]:
         """Return the permissions on a resource and below it, in the order of their addresses.
@@ -155,17 +159,29 @@ class Grants:
 
     def tree(self, resource: Resource, depth: int | None = None) -> dict[str, Any]:
         """Return what is allowed on a resource and, level by level, on what is granted below."""
-        root = self._node(resource)
-        level = len(resource.parts)
+        top, power_on_top = self._find(resource.parts)
+        root = _described(top, power_on_top)
         for granted, _ in self.within(resource):
-            node = root
-            for end in range(level, len(granted.parts))[:depth]:
-                below = Resource(*granted.parts[: end + 1])
-                node = node["children"].setdefault(granted.parts[end], self._node(below))
+            described, node, power = root, top, power_on_top
+            for name in granted.parts[len(resource.parts) :][:depth]:
+                assert node is not None  # noqa: S101  # what was granted is in the tree
+                node = node.below[name]
+                power = max(power, node.power)
+                children = described["children"]
+                if name not in children:
+                    children[name] = _described(node, power)
+                described = children[name]
         return root
 
-    def _node(self, resource: Resource) -> dict[str, Any]:
-        return {"action": self.action_on(resource).value, "children": {}}
+
+def _power(node: _Node, power: int) -> int:
+    """Return the power on a node, of which `power` is granted on it or above."""
+    return max(power, Action.LIST.power) if node.has_readable else power
+
+
+def _described(node: _Node | None, power: int) -> dict[str, Any]:
+    found = power if node is None else _power(node, power)
+    return {"action": _ACTIONS[found].value, "children": {}}
 
 
 def role_resource(name: str) -> Resource:

@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
 from websocket import WebSocketBadStatusException, create_connection
 
+from neuro_sync.local.accounts import accounts_of
 from neuro_sync.local.arguments import LARGEST_ARGUMENT, LARGEST_TOTAL
 from neuro_sync.local.routes.bodies import ITEM_LIMITS, MOST_ITEMS
+from neuro_sync.local.routes.users import MOST_GRANTS, MOST_ROLES
 from neuro_sync.local.routes.values import LARGEST_NUMBER, MOST_VALUES
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.local.state import local_user
@@ -257,6 +260,34 @@ def test_a_parameter_has_so_many_values_at_most(
     query = "&".join([f"{name}={value}"] * MOST_VALUES)
     answer = send(method, f"{path}?{query}")
     assert answer.status_code == 200 or "no effect" in answer.text
+
+
+def test_a_user_has_so_many_roles_and_permissions_at_most(
+    target: LocalPlatform, send: Send
+) -> None:
+    user = f"u{uuid4().hex[:12]}"
+    token = target.add_user(user)
+    headers = {"Authorization": f"Bearer {token}"}
+    with accounts_of(target.folder) as accounts:
+        for number in range(MOST_ROLES - 1):
+            accounts.add_role(f"{user}/roles/r{number}")
+    for name, status in (("last", 201), ("one-more", 400)):
+        added = send("POST", "/users", {"name": f"{user}/roles/{name}"}, headers=headers)
+        assert added.status_code == status, added.text
+    assert f"{MOST_ROLES} roles" in added.text
+    for start in range(0, MOST_GRANTS, 1000):
+        place = f"job://local/local/{user}"
+        grants = [{"uri": f"{place}/j{start + n}", "action": "read"} for n in range(1000)]
+        role = f"{user}:roles:r{start}" if start < 500 else f"{user}:roles:last"
+        path = f"/users/{role}/permissions"
+        assert send("POST", path, grants, headers=headers).status_code == 201
+    grant = [{"uri": f"job://local/local/{user}", "action": "write"}]
+    refused = send("POST", f"/users/{user}/permissions", grant)
+    replaced = send("PUT", f"/users/{user}:roles:last/permissions", grant)
+    assert replaced.status_code == 204
+    assert send("DELETE", f"/users/{user}").status_code == 204
+    assert refused.status_code == 400
+    assert str(MOST_GRANTS) in refused.text
 
 
 def test_what_is_at_the_limit_is_taken_and_reaches_the_job(send: Send) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
 from neuro_sync.errors import IllegalArgumentError, NotSupported
-from neuro_sync.local.access import Asking, Caller
+from neuro_sync.local.access import Asking, Caller, user_of
 from neuro_sync.local.answers import JSON, bad_request
 from neuro_sync.local.permissions import Permission as Grant
 from neuro_sync.local.permissions import Resource, role_resource
@@ -24,6 +24,11 @@ router = APIRouter(prefix="/users")
 _PERMISSIONS = TypeAdapter(list[Permission])
 
 
+MOST_ROLES = 1000
+"""Roles of a user."""
+MOST_GRANTS = 10_000
+"""Permissions that were granted to a user and the user's roles together; they are kept in memory,
+and read again after each change."""
 LONGEST_ADDRESS = 2**14
 """Characters."""
 DEEPEST_ADDRESS = 128
@@ -53,6 +58,7 @@ async def add(request: Request, users: Service, caller: Asking) -> Response:
     name = (await body_of(NewAccount, request)).name
     caller.require(Action.MANAGE, _resource(name))
     if "/" in name:
+        _check_roles(users, user_of(name))
         users.accounts.add_role(name)
     else:
         users.accounts.add_user(name)
@@ -121,6 +127,8 @@ async def share(user: str, request: Request, users: Service, caller: Asking) -> 
     grants = await _grants(request)
     caller.require_all((Action.MANAGE, resource) for resource, _ in grants)
     name = _name(user)
+    known = users.accounts.grants()
+    _check_grants(name, {**known, name: [*known.get(name, ()), *grants]})
     users.accounts.grant(name, grants)
     resulting = users.caller(name).grants
     answer = [_wire((resource, resulting.action_on(resource))) for resource, _ in grants]
@@ -132,9 +140,11 @@ async def replace(user: str, request: Request, users: Service, caller: Asking) -
     """Grant exactly these permissions, and no others from now on."""
     grants = await _grants(request)
     name = _name(user)
-    taken = [resource for resource, _ in users.accounts.grants().get(name, ())]
+    known = users.accounts.grants()
+    taken = [resource for resource, _ in known.get(name, ())]
     changed = dict.fromkeys([*taken, *(resource for resource, _ in grants)])
     caller.require_all((Action.MANAGE, resource) for resource in changed)
+    _check_grants(name, {**known, name: grants})
     users.accounts.replace(name, grants)
     return Response(status_code=204)
 
@@ -172,6 +182,23 @@ async def token(user: str, request: Request, users: Service, caller: Asking) -> 
     if await read_body(request) not in (b"", b"{}"):
         raise NotSupported("a token for less than the whole account; leave 'uri' out")
     return _json({"access_token": users.accounts.add_token(name)})
+
+
+def _check_roles(users: Users, owner: str) -> None:
+    roles = [name for name in users.accounts.names() if name.startswith(f"{owner}/")]
+    if len(roles) >= MOST_ROLES:
+        raise IllegalArgumentError(f"{owner} has {len(roles)} roles, and no user may have more")
+
+
+def _check_grants(name: str, granted: dict[str, list[Grant]]) -> None:
+    """Check how many permissions a user would have."""
+    owner = user_of(name)
+    count = sum(len(grants) for account, grants in granted.items() if user_of(account) == owner)
+    if count > MOST_GRANTS:
+        raise IllegalArgumentError(
+            f"{owner} and the user's roles may have {MOST_GRANTS} permissions, and would have "
+            f"{count}"
+        )
 
 
 def _name(user: str) -> str:
