@@ -303,6 +303,18 @@ def test_what_is_at_the_limit_is_taken_and_reaches_the_job(send: Send) -> None:
     assert log == f"{LARGEST_ARGUMENT} {LARGEST_ARGUMENT - 5}\n"
 
 
+@pytest.mark.parametrize("separator", ["a\r\nx-injected: yes", "\0", "é", "日", "a" * 1001])
+def test_a_separator_that_is_no_header_is_refused(send: Send, separator: str) -> None:
+    started = send("POST", "/jobs?from_preset", job()).json()
+    path = f"/monitoring/jobs/{started['id']}/log"
+    assert (
+        send("GET", path, params={"separator": "=== x ==="}).headers["x-separator"] == "=== x ==="
+    )
+    answer = send("GET", path, params={"separator": separator})
+    assert answer.status_code == 400
+    assert "separator" in answer.json()["error"]
+
+
 def test_a_word_that_the_kernel_does_not_take_is_refused_by_exec(
     send: Send, target: LocalPlatform
 ) -> None:
