@@ -43,7 +43,7 @@ MAPPINGS = frozenset({"env", "secret_env"})
 """Objects that have fields of any name."""
 LONGEST_ADDRESS = 3 * 4096
 """Characters of an address, in which three may stand for each byte of a path."""
-LONGEST_TEXT = 2**16
+LONGEST_TEXT = 2**17
 """Characters of a text for which `TEXT_LIMITS` has no other number."""
 TEXT_LIMITS = {
     # What the kernel takes of them is checked when they have been split into words.
