@@ -43,7 +43,7 @@ def matches(
         for key, group in groupby(pattern)
         for name in ([key] if key == ANY_DEPTH else list(group))
     ]
-    return _Search(storage, folders_only, names_first).below(root, names)
+    return _Search(storage, folders_only, names_first, set()).below(root, names)
 
 
 class _Search(NamedTuple):
@@ -52,9 +52,14 @@ class _Search(NamedTuple):
     storage: Storage
     folders_only: bool
     names_first: bool
+    searched: set[tuple[URL, int]]
+    """The folders that were searched for so many of the last names of the pattern."""
 
     def below(self, folder: URL, pattern: Sequence[str]) -> Iterator[URL]:
         """Yield what is below a folder, which need not be there."""
+        if (folder, len(pattern)) in self.searched:
+            return  # else a pattern with several ** would search a folder for each way to it
+        self.searched.add((folder, len(pattern)))
         name, *rest = pattern
         if name == ANY_DEPTH:
             if rest:

@@ -6,6 +6,7 @@ decides.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -100,7 +101,50 @@ def _without_spaces(line: str) -> str:
     return line[: len(stripped) + 1] if slashes % 2 else stripped
 
 
+STAR, DEPTH = "[^/]*", "(?:.+/)?"
+"""What matches any part of a name, and any number of folders."""
+
+
 def _regex(pattern: str) -> str:
+    """Return the regular expression of a pattern, which needs no more than linear time.
+
+    Of several stars in a name each but the last may stop at the first place where what follows it
+    matches: the next star takes what is left. So none of them is ever tried at another length. The
+    same holds for ``**/`` in a path.
+    """
+    numbers = itertools.count()
+
+    def first(text: str) -> str:
+        """Match a text, and never try another match of it; Python 3.10 has no atomic groups."""
+        name = f"g{next(numbers)}"
+        return f"(?=(?P<{name}>{text}))(?P={name})"
+
+    def stars(parts: list[str]) -> str:
+        begin, *after = _split(parts, STAR)
+        between = [first(f"[^/]*?{part}") for part in after[:-1]]
+        return begin + "".join(between) + "".join(STAR + part for part in after[-1:])
+
+    begin, *after = (stars(part) for part in _split_list(regex_parts(pattern), DEPTH))
+    between = [first(f"(?:.+?/)??{part}") for part in after[:-1]]
+    return begin + "".join(between) + "".join(DEPTH + part for part in after[-1:])
+
+
+def _split_list(parts: list[str], mark: str) -> list[list[str]]:
+    found: list[list[str]] = [[]]
+    for part in parts:
+        if part == mark:
+            found.append([])
+        else:
+            found[-1].append(part)
+    return found
+
+
+def _split(parts: list[str], mark: str) -> list[str]:
+    return ["".join(group) for group in _split_list(parts, mark)]
+
+
+def regex_parts(pattern: str) -> list[str]:
+    """Return the parts of a plain regular expression of a pattern."""
     pattern = pattern.lstrip("/") if "/" in pattern.rstrip("/") else f"**/{pattern}"
     parts: list[str] = []
     at = 0
@@ -108,12 +152,12 @@ def _regex(pattern: str) -> str:
         mark, after = pattern[at], at + 1
         starts_name = not parts or parts[-1] == "/"
         if starts_name and pattern[at:] == "**":
-            return "".join(parts) + ".*"
+            return [*parts, ".*"]
         if starts_name and pattern.startswith("**/", at):
-            parts.append("(?:.+/)?")
+            parts.append(DEPTH)
             after = at + 3
         elif mark == "*":
-            parts.append("[^/]*")
+            parts.append(STAR)
         elif mark == "?":
             parts.append("[^/]")
         elif mark == "[" and (end := _end_of_class(pattern, at)):
@@ -126,7 +170,7 @@ def _regex(pattern: str) -> str:
             parts.append(re.escape(mark))
         at = after
     # Without a slash at its end it matches folders, too.
-    return "".join(parts) + ("" if pattern.endswith("/") else "/?")
+    return parts if pattern.endswith("/") else [*parts, "/?"]
 
 
 def _end_of_class(pattern: str, start: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -67,6 +66,7 @@ from neuro_sync.models.jobs import (
     command_line,
 )
 from neuro_sync.models.uris import complete
+from neuro_sync.models.words import split_words
 from neuro_sync.monotonic import monotonic
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.deadlines import call_deadline
@@ -1106,7 +1106,7 @@ def _check_words(command: str, refusal: APIError) -> None:
     """
     shown = repr(command if len(command) <= SHOWN_COMMAND else f"{command[:SHOWN_COMMAND]}...")
     try:
-        if shlex.split(command):
+        if split_words(command):
             return
         text = f"the command {shown} is blank; name a program"
     except ValueError as error:

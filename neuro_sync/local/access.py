@@ -26,6 +26,13 @@ OPEN_PATHS = frozenset({"/ping", "/api/v1/ping"})
 """What answers without a token, and says nothing."""
 CONFIG_PATH = "/api/v1/config"
 SUBPROTOCOL_PREFIX = "bearer.apolo.us-"
+SINGLE_HEADERS = frozenset(
+    {
+        *(b"host", b"origin", b"authorization"),
+        *(b"content-length", b"transfer-encoding", b"content-type", b"content-range", b"range"),
+    }
+)
+"""Headers that decide what a request may do and is, so that no request has two of one."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,11 @@ class Caller:
     token_digest: str | None = None
     """Of the token of this request; None for a user who is only asked about."""
 
+    @property
+    def user(self) -> str:
+        """The user who it is, or to whom the role belongs."""
+        return user_of(self.name)
+
     def may(self, action: Action, *resources: Resource) -> bool:
         """Whether it is allowed on one of the resources; they are names of the same thing."""
         return any(self.grants.allow(action, resource) for resource in resources)
@@ -65,6 +77,11 @@ class Caller:
         missing = [need for need in needs if not self.may(*need)]
         if missing:
             raise _refusal(missing)
+
+
+def user_of(account: str) -> str:
+    """Return the user of an account, which is a user or a role such as ``alice/roles/editors``."""
+    return account.partition("/")[0]
 
 
 def _refusal(missing: Iterable[tuple[Action, Resource]]) -> AuthorizationError:
@@ -110,6 +127,7 @@ class AccessRules:
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Caller | None:
+        _check_single(scope)
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if host.lower() not in self._hosts:
@@ -126,6 +144,14 @@ class AccessRules:
         if caller is None and scope["path"] != CONFIG_PATH:
             raise AuthenticationError("401: Unauthorized")
         return caller
+
+
+def _check_single(scope: Scope) -> None:
+    """Refuse a request with two headers of which two readers could take a different one."""
+    names = [name for name, _ in scope["headers"] if name in SINGLE_HEADERS]
+    if len(names) != len(set(names)):
+        twice = next(name for name in names if names.count(name) > 1).decode()
+        raise IllegalArgumentError(f"the header {twice!r} is there more than once")
 
 
 def _password(headers: Headers) -> str:

@@ -110,7 +110,7 @@ def is_registry(path: str) -> bool:
     return path.startswith("/v2/")
 
 
-def http_error(_: Request, error: Exception) -> Response:
+async def http_error(_: Request, error: Exception) -> Response:
     """Answer as web frameworks do: ``404: Not Found``."""
     assert isinstance(error, HTTPException)  # noqa: S101  # what it is registered for
     text = f"{error.status_code}: {HTTPStatus(error.status_code).phrase}"

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
@@ -21,7 +19,9 @@ from neuro_sync.models.disks import Disk, DiskStatus, NewDisk
 
 from .clock import Clock, Timer
 from .durable_files import make_folder
+from .executors import Work, submit
 from .store import create_tables, writing
+from .trees import remove_tree, used_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,10 @@ class DiskStore:
         self._used: dict[str, datetime] = {}
         """When each disk was used last, by the clock, which nobody sets as the wall clock."""
         self._timer: Timer | None = None
+        self._due: datetime | None = None
+        """When to look at the disks next."""
+        self._measuring: dict[str, asyncio.Future[int]] = {}
+        """What the disks hold that are being measured."""
         create_tables(database, SCHEMA)
 
     def open(self) -> None:
@@ -86,7 +90,7 @@ class DiskStore:
         known = {row["id"] for row in self._database.execute("SELECT id FROM disks")}
         for folder in self._root.iterdir():
             if folder.name not in known:
-                _delete(folder)
+                submit(Work.CLEANING, remove_tree, folder)
         self._sweep()
 
     def create(self, wanted: NewDisk) -> Disk:
@@ -136,7 +140,7 @@ class DiskStore:
         Raises:
             ResourceNotFound: There is none.
         """
-        self._sweep()
+        self._sweep_if_due()
         row = self._database.execute(
             "SELECT * FROM disks WHERE org_name = ?2 AND project_name = ?3"
             " AND (id = ?1 OR name = ?1) AND NOT (is_removed AND ?4)"
@@ -149,7 +153,7 @@ class DiskStore:
 
     def list(self, org: str, project: str) -> Iterator[Disk]:
         """Yield the disks of a project, the oldest first."""
-        self._sweep()
+        self._sweep_if_due()
         rows = self._database.execute(
             "SELECT * FROM disks WHERE org_name = ? AND project_name = ? ORDER BY created_at",
             (org, project),
@@ -167,6 +171,15 @@ class DiskStore:
     def path(self, disk_id: str) -> Path:
         """Return the folder of a disk."""
         return self._root / disk_id
+
+    async def used_bytes(self, disk_id: str) -> int:
+        """Return the size of all files on a disk; all who ask at the same time share the answer."""
+        measuring = self._measuring.get(disk_id)
+        if measuring is None:
+            measuring = submit(Work.MEASURING, used_bytes, self.path(disk_id))
+            self._measuring[disk_id] = measuring
+            measuring.add_done_callback(lambda _: self._measuring.pop(disk_id))
+        return await asyncio.shield(measuring)  # others may wait for it
 
     def take(self, job_id: str, disk_ids: Iterable[str]) -> None:
         """Note that a job uses disks from now on."""
@@ -208,6 +221,11 @@ class DiskStore:
         for row in self._database.execute(query, (json.dumps([*job_ids]),)).fetchall():
             self.release(row["job_id"])
 
+    def _sweep_if_due(self) -> None:
+        """Delete what is due by now; a look at all disks for each request would take too long."""
+        if self._due is not None and self._clock.now() >= self._due:
+            self._sweep()
+
     def _sweep(self) -> None:
         """Delete what was removed or not used for too long, unless a job has it."""
         unused = self._database.execute(
@@ -230,12 +248,15 @@ class DiskStore:
         for disk_id in due:
             logger.info("disk %s is deleted", disk_id)
             self._used.pop(disk_id, None)
-            _delete(self.path(disk_id))
+            submit(Work.CLEANING, remove_tree, self.path(disk_id))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._due = None
         if lefts:
-            self._timer = self._clock.call_later(min(*lefts, LONGEST_WAIT), self._sweep)
+            wait = min(*lefts, LONGEST_WAIT)
+            self._due = self._clock.now() + timedelta(seconds=wait)
+            self._timer = self._clock.call_later(wait, self._sweep)
 
     def _unused_for(self, row: sqlite3.Row) -> float:
         """Return the seconds since a disk was used last, or made."""
@@ -264,22 +285,5 @@ class DiskStore:
         )
 
 
-def used_bytes(folder: Path) -> int:
-    """Return the size of all files in a folder; it may take a moment."""
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(path, name)).st_size
-            except OSError:
-                continue  # it has gone meanwhile
-    return total
-
-
 def _instant(seconds: float) -> datetime:
     return datetime.fromtimestamp(0, timezone.utc) + timedelta(seconds=seconds)
-
-
-def _delete(folder: Path) -> None:
-    # It may hold a million files, and others want their turn.
-    asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, folder, True)

@@ -1,13 +1,10 @@
-"""Small files and folders that survive a crash and a power loss, and the removal of folders."""
+"""Small files and folders that survive a crash and a power loss."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 UNFINISHED = "~"
@@ -81,15 +78,3 @@ def sync_folder(path: Path) -> None:
             raise
     finally:
         os.close(folder)
-
-
-def remove_tree(folder: Path) -> None:
-    """Delete a folder, also where a job took away its own right to do that."""
-
-    def permit(remove: Callable[[str], object], path: str, _: object) -> None:
-        with suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700)
-            remove(path)
-
-    shutil.rmtree(folder, onerror=permit)

@@ -45,9 +45,10 @@ from neuro_sync.models.jobs import (
 from neuro_sync.models.users import Action
 
 from . import lifecycle, timeline
-from .access import Caller
+from .access import Caller, user_of
 from .clock import Clock, Timer, wall_time
 from .durable_files import make_folder
+from .executors import Work, submit
 from .lifecycle import Cancelled, CouldNotRun, Event, Failed, Rules, Vanished
 from .logs import JobLog, Pulse
 from .machine import cheapest, room_of
@@ -196,7 +197,7 @@ class JobService:
             raise IllegalArgumentError("schedule_timeout is not allowed for scheduled jobs")
         caller.require_all(_needs(container, tenant, self._registry_hosts))
         if not options.wait_for_jobs_quota:
-            self._check_quota(caller.name)
+            self._check_quota(caller.user)
         if spec.name is not None:
             self._check_name(spec.name, tenant.project)
         if options.privileged and not self._runtime.allows_privileged:
@@ -279,7 +280,7 @@ class JobService:
 
     @property
     def total_running_jobs(self) -> int | None:
-        """How many unfinished jobs each user may have."""
+        """How many unfinished jobs each user may have, those of the user's roles included."""
         return self._schedule.quota
 
     @property
@@ -314,7 +315,7 @@ class JobService:
                 return
             if status.is_running:
                 meter = meter or self._runtime.meter(job_id)
-                sample = await asyncio.to_thread(meter.sample) if meter else None
+                sample = await submit(Work.TELEMETRY, meter.sample) if meter else None
                 if sample is not None:
                     yield sample
                 else:
@@ -503,7 +504,7 @@ class JobService:
         return Job(
             id=row.id,
             number=next(self._numbers),
-            owner=row.owner,
+            owner=user_of(row.owner),
             room=room_of(Resources.model_validate(described["container"]["resources"])),
             life=timeline.read(row.transitions, self._clock),
             rules=Rules(
@@ -524,7 +525,7 @@ class JobService:
 
         Only for a new one the values of secrets and what is mounted are looked up.
         """
-        # As it was accepted once, whatever the rules are by now.
+        # As it was accepted; to check it again takes time, and the rules may be others by now.
         container = Container.model_validate(job.description["container"], context=ANSWER)
         launch = Launch(
             job.id,
@@ -577,7 +578,7 @@ class JobService:
                 "User is not allowed to submit jobs to the specified cluster "
                 "as a member of given organization"
             )
-        return Tenant(home.cluster, home.org, options.project_name or caller.name.partition("/")[0])
+        return Tenant(home.cluster, home.org, options.project_name or caller.user)
 
     def _resolve(self, spec: JobStart | JobRun) -> tuple[Container, JobOptions]:
         """Return the container and the options, with what the preset says filled in."""
@@ -593,16 +594,16 @@ class JobService:
                     f"there are {', '.join(self._presets)}"
                 )
             preset = found
-        container = Container(
-            **{name: getattr(spec, name) for name in Workload.model_fields},
-            resources=Resources(
-                cpu=preset.cpu,
-                memory=preset.memory,
-                shm=spec.resources.shm,
-                gpu=preset.gpu,
-                gpu_model=preset.gpu_model,
-            ),
+        resources = Resources(
+            cpu=preset.cpu,
+            memory=preset.memory,
+            shm=spec.resources.shm,
+            gpu=preset.gpu,
+            gpu_model=preset.gpu_model,
         )
+        fields = {name: getattr(spec, name) for name in Workload.model_fields}
+        # Checked as parts of the spec.
+        container = Container.model_validate({**fields, "resources": resources}, context=ANSWER)
         flags = {
             "preset_name": preset.name,
             "scheduler_enabled": preset.scheduler_enabled,
@@ -610,10 +611,10 @@ class JobService:
         }
         return container, spec.model_copy(update=flags)
 
-    def _check_quota(self, owner: str) -> None:
+    def _check_quota(self, user: str) -> None:
         quota = self.total_running_jobs
-        if quota is not None and self._schedule.unfinished[owner] >= quota:
-            raise IllegalArgumentError(f"Jobs limit quota exceeded for user {owner!r}")
+        if quota is not None and self._schedule.unfinished[user] >= quota:
+            raise IllegalArgumentError(f"Jobs limit quota exceeded for user {user!r}")
 
     def _check_room(self, resources: Resources) -> None:
         """Refuse what would wait for ever."""

@@ -14,6 +14,8 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from neuro_sync.monotonic import monotonic
 
+from .executors import Executors
+
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
@@ -23,6 +25,7 @@ class PlatformLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._watched = selectors.DefaultSelector()
+        self.executors = Executors()
         super().__init__(self._watched)
 
     def time(self) -> float:
@@ -62,6 +65,7 @@ class PlatformLoop(asyncio.SelectorEventLoop):
                     self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
                 self.run_until_complete(self.shutdown_asyncgens())
                 with suppress(RuntimeError):  # the interpreter ends
+                    self.run_until_complete(self.run_in_executor(None, self.executors.close))
                     self.run_until_complete(self.shutdown_default_executor())
             finally:
                 asyncio.set_event_loop(None)

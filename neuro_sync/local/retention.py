@@ -18,9 +18,11 @@ from pathlib import Path
 from neuro_sync.errors import ConfigError, NeuroError
 
 from .clock import Clock, Timer
-from .durable_files import remove_tree, sync_folder
+from .durable_files import sync_folder
+from .executors import Work, submit
 from .state import StateFolder
 from .store import FinishedJob, Store
+from .trees import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ class AutomaticPruning:
     async def _prune(self) -> None:
         try:
             for batch in self._pruner.batches(self._clock.now()):
-                removed = await asyncio.to_thread(self._pruner.remove_folders, batch)
+                removed = await submit(Work.CLEANING, self._pruner.remove_folders, batch)
                 self._pruner.remove_rows(removed)
                 logger.info("%d finished jobs are removed", len(removed))
         except (NeuroError, OSError) as error:

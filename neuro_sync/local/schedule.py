@@ -73,6 +73,7 @@ class Job:
     number: int
     """Jobs of one moment go by it."""
     owner: str
+    """The user whose quota it counts against."""
     room: Room
     life: Transitions
     rules: Rules = field(default_factory=Rules)

@@ -7,7 +7,6 @@ import atexit
 import logging
 import math
 import os
-import shutil
 import socket
 import sqlite3
 import threading
@@ -53,6 +52,7 @@ from .state import (
 )
 from .storage import StorageFolder
 from .store import Store, unusable
+from .trees import remove_tree
 from .users import Users
 
 __all__ = [
@@ -447,7 +447,7 @@ class LocalPlatform(Closing):
         if self._store is not None:
             self._store.close()
         if self._is_ephemeral:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_tree(self.folder)
         elif self._forget:
             self._state.delete()
         self._state.close()

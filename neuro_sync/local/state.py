@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import getpass
 import hashlib
@@ -12,7 +13,6 @@ import os
 import re
 import secrets
 import shlex
-import shutil
 import signal
 import stat
 import sys
@@ -41,6 +41,7 @@ from .private_files import (
     read_file,
     resolve,
 )
+from .trees import remove_tree
 
 VARIABLE = "NEURO_LOCAL_STATE"
 DEFAULT_FOLDER = ".neuro-local"
@@ -339,7 +340,9 @@ class StateFolder:
 
     def delete(self) -> None:
         """Delete the folder with all that is in it; its lock has to be held."""
-        shutil.rmtree(self.path)
+        remove_tree(self.path)
+        if self.path.exists():
+            raise OSError(errno.ENOTEMPTY, "it cannot be removed as a whole", str(self.path))
         self.close()
 
     def close(self) -> None:

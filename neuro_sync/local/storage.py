@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,22 +26,27 @@ from yarl import URL
 from neuro_sync.closing import Closing
 from neuro_sync.models.uris import path_of
 
+from . import trees
 from .durable_files import create_file, make_folder
+from .trees import FOLDER, Removed
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: a job may have made a FIFO, whose opening would wait for its other end.
 FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-AT_ONCE = 1000
-"""Entries of a folder that is being emptied, of which the names are held in memory."""
-DEEPEST = 1000
-"""Folders within folders that are removed together; no path of more can be written anyway."""
+LONGEST_PATH = 4095
+"""Bytes; of most systems no program can use a longer path."""
 
 Parts = Sequence[str]
 """The names of a path below the root; none of them is ``.`` or ``..``."""
 
 
 def parts_of(path: str) -> tuple[str, ...]:
-    """Take a path apart as POSIX does by its text alone; ``..`` stops at the root."""
+    """Take a path apart as POSIX does by its text alone; ``..`` stops at the root.
+
+    Raises:
+        OSError: It is longer than any path may be.
+    """
+    if len(path) > LONGEST_PATH or len(os.fsencode(path)) > LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, "File name too long")
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -65,11 +69,6 @@ class Entry(NamedTuple):
     length: int
     modified: int
     """Seconds since 1970."""
-
-
-class Removed(NamedTuple):
-    path: str
-    is_dir: bool
 
 
 class Usage(NamedTuple):
@@ -249,9 +248,10 @@ class StorageFolder:
                 raise
 
     def remove(self, parts: Parts, *, recursive: bool) -> Iterator[Removed]:
-        """Remove a file, or a folder with all that is in it, and tell of each, the inmost first.
+        """Remove a file, or a folder with all that is in it, and yield each, the inmost first.
 
-        Nothing happens before the first item is asked for.
+        Nothing happens before the first item is asked for. What lies too deep for a path is
+        removed and not yielded.
         """
         if not parts:
             raise PermissionError(errno.EPERM, "The root cannot be removed")
@@ -261,31 +261,10 @@ class StorageFolder:
                 os.unlink(parts[-1], dir_fd=folder)
                 yield _removed(parts, is_dir=False)
                 return
-        if not recursive:
-            raise IsADirectoryError(errno.EISDIR, "Target is a directory")
-        pending = [tuple(parts)]
-        while pending:
-            # Each folder is entered from the root again: no tree is too deep for the number of
-            # files that may be open at a time.
-            here = pending[-1]
-            items: list[os.DirEntry[str]] = []
-            # One that has gone, or has become a link, is the business of the folder above it.
-            with suppress(FileNotFoundError), self._folder(here) as folder:
-                with os.scandir(folder) as found_items:
-                    items.extend(islice(found_items, AT_ONCE))
-                for item in items:
-                    if item.is_dir(follow_symlinks=False):
-                        pending.append((*here, item.name))
-                    else:
-                        os.unlink(item.name, dir_fd=folder)
-                        yield _removed((*here, item.name), is_dir=False)
-            if len(pending[-1]) > DEEPEST:
-                raise OSError(errno.ENAMETOOLONG, "Folders are nested too deeply")
-            if not items:
-                pending.pop()
-                with suppress(FileNotFoundError), self._folder(here[:-1]) as folder:
-                    os.rmdir(here[-1], dir_fd=folder)
-                    yield _removed(here, is_dir=True)
+            if not recursive:
+                raise IsADirectoryError(errno.EISDIR, "Target is a directory")
+            for path, is_dir in trees.remove(folder, parts[-1]):
+                yield _removed((*parts, path) if path else parts, is_dir=is_dir)
 
     def usage(self, parts: Parts) -> Usage:
         """Tell how full the file system is that holds a folder or file."""

@@ -145,5 +145,5 @@ def _characters(fields: dict[str, object], name: str) -> int:
 def _number(fields: dict[str, object], name: str) -> int:
     value = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise BadFrame(f"{name} is no whole number: {value!r}")
+        raise BadFrame(f"{name} is no whole number, but of type {type(value).__name__}")
     return value

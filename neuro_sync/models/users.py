@@ -86,4 +86,4 @@ class Subroles(Model):
 class NewAccount(Model):
     """The body of ``POST /users``."""
 
-    name: str
+    name: Annotated[str, Field(max_length=256)]

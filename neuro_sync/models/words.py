@@ -7,13 +7,15 @@ import re
 PIECE = re.compile(
     r"""
       (?P<space>[ \t\r\n]+)
-    | (?P<plain>[^ \t\r\n'"\\]+)
+    | (?P<bare>(?:[^ \t\r\n'"\\]+|\\.)+)
     | '(?P<single>[^']*)'
     | "(?P<double>[^"\\]*(?:\\.[^"\\]*)*)"
-    | \\(?P<escaped>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
+QUOTING = re.compile(r"""['"\\]""")
+BARE_WORD = re.compile(r"[^ \t\r\n]+")
+ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 IN_DOUBLE_QUOTES = re.compile(r'\\(["\\])')
 
 
@@ -25,6 +27,8 @@ def split_words(text: str) -> list[str]:
     Raises:
         ValueError: A quotation is not closed, or a backslash is the last character.
     """
+    if not QUOTING.search(text):  # which is several times as fast
+        return BARE_WORD.findall(text)
     words: list[str] = []
     word: list[str] | None = None
     at = 0
@@ -41,8 +45,11 @@ def split_words(text: str) -> list[str]:
             word = None
             continue
         part = piece[kind]
+        if kind != "single" and "\\" in part:
+            # Of a split by a pattern with a group, the parts and what the groups match are left.
+            part = "".join((ESCAPED if kind == "bare" else IN_DOUBLE_QUOTES).split(part))
         word = word or []
-        word.append(IN_DOUBLE_QUOTES.sub(r"\1", part) if kind == "double" else part)
+        word.append(part)
     if word is not None:
         words.append("".join(word))
     return words

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from neuro_sync import IllegalArgumentError
-from neuro_sync.client.ignore import IgnoreRules, Pattern, verdict
+from neuro_sync.client.ignore import IgnoreRules, Pattern, regex_parts, verdict
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,39 @@ from neuro_sync.client.ignore import IgnoreRules, Pattern, verdict
 def test_a_pattern(pattern: str, matching: list[str], others: list[str]) -> None:
     rule = Pattern(pattern, excludes=True)
     assert [path for path in [*matching, *others] if rule.matches(path)] == matching
+
+
+@settings(max_examples=500)
+@given(
+    st.text(st.sampled_from("aab**?//[]!-\\."), max_size=14),
+    st.lists(st.text(st.sampled_from("aab.-"), min_size=1, max_size=5), min_size=1, max_size=5),
+    st.booleans(),
+)
+@example("**/a/**/a/b", ["a", "b", "a", "a", "b"], False)
+@example("*a*ab", ["aab", "aaab"], True)
+def test_a_pattern_matches_what_its_plain_regular_expression_does(
+    pattern: str, names: list[str], is_dir: bool
+) -> None:
+    path = "/".join(names) + ("/" if is_dir else "")
+    plain = re.compile("".join(regex_parts(pattern)), re.DOTALL).fullmatch(path) is not None
+    assert Pattern(pattern, excludes=True).matches(path) == (plain and bool(pattern))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a" * 60 + "b", "a" * 250),
+        ("*" * 60 + "b", "a" * 250),
+        ("**/a/" * 30 + "b", "a/" * 400),
+        ("**/*a*a*b/" * 30 + "b", ("a" * 60 + "/") * 60),
+        ("*/**/" * 30 + "b", "a/" * 400),
+        ("[" * 20_000, "a"),
+    ],
+)
+def test_a_pattern_takes_no_more_than_linear_time(pattern: str, path: str) -> None:
+    begun = time.monotonic()
+    assert not Pattern(pattern, excludes=True).matches(path)
+    assert time.monotonic() - begun < 5
 
 
 def test_the_last_pattern_that_matches_decides() -> None:

@@ -352,6 +352,18 @@ def test_how_full_the_disk_is_is_told(session: Session) -> None:
     assert (info.cluster_name, info.project_name) == ("local", session.project_name)
 
 
+def test_a_pattern_searches_no_folder_for_each_way_to_it(
+    session: Session, root: str, folder: Path
+) -> None:
+    write(folder, {"a/" * 30 + "end": b""})
+    begun = time.monotonic()
+    with session.storage.glob(f"{root}/{'**/a/' * 6}*") as matches:
+        found = [match.path for match in matches]
+    assert len(found) == len(set(found)) == 25
+    assert found[-1].endswith("/a/end")
+    assert time.monotonic() - begun < 20  # it would be half a million listings
+
+
 def test_patterns_find_what_they_say(session: Session, root: str, folder: Path) -> None:
     names = ("a.txt", "b.txt", ".c.txt", "q?", "d/e/f.txt", "d/g.txt", ".h/i.txt", "d/.j/k.txt")
     write(folder, dict.fromkeys(names, b""))

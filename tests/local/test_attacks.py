@@ -92,6 +92,40 @@ def test_every_route_refuses_pages_of_others(target: LocalPlatform, header: dict
             assert status == 403, (method, path)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["Host: evil.example"],
+        ["Host: 127.0.0.1:{port}"],
+        ["HOST: localhost:{port}"],
+        ["Authorization: Bearer wrong"],
+        ["Origin: http://127.0.0.1:{port}", "Origin: http://evil.example"],
+        ["Content-Length: 0", "Content-Length: 5"],
+        ["Content-Length: 5", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: chunked", "Transfer-Encoding: identity"],
+        ["Content-Type: application/json", "Content-Type: text/plain"],
+    ],
+    ids=lambda fields: fields[-1],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_every_route_refuses_two_headers_of_which_one_decides(
+    target: LocalPlatform, fields: list[str], before: bool
+) -> None:
+    handshake = [
+        *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
+    more = [field.format(port=target.port) for field in fields]
+    for method, path in calls(target):
+        lines = head(target, method.replace("WS", "GET"), path).decode().split("\r\n")[:-2]
+        request, *usual = lines + (handshake if method == "WS" else [])
+        usual = [*more, *usual] if before else [*usual, *more]
+        with connection(target) as opened:
+            opened.sendall("\r\n".join([request, *usual, "", ""]).encode())
+            status = opened.recv(MIB).split(b" ")[1]
+        assert status == b"400", (method, path)
+
+
 INJECTION = "abc\r\nx-injected: yes\r\n\r\n\x1b[2J\x9b2J\N{RIGHT-TO-LEFT OVERRIDE}"
 
 

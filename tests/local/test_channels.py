@@ -668,4 +668,4 @@ def test_a_size_that_is_none_is_refused(
     query = {"w": size[0], "h": size[1], "stderr": "0"}
     status, body = dial.refused(run(FOREVER), path, cmd="true", **query)
     assert status == 400
-    assert "number of characters" in str(body)
+    assert "whole number from 0 to 65535" in str(body)

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urljoin
 from uuid import uuid4
 
 import psutil
@@ -177,6 +179,150 @@ def test_no_blob_is_mounted_from_where_the_caller_may_not_read(
         assert theirs.ask("GET", f"blobs/{digest}").status_code == 404
 
 
+FORM = "application/x-www-form-urlencoded"
+
+
+def multipart(**fields: str) -> dict[str, Any]:
+    parts = "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    )
+    body = f"{parts}--x--\r\n"
+    return {"data": body, "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+
+
+def form(content_type: str = FORM, **fields: str) -> dict[str, Any]:
+    return {"data": urlencode(fields), "headers": {"Content-Type": content_type}}
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        ("", lambda mount, source: form(**{"mount": mount, "from": source})),
+        (
+            "",
+            lambda mount, source: form(
+                f"{FORM}; charset=utf-8", **{"mount": mount, "from": source}
+            ),
+        ),
+        ("", lambda mount, source: form(FORM.upper(), **{"mount": mount, "from": source})),
+        ("", lambda mount, source: form(f"{FORM} ;x", **{"mount": mount, "from": source})),
+        ("", lambda mount, source: multipart(**{"mount": mount, "from": source})),
+        ("mount={mount}", lambda _, source: form(**{"from": source})),
+        ("from={source}", lambda mount, _: form(mount=mount)),
+        ("mount={mount}", lambda _, source: multipart(**{"from": source})),
+        ("mount={mount}&from={own}", lambda _, source: form(**{"from": source})),
+        ("mount={mount}&from={own}&from={source}", None),
+        ("mount={mount}&from={source}&from={own}", None),
+        ("mount={mount};from={source}", None),
+        ("a=b;mount={mount}&a=b;from={source}", None),
+        ("mount={mount}&from={own};from={source}", None),
+        ("mount={mount}&%66rom={source}", None),
+        ("%6dount={mount}&from={own}&%66%72om={source}", None),
+        ("mount={mount}&FROM={source}", None),
+        ("mount={mount}&from={own}%26from={source}", None),
+        ("mount={mount}&from={own}%00&from={source}", None),
+        ("mount={mount}&from={own}/../../../{source}", None),
+        ("mount={mount}&from=%2F{source}", None),
+        ("mount={mount}&from={source}%0A", None),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_no_blob_is_mounted_by_other_ways_to_say_it(
+    repository: Repository,
+    stranger: str,
+    method: str,
+    query: str,
+    options: Callable[[str, str], dict[str, Any]] | None,
+) -> None:
+    mount = repository.put_blob(b"secret layer")["digest"]
+    source = repository.name.removeprefix("/")
+    theirs = Repository(repository.platform, "copy", stranger)
+    theirs.put_blob(b"one of theirs")
+    own = theirs.name.removeprefix("/")
+    asked = query.format(mount=quote(mount), source=source, own=own)
+    given = options(mount, source) if options else {}
+    override = {"X-HTTP-Method-Override": "POST"} if method != "POST" else {}
+    given["headers"] = {**given.get("headers", {}), **override}
+    answer = theirs.ask(method, f"blobs/uploads/?{asked}", **given)
+    assert answer.status_code != 201
+    assert theirs.ask("HEAD", f"blobs/{mount}").status_code == 404
+
+
+def test_a_form_names_no_digest_of_an_upload(repository: Repository) -> None:
+    begun = repository.ask("POST", "blobs/uploads/")
+    url = urljoin(repository.url, begun.headers["Location"])
+    ended = repository.ask("PUT", url, **form(digest=digest_of(b"")))
+    assert ended.status_code == 400
+    assert ended.json()["errors"][0]["code"] == "DIGEST_INVALID"
+
+
+def test_the_registry_is_told_what_was_checked_and_nothing_else(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, dict[bytes, bytes]]] = []
+    original = local_registry.Registry.ask
+
+    async def ask(
+        self: local_registry.Registry, method: str, target: str, headers: Any = (), body: Any = None
+    ) -> local_registry.Answer:
+        asked.append((method, target, dict(headers)))
+        return await original(self, method, target, headers, body)
+
+    monkeypatch.setattr(local_registry.Registry, "ask", ask)
+    repository.put_image("v1", b"layer")
+    hostile = {
+        "X-Forwarded-Host": "evil.example.org",
+        "X-HTTP-Method-Override": "DELETE",
+        "Docker-Upload-UUID": "x",
+        "Forwarded": "host=evil.example.org",
+        "Content-Type": FORM,
+    }
+    for method, path in (
+        ("GET", "tags/list?n=1&x=y&last=a&_state=x"),
+        ("GET", "manifests/v1?from=a/b/c&ns=docker.io"),
+        ("POST", "blobs/uploads/?from=a/b/c&x=y"),
+        ("PUT", "manifests/v2?from=a/b/c"),
+    ):
+        repository.ask(method, path, headers=hostile, data=b"from=a/b/c")
+    targets = [target.partition("?")[2] for _, target, _ in asked[-4:]]
+    assert targets == ["n=1&last=a", "", "", ""]
+    told = {name: value for *_, headers in asked[-4:] for name, value in headers.items()}
+    known = {b"accept", b"user-agent", b"content-type", b"content-length"}
+    assert told.keys() == known
+    assert told[b"content-type"] == b"application/octet-stream"
+
+
+def test_a_path_that_is_written_otherwise_is_checked_as_it_is_read(
+    repository: Repository, stranger: str
+) -> None:
+    repository.put_image("v1", b"secret layer")
+    theirs = Repository(repository.platform, "copy", stranger)
+    theirs.put_image("v1", b"one of theirs")
+    root = repository.url.partition("/v2/")[0]
+    source, own = repository.name, theirs.name
+    for path in (
+        source.replace("/", "%2f").replace("%2f", "/", 1) + "/manifests/v1",
+        f"{own}/..{source}/manifests/v1",
+        f"{own}/%2e%2e{source}/manifests/v1",
+        f"{own}/manifests/..{source}/manifests/v1",
+        f"{own}/manifests/%2e%2e%2f%2e%2e%2f..{source}/manifests/v1",
+        f"{own}/blobs/uploads/..",
+        f"{own}/blobs/uploads/.",
+        f"/{source}/manifests/v1",
+        f"{own}//manifests/v1",
+        f"{own}/manifests/v1%00",
+        f"{own}/manifests/v1%0a",
+        f"{own}/manifests/v1%3fx=y",
+    ):
+        prepared = requests.Request("GET", root, auth=("x", stranger)).prepare()
+        prepared.url = f"{root}/v2{path}"
+        with requests.Session() as session:
+            answer = session.send(prepared, timeout=DEADLINE, allow_redirects=False)
+        assert answer.status_code in (400, 403, 404), path
+        assert "secret layer" not in answer.text
+
+
 def test_the_catalog_can_be_read_in_pages(repository: Repository) -> None:
     names = sorted(f"{repository.name}/{letter}".removeprefix("/") for letter in "abcde")
     for name in names:
@@ -193,7 +339,7 @@ def test_the_catalog_can_be_read_in_pages(repository: Repository) -> None:
     assert [name for name in found if name in names] == names
     other = repository.ask("GET", f"{base}/v2/_catalog?project=no-such-project").json()
     assert other == {"repositories": []}
-    for wrong in ("color=red", "n=0", "n=two"):
+    for wrong in ("color=red", "n=0", "n=two", f"n={'9' * 5000}"):
         assert repository.ask("GET", f"{base}/v2/_catalog?{wrong}").status_code == 400
 
 

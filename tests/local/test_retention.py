@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_removed_keeps_its_row(
     with closing(Store(tmp_path / "platform.db", durable=False)) as store:
         store.add(finished("job-1"), ())
         (tmp_path / "jobs" / "job-1").mkdir(parents=True)
-        monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+        monkeypatch.setattr("neuro_sync.local.retention.remove_tree", lambda _: None)
         pruner = Pruner(store, tmp_path, Retention(keep=0))
         (batch,) = pruner.batches(datetime.now(timezone.utc))
         assert pruner.remove_folders(batch) == []

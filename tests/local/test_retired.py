@@ -129,3 +129,17 @@ def test_a_job_without_a_terminal_can_be_resized_to_no_effect(old: Old, run: Run
         assert (answer.status_code, answer.json()) == (200, None)
     assert old.send("POST", f"{job}/resize?w=wide").status_code == 400
     assert old.send("POST", f"{job}/any/exec_resize?w=80").status_code == 400
+
+
+def test_commands_that_are_never_started_do_not_fill_the_memory(old: Old, run: Run) -> None:
+    job = run("sleep 600").id
+    first = old.create(job, "first")
+    second = old.create(job, "second")
+    word = "a" * 100_000
+    for _ in range(4):
+        old.create(job, " ".join([word] * 10))
+    assert old.inspect(job, second)["entrypoint"] == "second"
+    for _ in range(2):
+        old.create(job, " ".join([word] * 10))
+    for forgotten in (first, second):
+        assert old.send("GET", f"{job}/{forgotten}/exec_inspect").status_code == 404

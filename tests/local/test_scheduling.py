@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
@@ -300,6 +301,40 @@ def test_who_has_as_many_jobs_as_he_may_is_refused() -> None:
             assert machine.wait(job).status is JobStatus.SUCCEEDED
         machine.start("true")
         machine.kill(jobs[1])
+
+
+def test_the_jobs_of_a_users_roles_count_as_those_of_the_user() -> None:
+    with machine_with(cores=8, total_running_jobs=2) as machine:
+        platform = machine.platform
+        user = f"u{uuid4().hex[:12]}"
+        tokens = {user: platform.add_user(user)}
+
+        def ask(who: str, path: str, body: object) -> requests.Response:
+            headers = {"Authorization": f"Bearer {tokens[who]}"}
+            return requests.post(platform.url + path, json=body, headers=headers, timeout=10)
+
+        for name in ("one", "two"):
+            role = f"{user}/roles/{name}"
+            assert ask(user, "/users", {"name": role}).status_code == 201
+            grant = {"uri": f"job://local/local/{user}", "action": "write"}
+            role_path = f"/users/{role.replace('/', ':')}"
+            assert ask(user, f"{role_path}/permissions", [grant]).status_code == 201
+            tokens[role] = ask(user, f"{role_path}/token", {}).json()["access_token"]
+
+        def start(who: str, **options: object) -> requests.Response:
+            spec = {"image": "any", "command": "sleep 60", "preset_name": "cpu-small", **options}
+            return ask(who, "/jobs?from_preset", spec)
+
+        role, other = [name for name in tokens if name != user]
+        assert start(role).status_code == 202
+        assert start(other).status_code == 202
+        for who in tokens:
+            refused = start(who)
+            assert refused.status_code == 400
+            assert refused.json()["error"] == f"Jobs limit quota exceeded for user {user!r}"
+        waiting = start(role, wait_for_jobs_quota=True)
+        assert waiting.json()["history"]["reason"] == "Creating"  # it has no seat yet
+        assert machine.start("true").status is PENDING  # another user's quota is another one
 
 
 SNAPSHOTS = "sh -c 'trap \"echo snapshot; exit 1\" TERM; echo work; sleep 60 & wait'"

@@ -275,6 +275,63 @@ def test_a_wide_and_a_deep_tree_are_removed(wire: Wire) -> None:
     assert not (wire.folder / "wide").exists()
 
 
+def dig(folder: Path, depth: int, name: str = "d") -> None:
+    """Make folders within each other, as a job can: deeper than any path may say."""
+    above = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=above)
+        below = os.open(name, os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=above))
+    os.close(above)
+
+
+@pytest.mark.parametrize("headers", [{}, NDJSON])
+@pytest.mark.parametrize(("depth", "name"), [(5000, "d"), (200, "d" * 255)])
+def test_a_tree_that_is_deeper_than_any_path_is_removed(
+    wire: Wire, headers: dict[str, str], depth: int, name: str
+) -> None:
+    (wire.folder / "tree/aside").mkdir(parents=True)
+    dig(wire.folder / "tree", depth, name)
+    answer = wire("DELETE", "tree", headers=headers)
+    assert answer.status_code == (200 if headers else 204)
+    assert list(wire.folder.iterdir()) == []
+    if headers:
+        reported = [json.loads(line)["path"] for line in answer.content.splitlines()]
+        assert reported[-1] == f"{wire.path}/tree"
+        assert {f"{wire.path}/tree/aside", f"{wire.path}/tree/{name}"} <= set(reported)
+
+
+def test_what_is_made_at_the_longest_path_is_removed_and_a_longer_path_is_refused(
+    wire: Wire,
+) -> None:
+    left = 4095 - len(wire.path.lstrip("/")) - 1
+    path = "/".join("d" * ((left + 1) // 2))
+    path += "d" * (left - len(path))
+    assert wire("PUT", path, op="MKDIRS").status_code == 201
+    for method, op in (("PUT", "MKDIRS"), ("PUT", None), ("GET", "LISTSTATUS"), ("DELETE", None)):
+        refused = wire(method, f"{path}/d", op=op)
+        assert refused.status_code == 400
+        assert refused.json()["errno"] == "ENAMETOOLONG"
+    moved = wire("POST", path, params={"destination": f"/{'d/' * 3000}"})
+    assert moved.json()["errno"] == "ENAMETOOLONG"
+    assert wire("DELETE", "d").status_code == 204
+    assert list(wire.folder.iterdir()) == []
+
+
+def test_trees_that_were_moved_into_each_other_are_removed(wire: Wire) -> None:
+    path = "/".join("d" * 1000)
+    assert wire("PUT", f"0/{path}", op="MKDIRS").status_code == 201
+    for number in range(1, 5):
+        assert wire("PUT", f"{number}/{path}", op="MKDIRS").status_code == 201
+        inside = f"{wire.path}/{number}/{path}/in"
+        moved = wire("POST", str(number - 1), params={"destination": inside})
+        assert moved.status_code == 204, moved.text
+    assert wire("DELETE", "4").status_code == 204
+    assert list(wire.folder.iterdir()) == []
+
+
 def test_what_moves_replaces_only_what_it_may(wire: Wire) -> None:
     def move(source: str, destination: str) -> tuple[int, Any]:
         answer = wire("POST", source, params={"destination": destination})

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Response, WebSocket
 
 from neuro_sync.errors import IllegalArgumentError, ResourceNotFound
 from neuro_sync.local.access import SUBPROTOCOL_PREFIX, Asking
+from neuro_sync.local.arguments import check_words
 from neuro_sync.local.runtimes.base import USUAL_SIZE, Channel
 from neuro_sync.models import frames
 from neuro_sync.models.frames import BadFrame, EndOfInput, Exited, Input, Resize
@@ -98,10 +99,12 @@ async def exec(id: str, websocket: WebSocket, jobs: Service, caller: Asking, cmd
 def arguments(job_id: str, command: str) -> list[str]:
     """Split a command by a shell's rules of quoting; no shell is involved."""
     try:
-        return split_words(command)
+        words = split_words(command)
     except ValueError as error:
         # Not 400: with the hosted platform it is the container's engine that refuses it.
         raise ResourceNotFound(f"Exec container '{job_id}' client error: {error}") from error
+    check_words("command", words)
+    return words
 
 
 @router.websocket("/{id}/attach")
@@ -181,7 +184,9 @@ async def _converse(
             try:
                 request = frames.from_client(message["bytes"])
             except BadFrame as error:
-                await websocket.close(UNSUPPORTED_DATA, str(error)[:100])
+                # A reason has at most 123 bytes.
+                reason = str(error).encode("ascii", "backslashreplace")[:123].decode()
+                await websocket.close(UNSUPPORTED_DATA, reason)
                 return
             match request:
                 case Resize(height, width):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -11,7 +10,7 @@ from fastapi.responses import PlainTextResponse
 from neuro_sync.errors import ResourceNotFound
 from neuro_sync.local.access import Asking, Caller
 from neuro_sync.local.answers import JSON
-from neuro_sync.local.disks import DiskStore, used_bytes
+from neuro_sync.local.disks import DiskStore
 from neuro_sync.local.permissions import Resource
 from neuro_sync.models.disks import Disk, NewDisk
 from neuro_sync.models.users import Action
@@ -95,6 +94,5 @@ def _not_found(id_or_name: str) -> Response:
 
 
 async def _describe(disks: DiskStore, disk: Disk) -> str:
-    used = await asyncio.to_thread(used_bytes, disks.path(disk.id))
-    measured = disk.model_copy(update={"used_bytes": used})
+    measured = disk.model_copy(update={"used_bytes": await disks.used_bytes(disk.id)})
     return measured.model_dump_json(exclude={"cluster_name"})

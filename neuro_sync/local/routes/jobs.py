@@ -7,15 +7,16 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Annotated, Any, NoReturn
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 
 from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.local.access import Asking, Caller
-from neuro_sync.local.answers import JSON, bad_request
+from neuro_sync.local.answers import JSON
+from neuro_sync.local.arguments import check_workload
 from neuro_sync.local.jobs import JobService
 from neuro_sync.local.store import JobFilter
 from neuro_sync.models.jobs import (
@@ -28,8 +29,8 @@ from neuro_sync.models.jobs import (
 )
 from neuro_sync.models.users import Action
 
-from .bodies import body_of, described, read_body
-from .values import flag, instant, name_of
+from .bodies import body_of, described, read_json, validated
+from .values import SHOWN, check_count, flag, instant, name_of, shown
 
 router = APIRouter(prefix="/jobs")
 
@@ -59,16 +60,12 @@ def _body_schema() -> dict[str, Any]:
 async def start(request: Request, jobs: Service, caller: Asking) -> Response:
     """Start a job; with ``?from_preset`` the body is flat and names a preset."""
     model = JobStart if "from_preset" in request.query_params else JobRun
-    spec = _read(model, await read_body(request, LARGEST_JOB))
+    spec = await read_json(request, partial(_read, model), LARGEST_JOB)
     row = jobs.start(spec, caller)
     return Response(jobs.answer(row), status_code=202, media_type=JSON)
 
 
-def _read(model: type[JobStart | JobRun], body: bytes) -> JobStart | JobRun:
-    try:
-        data = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise IllegalArgumentError(str(error)) from error
+def _read(model: type[JobStart | JobRun], data: Any) -> JobStart | JobRun:
     if not isinstance(data, dict):
         raise IllegalArgumentError("the body should be a JSON object")
     if model is JobStart and "container" in data:
@@ -78,14 +75,9 @@ def _read(model: type[JobStart | JobRun], body: bytes) -> JobStart | JobRun:
     if model is JobStart and isinstance(resources, dict) and set(resources) - {"shm"}:
         raise IllegalArgumentError("Both preset and resources are not allowed")
     _fill_in(data.get("container") if model is JobRun else data)
-    try:
-        return model.from_request(json.dumps(data).encode())
-    except ValidationError as error:
-        raise bad_request(error) from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    spec = validated(model, data)
+    check_workload(spec.container if isinstance(spec, JobRun) else spec)
+    return spec
 
 
 def _refuse_null(fields: dict[str, Any]) -> None:
@@ -138,6 +130,8 @@ async def list_jobs(
     limit: str | None = None,
 ) -> Response:
     """List jobs, as JSON lines where the caller accepts them."""
+    for values in (status, tag, owner, base_owner, cluster_name, org_name, project_name):
+        check_count(values)
     if hostname is not None and (name or project_name or cluster_name or since or until):
         raise IllegalArgumentError("Invalid request")
     wanted = JobFilter(
@@ -186,13 +180,15 @@ async def list_jobs(
 def _status(value: str) -> str:
     if value not in {status.value for status in JobStatus.items()}:
         known = ", ".join(sorted(status.value for status in JobStatus.items()))
-        raise IllegalArgumentError(f"{value!r} is not a valid JobStatus; there are {known}")
+        raise IllegalArgumentError(f"{shown(value)} is not a valid JobStatus; there are {known}")
     return value
 
 
 def _limit(value: str | None) -> int | None:
     if value is None:
         return None
+    if len(value) > SHOWN:
+        raise IllegalArgumentError(f"limit is a number, and not one of {len(value)} digits")
     try:
         limit = int(value)
     except ValueError as error:

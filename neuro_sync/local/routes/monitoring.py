@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
@@ -14,15 +15,18 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
+from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.local.access import Asking, Caller
 from neuro_sync.local.jobs import JobService
 from neuro_sync.models.users import Action
 
-from .values import instant, stream_flag
+from .values import instant, shown, stream_flag
 
 router = APIRouter(prefix="/monitoring/jobs")
 
 LOG_PROTOCOL = "logs.apolo.us"
+SEPARATOR = r"[ -~]{0,1000}"
+"""What can be the value of a header."""
 
 
 async def service(connection: HTTPConnection) -> JobService:
@@ -45,6 +49,10 @@ async def log(
 ) -> StreamingResponse:
     """Send a job's log from its beginning, and what is written from then on until its end."""
     pieces = _pieces(jobs, id, caller, since, timestamps, debug)
+    if separator is not None and not re.fullmatch(SEPARATOR, separator):
+        raise IllegalArgumentError(
+            f"'separator' should be up to 1000 printable ASCII characters, not {shown(separator)}"
+        )
     # Nothing is archived here, so the line between archive and live part is never sent.
     line = f"=== Live logs ==={secrets.token_hex(30)}" if separator is None else separator
     headers = {"content-type": "text/plain; charset=utf-8", "x-separator": line}

@@ -11,6 +11,7 @@ from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.local.access import Asking
 
 from .monitoring import Service
+from .values import shown, whole_number
 from .websockets import LARGEST, refuse_plain_requests, until_one_ends
 
 router = APIRouter(prefix="/monitoring/jobs")
@@ -35,11 +36,13 @@ async def port_forward(
     id: str, port: str, websocket: WebSocket, jobs: Service, caller: Asking
 ) -> None:
     """Carry bytes to and from a port of a job; the end of either side ends both."""
-    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise PortRefused(f"Invalid port number {port!r}")
+    try:
+        number = whole_number("port", port, least=1, most=65535)
+    except IllegalArgumentError:
+        raise PortRefused(f"Invalid port number {shown(port)}") from None
     job = jobs.running(id, caller)
     try:
-        reader, writer = await jobs.runtime.dial(job.id, int(port))
+        reader, writer = await jobs.runtime.dial(job.id, number)
     except OSError as error:
         raise PortRefused(f"Cannot connect to port {port}", error) from error
     try:

@@ -28,6 +28,8 @@ router = APIRouter(prefix="/monitoring/jobs")
 
 REMEMBERED = 1000
 """Commands; of more the oldest are forgotten."""
+REMEMBERED_CHARACTERS = 2**22
+"""Characters of all of them together; one alone has at most a quarter."""
 
 refuse_plain_requests(router, "/{id}/{exec_id}/exec_start")
 
@@ -75,11 +77,15 @@ class Execs:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Exec] = {}
+        self._characters = 0
+        """Of all commands together."""
 
     def add(self, command: Exec) -> None:
         self._by_id[command.id] = command
-        for id in list(self._by_id)[:-REMEMBERED]:
-            del self._by_id[id]
+        self._characters += len(command.spec.command)
+        while len(self._by_id) > REMEMBERED or self._characters > REMEMBERED_CHARACTERS:
+            oldest = self._by_id.pop(next(iter(self._by_id)))
+            self._characters -= len(oldest.spec.command)
 
     def find(self, job_id: str, id: str) -> Exec:
         command = self._by_id.get(id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -32,6 +31,7 @@ from neuro_sync.errors import (
 from neuro_sync.local.access import Caller
 from neuro_sync.local.answers import JSON, http_date
 from neuro_sync.local.disk_space import is_full, why_not_written
+from neuro_sync.local.executors import Work, submit
 from neuro_sync.local.http import file_sender
 from neuro_sync.local.permissions import Resource
 from neuro_sync.local.storage import (
@@ -127,9 +127,9 @@ class Call(NamedTuple):
 async def storage(request: Request) -> Response:
     """Carry out the operation that the query names."""
     _, _, path = unquote_to_bytes(request.scope["raw_path"]).partition(PREFIX.encode())
-    parts = parts_of(path.decode("utf-8", "surrogateescape"))
-    call = Call(request, request.app.state.storage, parts)
-    with refusals(call.storage), suppress(ClientDisconnect):
+    folder: StorageFolder = request.app.state.storage
+    with refusals(folder), suppress(ClientDisconnect):
+        call = Call(request, folder, parts_of(path.decode("utf-8", "surrogateescape")))
         handle = HANDLERS.get(_operation(request.method, request.scope["query_string"]))
         if handle is None:
             raise NotSupported(
@@ -249,7 +249,7 @@ async def list_status(call: Call) -> Response:
     call.require(Action.LIST)
     entries = _visible(call)
     try:
-        first = await asyncio.to_thread(_take, entries, FIRST_ENTRIES)
+        first = await submit(Work.FOLDERS, _take, entries, FIRST_ENTRIES)
     except FileNotFoundError as error:
         if call.wants_lines:
             raise StorageNotFound("Not found", payload={"errno": "ENOENT"}) from error
@@ -257,10 +257,10 @@ async def list_status(call: Call) -> Response:
     describe = _describer(call)
     if call.wants_lines:
         # Not media_type: the protocol wants it without a charset.
-        lines = _lines(first, entries, lambda entry: {"FileStatus": describe(entry)})
+        lines = _lines(Work.FOLDERS, first, entries, lambda entry: {"FileStatus": describe(entry)})
         return StreamingResponse(lines, headers={"content-type": NDJSON})
     statuses = [describe(entry) for entry in first]
-    while page := await asyncio.to_thread(_take, entries, ENTRIES):
+    while page := await submit(Work.FOLDERS, _take, entries, ENTRIES):
         statuses += [describe(entry) for entry in page]
     return _json({"FileStatuses": {"FileStatus": statuses}})
 
@@ -305,7 +305,7 @@ async def get_file_status(call: Call) -> Response:
 
 async def get_disk_usage(call: Call) -> Response:
     call.require(Action.LIST)
-    usage = await asyncio.to_thread(call.storage.usage, call.parts)
+    usage = await submit(Work.FOLDERS, call.storage.usage, call.parts)
     return _json(usage._asdict())
 
 
@@ -319,7 +319,7 @@ async def create(call: Call) -> Response:
             new.write(first)
             new.commit()
     else:
-        file = await asyncio.to_thread(call.storage.create, call.parts)
+        file = await submit(Work.UPLOADS, call.storage.create, call.parts)
         await _receive(file, first, body)
     return PlainTextResponse("201: Created", status_code=201)
 
@@ -336,7 +336,7 @@ async def write(call: Call) -> Response:
     if "content-range" not in headers:
         raise IllegalArgumentError("Required header Content-Range")
     start, length = _content_range(headers["content-range"])
-    file = await asyncio.to_thread(call.storage.write, call.parts, start)
+    file = await submit(Work.UPLOADS, call.storage.write, call.parts, start)
     body = _Batches(call.request, length)
     await _receive(file, await body.next(), body)
     return PlainTextResponse("200: OK")
@@ -378,12 +378,12 @@ async def _receive(file: WrittenFile, batch: list[bytes], body: _Batches) -> Non
     """Write batches, receiving the next one meanwhile."""
     try:
         while batch:
-            writing = asyncio.ensure_future(asyncio.to_thread(file.write, batch))
+            writing = submit(Work.UPLOADS, file.write, batch)
             try:
                 batch = await body.next()
             finally:
                 await writing
-        await asyncio.to_thread(file.commit)
+        await submit(Work.UPLOADS, file.commit)
     finally:
         file.close()
 
@@ -399,11 +399,11 @@ async def delete(call: Call) -> Response:
     call.require(Action.WRITE)
     recursive = flag(call.request.query_params.get("recursive", "true"))
     removed = call.storage.remove(call.parts, recursive=recursive)
-    first = await asyncio.to_thread(_take, removed, FIRST_ENTRIES)
+    first = await submit(Work.DELETIONS, _take, removed, FIRST_ENTRIES)
     if call.wants_lines:
-        lines = _lines(first, removed, lambda item: dict(item._asdict()))
+        lines = _lines(Work.DELETIONS, first, removed, lambda item: dict(item._asdict()))
         return StreamingResponse(lines, headers={"content-type": NDJSON})
-    while await asyncio.to_thread(_take, removed, ENTRIES):
+    while await submit(Work.DELETIONS, _take, removed, ENTRIES):
         pass
     return Response(status_code=204)
 
@@ -417,7 +417,7 @@ async def rename(call: Call) -> Response:
     above = "" if destination.startswith("/") else "/".join(call.parts[:-1])
     target = parts_of(f"{above}/{destination}")
     call.require(Action.WRITE, target)
-    await asyncio.to_thread(call.storage.rename, call.parts, target)
+    await submit(Work.FOLDERS, call.storage.rename, call.parts, target)
     return Response(status_code=204)
 
 
@@ -432,13 +432,13 @@ def _destination(request: Request) -> str | None:
 
 
 async def _lines(
-    page: list[T], rest: Iterator[T], line: Callable[[T], dict[str, object]]
+    work: Work, page: list[T], rest: Iterator[T], line: Callable[[T], dict[str, object]]
 ) -> AsyncIterator[bytes]:
     """Yield a line of JSON for each item; a failure is the last line."""
     try:
         while page:
             yield b"".join(json.dumps(line(item)).encode() + b"\r\n" for item in page)
-            page = await asyncio.to_thread(_take, rest, ENTRIES)
+            page = await submit(work, _take, rest, ENTRIES)
     except OSError as error:
         failure = {"error": error.strerror or str(error), "errno": os_error_name(error)}
         yield json.dumps(failure).encode()

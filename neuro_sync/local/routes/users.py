@@ -9,20 +9,30 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
 from neuro_sync.errors import IllegalArgumentError, NotSupported
-from neuro_sync.local.access import Asking, Caller
+from neuro_sync.local.access import Asking, Caller, user_of
 from neuro_sync.local.answers import JSON, bad_request
 from neuro_sync.local.permissions import Permission as Grant
 from neuro_sync.local.permissions import Resource, role_resource
 from neuro_sync.local.users import Users
 from neuro_sync.models.users import Action, NewAccount, Permission
 
-from .bodies import body_of, described, read_body
-from .values import flag
+from .bodies import body_of, described, read_body, read_json
+from .values import check_count, flag, whole_number
 
 router = APIRouter(prefix="/users")
 
 _PERMISSIONS = TypeAdapter(list[Permission])
 
+
+MOST_ROLES = 1000
+"""Roles of a user."""
+MOST_GRANTS = 10_000
+"""Permissions that were granted to a user and the user's roles together; they are kept in memory,
+and read again after each change."""
+LONGEST_ADDRESS = 2**14
+"""Characters."""
+DEEPEST_ADDRESS = 128
+"""Names; a tree of permissions is nested so deep."""
 
 _PERMISSION = {
     "type": "object",
@@ -48,6 +58,7 @@ async def add(request: Request, users: Service, caller: Asking) -> Response:
     name = (await body_of(NewAccount, request)).name
     caller.require(Action.MANAGE, _resource(name))
     if "/" in name:
+        _check_roles(users, user_of(name))
         users.accounts.add_role(name)
     else:
         users.accounts.add_user(name)
@@ -103,11 +114,9 @@ async def tree(
     user: str, users: Service, caller: Asking, uri: str = "", depth: str | None = None
 ) -> Response:
     """Tell the same as a tree of what lies below an address."""
-    resource = Resource.parse(uri)
-    if depth is not None and not (depth.isascii() and depth.isdigit()):
-        raise IllegalArgumentError(f"'depth' should be a number of levels, not {depth!r}")
+    resource = _address(uri)
+    levels = None if depth is None else whole_number("depth", depth)
     grants = _seen(user, users, caller).grants
-    levels = None if depth is None else int(depth)
     path = "/" + "/".join(resource.parts[1:])
     return _json({"path": path, **grants.tree(resource, levels)})
 
@@ -118,6 +127,8 @@ async def share(user: str, request: Request, users: Service, caller: Asking) -> 
     grants = await _grants(request)
     caller.require_all((Action.MANAGE, resource) for resource, _ in grants)
     name = _name(user)
+    known = users.accounts.grants()
+    _check_grants(name, {**known, name: [*known.get(name, ()), *grants]})
     users.accounts.grant(name, grants)
     resulting = users.caller(name).grants
     answer = [_wire((resource, resulting.action_on(resource))) for resource, _ in grants]
@@ -129,9 +140,11 @@ async def replace(user: str, request: Request, users: Service, caller: Asking) -
     """Grant exactly these permissions, and no others from now on."""
     grants = await _grants(request)
     name = _name(user)
-    taken = [resource for resource, _ in users.accounts.grants().get(name, ())]
+    known = users.accounts.grants()
+    taken = [resource for resource, _ in known.get(name, ())]
     changed = dict.fromkeys([*taken, *(resource for resource, _ in grants)])
     caller.require_all((Action.MANAGE, resource) for resource in changed)
+    _check_grants(name, {**known, name: grants})
     users.accounts.replace(name, grants)
     return Response(status_code=204)
 
@@ -146,7 +159,8 @@ async def revoke(
     """Take back what was granted on exactly these addresses."""
     if not uri:
         raise IllegalArgumentError("revoke what? There is no 'uri' in the query")
-    resources = [Resource.parse(text) for text in uri]
+    check_count(uri)
+    resources = [_address(text) for text in uri]
     caller.require_all((Action.MANAGE, resource) for resource in resources)
     users.accounts.revoke(_name(user), resources)
     return Response(status_code=204)
@@ -170,6 +184,23 @@ async def token(user: str, request: Request, users: Service, caller: Asking) -> 
     return _json({"access_token": users.accounts.add_token(name, parent=caller.token_digest)})
 
 
+def _check_roles(users: Users, owner: str) -> None:
+    roles = [name for name in users.accounts.names() if name.startswith(f"{owner}/")]
+    if len(roles) >= MOST_ROLES:
+        raise IllegalArgumentError(f"{owner} has {len(roles)} roles, and no user may have more")
+
+
+def _check_grants(name: str, granted: dict[str, list[Grant]]) -> None:
+    """Check how many permissions a user would have."""
+    owner = user_of(name)
+    count = sum(len(grants) for account, grants in granted.items() if user_of(account) == owner)
+    if count > MOST_GRANTS:
+        raise IllegalArgumentError(
+            f"{owner} and the user's roles may have {MOST_GRANTS} permissions, and would have "
+            f"{count}"
+        )
+
+
 def _name(user: str) -> str:
     """Read a name as paths have it: a role's with colons."""
     return user.replace(":", "/")
@@ -187,16 +218,33 @@ def _seen(user: str, users: Users, caller: Caller) -> Caller:
 
 
 def _filter(uri: str | None) -> Resource | None:
-    return None if uri is None else Resource.parse(uri)
+    return None if uri is None else _address(uri)
+
+
+def _address(uri: str) -> Resource:
+    """Read an address, of a length and depth within limits."""
+    if len(uri) > LONGEST_ADDRESS:
+        raise IllegalArgumentError(
+            f"an address has at most {LONGEST_ADDRESS} characters, and one has {len(uri)}"
+        )
+    resource = Resource.parse(uri)
+    if len(resource.parts) > DEEPEST_ADDRESS:
+        raise IllegalArgumentError(
+            f"an address has at most {DEEPEST_ADDRESS} names, and one has {len(resource.parts)}"
+        )
+    return resource
 
 
 async def _grants(request: Request) -> list[Grant]:
-    body = await read_body(request)
+    return await read_json(request, _read_grants)
+
+
+def _read_grants(value: Any) -> list[Grant]:
     try:
-        permissions = _PERMISSIONS.validate_json(body, by_name=False, by_alias=True)
+        permissions = _PERMISSIONS.validate_json(json.dumps(value), by_name=False, by_alias=True)
     except ValidationError as error:
         raise bad_request(error) from error
-    return [(Resource.parse(str(item.uri)), item.action) for item in permissions]
+    return [(_address(str(item.uri)), item.action) for item in permissions]
 
 
 def _wire(permission: Grant) -> dict[str, str]:

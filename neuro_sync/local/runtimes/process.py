@@ -30,9 +30,10 @@ from typing import BinaryIO, NoReturn, cast
 from neuro_sync.errors import IllegalArgumentError, NeuroError, NotSupported, ResourceNotFound
 from neuro_sync.local import durable_files
 from neuro_sync.local.clock import wall_time
-from neuro_sync.local.durable_files import remove_tree
+from neuro_sync.local.executors import Work, submit
 from neuro_sync.local.lifecycle import CouldNotRun, Event, Exited, Failed, Started, Vanished
 from neuro_sync.local.telemetry import Meter
+from neuro_sync.local.trees import remove_tree
 from neuro_sync.models.frames import Resize
 from neuro_sync.models.jobs import Container
 from neuro_sync.models.words import split_words
@@ -104,7 +105,7 @@ class ProcessRuntime:
         self._trash = folder / "trash"
         durable_files.make_folder(self._trash)
         for old in self._trash.iterdir():
-            asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
+            submit(Work.CLEANING, remove_tree, old)
         try:
             self._sandbox = await asyncio.to_thread(self._make_sandbox)
         except NoSandbox as error:
@@ -420,7 +421,7 @@ class ProcessRuntime:
             old = self._trash / str(uuid.uuid4())
             with suppress(FileNotFoundError):
                 (job / name).replace(old)
-                asyncio.get_running_loop().run_in_executor(None, remove_tree, old)
+                submit(Work.CLEANING, remove_tree, old)
 
 
 class _Supervised:
