@@ -24,6 +24,32 @@ ROOT = Path(__file__).parents[2]
 NEURO = [sys.executable, "-m", "neuro_sync"]
 
 
+def test_up_tells_where_jobs_are_not_kept_apart(tmp_path: Path) -> None:
+    """Without bubblewrap they can read the token, and as root everything."""
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "cat"):
+        (tmp_path / "bin" / name).symlink_to(f"/bin/{name}")
+    with subprocess.Popen(
+        [*NEURO, "local", "up", "--port", "0", "--state", str(tmp_path / "state")],
+        env={**os.environ, "PATH": str(tmp_path / "bin")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout
+        told = ""
+        while "Warning" not in told:
+            line = process.stdout.readline()
+            assert line, told
+            told += line
+        process.terminate()
+        told += process.stdout.read()
+    words = " ".join(told.split())
+    assert "Warning: jobs are not kept apart from this machine" in words
+    assert "this platform's token and secrets too" in words
+    assert "it is not installed; install it (apt-get install bubblewrap)" in words
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_tells_how_to_use_it_and_ends_on_a_signal(tmp_path: Path, number: int) -> None:
     state = tmp_path / "state"

@@ -24,6 +24,7 @@ NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-pa
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt"),
     *("/nix", "/gnu", "/run/current-system", "/run/opengl-driver"),
+    *("/var/lib/ca-certificates", "/var/lib/texmf"),
 )
 """Where systems keep programs, libraries and settings; what a machine lacks is left out."""
 PYTHON_PARTS = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")
