@@ -17,6 +17,7 @@ from neuro_sync.transport.tokens import user_of
 from neuro_sync.version import __version__
 
 from . import file_lock
+from .local_folder import is_trusted
 
 if TYPE_CHECKING:
     import sqlite3
@@ -171,6 +172,7 @@ class LoginStore:
 
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_owners()
             with self.lock():
                 if not self._replaced_row(login, now):
                     self._replace_file(login, now)
@@ -179,6 +181,21 @@ class LoginStore:
                 f"the login cannot be saved in {self.folder} ({error}); name another folder "
                 f"with path=..., or in the variable {FAMILIES[0][0]}"
             ) from error
+
+    def _check_owners(self) -> None:
+        """Raise if another user could read or exchange what is about to be written.
+
+        Raises:
+            ConfigError: The folder or a file of the database is another user's, or a link of one.
+        """
+        for path in (self.folder, self.file, *(self.folder / name for name in COMPANIONS)):
+            with suppress(FileNotFoundError):
+                is_foreign_link = path.is_symlink() and not is_trusted(path.lstat())
+                if is_foreign_link or not _may_be_used(path.stat()):
+                    raise ConfigError(
+                        f"no login is saved in {self.folder}: {path} belongs to another user; "
+                        f"name a folder of your own in the variable {FAMILIES[0][0]}"
+                    )
 
     def _replaced_row(self, login: SavedLogin, now: float) -> bool:
         import sqlite3
@@ -241,6 +258,7 @@ class LoginStore:
     def _changing(self, url: str, username: str) -> Iterator[sqlite3.Connection]:
         import sqlite3
 
+        self._check_owners()
         try:
             with _transaction(self.file) as database:
                 row = database.execute("SELECT url, token FROM main").fetchone()
@@ -268,11 +286,13 @@ class LoginStore:
         """Keep other processes from the same; where nothing can be written, nobody needs it."""
         descriptor = None
         with suppress(OSError):
-            # A link may lead to a file that another user has locked; Windows has no such flag.
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            # A link may lead to a file that another user has locked; Windows has no such flags.
+            flags = os.O_RDWR | os.O_CREAT
+            flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             descriptor = os.open(self.folder / LOCK, flags, 0o600)
         try:
-            if descriptor is not None:
+            # One of another user may be locked for ever.
+            if descriptor is not None and _may_be_used(os.fstat(descriptor)):
                 file_lock.lock(descriptor)
             yield
         finally:
@@ -282,6 +302,11 @@ class LoginStore:
 
     def __repr__(self) -> str:
         return f"<LoginStore {self.file}>"
+
+
+def _may_be_used(status: os.stat_result) -> bool:
+    """Return whether a file or folder is ours or root's; root works with those of all users."""
+    return is_trusted(status) or (hasattr(os, "geteuid") and os.geteuid() == 0)
 
 
 @contextmanager
