@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuro_sync.errors import ConfigError
+from neuro_sync.secret_text import SecretText
 from neuro_sync.transport.tokens import user_of
 from neuro_sync.version import __version__
 
@@ -78,10 +79,10 @@ class SavedLogin:
     """Who is logged in where, and what was current; one row of the official clients' table."""
 
     url: str
-    token: str = field(repr=False)
+    token: SecretText
     expiration_time: float
     """Seconds since 1970 after which the token is renewed before it is used."""
-    refresh_token: str = field(repr=False)
+    refresh_token: SecretText
     """Buys the next token; empty if there is none to be had."""
     auth_config: dict[str, Any] = field(repr=False)
     """Where to log in, out, and to renew the token."""
@@ -114,6 +115,14 @@ class LoginStore:
         Raises:
             ConfigError: There is nothing, or nothing that can be read.
         """
+        found = self._read()
+        if isinstance(found, str):
+            # When nothing is handled any more: the original may tell of what is in the row.
+            raise ConfigError(self._unreadable(found))
+        return found
+
+    def _read(self) -> SavedLogin | str:
+        """Return what is saved, or why it cannot be read."""
         import sqlite3
 
         try:
@@ -122,12 +131,11 @@ class LoginStore:
                 query = "SELECT * FROM main ORDER BY timestamp DESC LIMIT 1"
                 row = database.execute(query).fetchone()
                 if row is None:
-                    raise ConfigError(self._unreadable("it is empty"))
+                    return "it is empty"
                 login = _login_of(dict(row))
                 return replace(login, config=_read_answer(database, login))
         except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
-            # Not chained: the original may tell of what is in the row.
-            raise ConfigError(self._unreadable(type(error).__name__)) from None
+            return type(error).__name__
 
     def _unreadable(self, why: str) -> str:
         return f"the saved login {self.file} cannot be read ({why}); log in again"
@@ -261,8 +269,7 @@ class LoginStore:
         self._check_owners()
         try:
             with _transaction(self.file) as database:
-                row = database.execute("SELECT url, token FROM main").fetchone()
-                if row is None or (row[0].rstrip("/"), user_of(row[1])) != (url, username):
+                if _owner(database) != (url, username):
                     raise ConfigError(f"the saved login {self.file} is somebody else's by now")
                 yield database
         except sqlite3.Error as error:
@@ -327,6 +334,16 @@ def _transaction(file: Path) -> Iterator[sqlite3.Connection]:
         database.execute("COMMIT")
 
 
+def _owner(database: sqlite3.Connection) -> tuple[str, str] | None:
+    """Return where and as whom somebody is logged in."""
+    row = database.execute("SELECT url, token FROM main").fetchone()
+    if row is None:
+        return None
+    url, token = str(row[0]).rstrip("/"), SecretText(str(row[1]))
+    del row  # no traceback shall show the token
+    return url, user_of(token)
+
+
 def _read_answer(database: sqlite3.Connection, login: SavedLogin) -> SavedAnswer | None:
     import sqlite3
 
@@ -366,9 +383,9 @@ def _login_of(row: dict[str, Any]) -> SavedLogin:
     """Read a row of any generation; older ones have fewer columns."""
     return SavedLogin(
         url=str(row["url"]).rstrip("/"),
-        token=str(row["token"]),
+        token=SecretText(str(row["token"])),
         expiration_time=float(row["expiration_time"]),
-        refresh_token=str(row["refresh_token"] or ""),
+        refresh_token=SecretText(str(row["refresh_token"] or "")),
         auth_config=json.loads(row["auth_config"]),
         cluster_name=row.get("cluster_name"),
         org_name=row.get("org_name"),

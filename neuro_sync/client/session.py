@@ -17,6 +17,7 @@ from neuro_sync.closing import CloseWhenDropped, Closing
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import Preset
 from neuro_sync.monotonic import monotonic
+from neuro_sync.secret_text import SecretText
 
 if TYPE_CHECKING:
     from neuro_sync.local.server import LocalPlatform, RuntimeName
@@ -92,7 +93,10 @@ class Session(Closing):
         from .settings import read_settings
         from .tokens import SavedToken
 
-        found = find_platform(url, token, path)
+        # From here on no traceback shows it.
+        secret = SecretText(token) if token else None
+        del token
+        found = find_platform(url, secret, path)
         if settings is None:
             store = found.store or current_store(path)
             settings = read_settings(store.folder if store else None)

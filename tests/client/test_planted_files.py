@@ -17,6 +17,7 @@ from neuro_sync.client import local_folder, saved_login
 from neuro_sync.client.saved_login import LoginStore, SavedLogin
 from neuro_sync.client.transfers import SMALL
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.secret_text import SecretText
 from tests.conftest import OtherPlatform
 
 LARGE = b"large" * SMALL
@@ -274,7 +275,7 @@ def test_a_folder_that_is_exchanged_for_a_link_meanwhile_gains_nothing(
 
 
 def login_of(platform: LocalPlatform | OtherPlatform) -> SavedLogin:
-    return SavedLogin(platform.url, platform.token, 1e12, "refresh", {})
+    return SavedLogin(platform.url, SecretText(platform.token), 1e12, SecretText("refresh"), {})
 
 
 @pytest.mark.parametrize("name", ["", "db"])
@@ -294,7 +295,7 @@ def test_no_login_is_saved_in_a_folder_of_another_user(
     with pytest.raises(ConfigError, match="belongs to another user"):
         store.write(login_of(platform), now=2.0)
     with pytest.raises(ConfigError, match="belongs to another user"):
-        store.update(platform.url, "tester", token="new")
+        store.update(platform.url, "tester", token=SecretText("new"))
 
 
 def test_no_login_is_saved_through_a_link_of_another_user(
