@@ -208,11 +208,14 @@ class _Entrance(Closing):
             ConfigError: It does not say all that is `wanted`.
         """
         from neuro_sync.models.config import LoginConfig
+        from neuro_sync.transport.connections import check_encrypted
 
         keys = LoginConfig.from_answer(self._config().content)
         for name in wanted:
             if URL(getattr(keys, name)).scheme not in ("http", "https"):
                 raise ConfigError(f"{self._url} has no such login; use login_with_token")
+            if not self.transport.allow_http_services:
+                check_encrypted(self._url, name, getattr(keys, name))
         return keys
 
     def save(self, grant: Grant, names: Mapping[str, Chosen] | None = None) -> None:

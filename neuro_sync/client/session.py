@@ -63,6 +63,7 @@ class Session(Closing):
         proxies: Mapping[str, str] | None = None,
         trust_env: bool = True,
         application: str | None = None,
+        allow_http_services: bool | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -75,7 +76,8 @@ class Session(Closing):
         the path of a client's certificate, and of its key; `proxies` are by scheme, and without
         them this machine itself is reached directly. Without `trust_env` the environment names
         neither proxies nor a bundle. `application`, such as ``my-app/1.2``, is told to the
-        platform.
+        platform. A platform that is reached over https may name no service that is reached over
+        http, unless `allow_http_services` is given, or NEURO_SYNC_ALLOW_HTTP_SERVICES is 1.
 
         Raises:
             ConfigError: There is no address or no token; the text lists where it was looked for.
@@ -109,6 +111,7 @@ class Session(Closing):
             proxies=proxies,
             trust_env=trust_env,
             application=application,
+            allow_http_services=allow_http_services,
             clock=clock,
         )
         tokens = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from neuro_sync.errors import AuthenticationError, ConfigError
 from neuro_sync.secret_text import MASK, SecretText
+from neuro_sync.transport.connections import check_encrypted
 from neuro_sync.transport.tokens import ForkSafeLock, user_of
 
 from . import oauth
@@ -71,10 +72,13 @@ class SavedToken:
             if not saved.refresh_token:
                 raise AuthenticationError(f"the token is not accepted; {self._log_in_again()}")
             now = self._clock.date()
+            token_url = str(saved.auth_config["token_url"])
+            if not self._anonymous.allow_http_services:
+                check_encrypted(saved.url, "token_url", token_url)
             try:
                 grant = oauth.refresh(
                     self._anonymous,
-                    str(saved.auth_config["token_url"]),
+                    token_url,
                     str(saved.auth_config["client_id"]),
                     saved.refresh_token,
                 )

@@ -31,6 +31,8 @@ from .tokens import ForkSafeLock
 Timeout = Duration | tuple[Duration, Duration]
 """How long to connect, and how long an answer may be silent while it is read; or one for both."""
 
+ALLOW_HTTP_SERVICES = "NEURO_SYNC_ALLOW_HTTP_SERVICES"
+
 LONGEST_TIMEOUT_S = 20 * 86400.0
 """What is longer sets no limit: the kernel counts milliseconds, in 31 bits."""
 
@@ -57,6 +59,11 @@ class ConnectionOptions(TypedDict, total=False):
     """Whether the environment may name proxies and a CA bundle."""
     application: str | None
     """Who asks, such as ``my-app/1.2``; it goes before our own name."""
+    allow_http_services: bool | None
+    """Whether a platform reached over https may name services reached over http.
+
+    The token travels to them unencrypted. None is what NEURO_SYNC_ALLOW_HTTP_SERVICES says, or no.
+    """
 
 
 @dataclass(frozen=True)
@@ -271,6 +278,28 @@ def _write_plainly(request: requests.PreparedRequest) -> None:
     body: Any = request.body
     if not isinstance(body, bytes | None):
         request.body = b"".join(body)
+
+
+def allows_http_services(given: bool | None) -> bool:
+    """Return whether a service may be reached over http though the platform is not."""
+    if given is not None:
+        return given
+    return os.environ.get(ALLOW_HTTP_SERVICES, "").lower() in ("1", "true", "yes", "on")
+
+
+def check_encrypted(platform_url: str, name: str, address: str) -> None:
+    """Check that a platform reached over https names no address that is reached without.
+
+    Raises:
+        ConfigError: It does; what is sent there could be read, and answered, by anybody between.
+    """
+    if is_https(platform_url) and address[:5].lower() == "http:":
+        raise ConfigError(
+            f"the platform {platform_url} is reached over https and names {name} = {address}, "
+            "where the token would travel unencrypted, so nothing was sent there. Ask whoever runs "
+            "the platform to correct that, or accept it with allow_http_services=True or "
+            f"{ALLOW_HTTP_SERVICES}=1"
+        )
 
 
 def is_https(url: str) -> bool:

@@ -40,7 +40,14 @@ from neuro_sync.version import __version__
 
 from .answers import LendingPool, ProxyLoginRequired, wait_for_ever
 from .clock import Clock
-from .connections import Connections, ConnectionSettings, Timeout, is_https, socket_timeouts
+from .connections import (
+    Connections,
+    ConnectionSettings,
+    Timeout,
+    allows_http_services,
+    is_https,
+    socket_timeouts,
+)
 from .deadlines import DeadlinePassed, bounded, seconds_left
 from .encoding import form_body, json_body, query_text
 from .retry import Retry
@@ -99,7 +106,7 @@ class Addresses(Protocol):
     """Where the services of a platform are; what is known of that may be out of date."""
 
     def current_address(self, url: str) -> str:
-        """Return where an address is now, as far as is known."""
+        """Return where an address is now, as far as is known; may refuse to tell."""
 
     def moved_address(self, url: str) -> str | None:
         """Find out where an address is now at which nobody answered; None if it did not move."""
@@ -126,6 +133,7 @@ class HttpTransport:
         proxies: Mapping[str, str] | None = None,
         trust_env: bool = True,
         application: str | None = None,
+        allow_http_services: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Say as whom to ask, and how; `connections.ConnectionOptions` explains the options.
@@ -144,6 +152,8 @@ class HttpTransport:
         }
         self._connections = Connections(verify, cert, proxies, trust_env=trust_env)
         self._addresses: Addresses | None = None
+        self.allow_http_services: bool = allows_http_services(allow_http_services)
+        """Whether services may be reached over http though the platform is reached over https."""
 
     def with_options(
         self,
@@ -303,7 +313,11 @@ class HttpTransport:
         self._connections.close()
 
     def current_address(self, url: str) -> str:
-        """Return where an address is now, if its service is known to have moved."""
+        """Return where an address is now, if its service is known to have moved.
+
+        Raises:
+            ConfigError: It is unencrypted, and the platform is not.
+        """
         return url if self._addresses is None else self._addresses.current_address(url)
 
     def moved_address(self, retry: Retry, url: str, error: NeuroError) -> str | None:
