@@ -41,7 +41,14 @@ class Endpoint:
         return urlsplit(self.url).path if self.url.startswith("unix://") else None
 
 
-def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
+VARIABLES = (
+    *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"),
+    *("HOME", "XDG_RUNTIME_DIR"),
+)
+"""All that is looked up. Of the rest of the environment, a traceback shall show nothing."""
+
+
+def find_endpoint(environment: Mapping[str, str] | None = None) -> Endpoint:
     """Return the engine that the ``docker`` command would use here.
 
     That is the one of ``DOCKER_HOST``, else of ``DOCKER_CONTEXT`` or the current context, else of
@@ -50,6 +57,8 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
     Raises:
         ConfigError: There is none; the text lists where it was looked for.
     """
+    if environment is None:
+        environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     told = kwargs_from_env(dict(environment))
     if told.get("base_url"):
         return _known(Endpoint(str(told["base_url"]), "DOCKER_HOST", told.get("tls")))

@@ -341,11 +341,12 @@ def test_a_large_download_is_closed_before_it_gets_its_name(
     monkeypatch.setitem(sys.modules, "msvcrt", without_posix.FakeMsvcrt("msvcrt"))
     replace = os.replace
 
-    def replace_closed(source: Path, target: Path) -> None:
-        assert str(source) not in [
-            os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()
+    def replace_closed(source: str, target: str, **folders: int) -> None:
+        assert source.endswith(".part")
+        assert Path(source).name not in [
+            Path(os.path.realpath(file)).name for file in Path("/proc/self/fd").iterdir()
         ]
-        replace(source, target)
+        replace(source, target, **folders)
 
     monkeypatch.setattr(os, "replace", replace_closed)
     session.storage.download_file("storage:large", tmp_path / "large")

@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from neuro_sync.closing import Closing
 from neuro_sync.errors import AuthError, ConfigError
+from neuro_sync.secret_text import SecretText
 
 logger: logging.Logger = logging.getLogger("neuro_sync")
 
@@ -43,7 +44,7 @@ class CallbackServer(Closing):
         Raises:
             ConfigError: All of the addresses are in use, or none is this machine's own.
         """
-        self._answers: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[SecretText, str]] = queue.SimpleQueue()
         self.state: str = secrets.token_urlsafe(16)
         """What an answer has to repeat to belong to this login."""
         self._success_url = success_url
@@ -75,7 +76,7 @@ class CallbackServer(Closing):
             "end one of them, or use login_headless or login_with_token"
         )
 
-    def code(self, timeout: float) -> str:
+    def code(self, timeout: float) -> SecretText:
         """Wait for the browser, and return the code that it brings.
 
         Raises:
@@ -97,12 +98,12 @@ class CallbackServer(Closing):
             return 400, "This is not the answer to the login that is under way."
         if error:
             told = query.get("error_description", [error])[0]
-            self._answers.put(("", told))
+            self._answers.put((SecretText(""), told))
             return REFUSALS.get(error, 400), told
         if not code:
-            self._answers.put(("", "the login was cancelled"))
+            self._answers.put((SecretText(""), "the login was cancelled"))
             return 400, "There is no code."
-        self._answers.put((code, ""))
+        self._answers.put((SecretText(code), ""))
         return 200, "OK"
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:

@@ -90,7 +90,7 @@ class Config:
         Raises:
             AuthenticationError: It is over, and there is no new one to be had.
         """
-        return self._transport.tokens.token()
+        return self._transport.tokens.token().reveal()
 
     @property
     def sources(self) -> Mapping[str, str]:

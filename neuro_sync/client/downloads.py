@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import FileIO
 from itertools import count
@@ -26,6 +26,16 @@ from neuro_sync.models.storage import (
 from neuro_sync.transport.overlap import Call, Overlap
 
 from . import file_lock
+from .local_folder import (
+    MAX_LINKS,
+    FolderPlace,
+    OpenFolder,
+    is_own_file,
+    kept_permissions,
+    make_root,
+    open_folder,
+    too_many_links,
+)
 from .transfers import (
     SMALL,
     Crew,
@@ -46,8 +56,6 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 
-O_BINARY: int = getattr(os, "O_BINARY", 0)
-"""Without it Windows writes other bytes for a newline."""
 _NUMBERS = count()
 """Of small files under way."""
 
@@ -55,56 +63,86 @@ _NUMBERS = count()
 def download_file(
     storage: Storage, src: Location, status: FileStatus, dst: Path, mode: Mode, report: Report
 ) -> None:
-    """Copy one file; until it is whole it has another name."""
+    """Copy one file; until it is whole it has another name. A link of the user's own stays one."""
+    for _ in range(MAX_LINKS + 1):
+        with _opened(dst) as here:
+            found = here.lstat(dst.name or ".")
+            if found is None or not stat.S_ISLNK(found.st_mode):
+                _download(storage, src, status, _Target(here, dst.name, found), mode, report)
+                return
+            dst = dst.parent / here.read_own_link(dst.name)
+    raise too_many_links(dst)
+
+
+@contextmanager
+def _opened(dst: Path) -> Iterator[OpenFolder]:
+    """Open the folder of a file; an error names the file."""
+    with ExitStack() as stack:
+        try:
+            here = stack.enter_context(open_folder(dst.parent))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(dst)) from error
+        yield here
+
+
+class _Target(NamedTuple):
+    """Where a file is written."""
+
+    here: OpenFolder
+    name: str
+    found: os.stat_result | None
+    """What has the name already."""
+
+    @property
+    def path(self) -> Path:
+        return self.here.path / self.name
+
+
+def _download(
+    storage: Storage,
+    src: Location,
+    status: FileStatus,
+    target: _Target,
+    mode: Mode,
+    report: Report,
+) -> None:
+    here, name, found = target
+    dst = target.path
     if status.is_dir():
         raise StorageIsDirectory(f"{src.uri} is a folder", payload={"errno": "EISDIR"})
     if not status.is_file():
         text = f"{src.uri} is no file, but {status.type}"
         raise StorageError(text, payload={"errno": "EINVAL"})
     if len(dst.parts) > 1:  # else it may well be the device NUL that is meant
-        check_local_name(dst.name)
-    dst, found = _target(dst)
+        check_local_name(name)
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(dst))
     if found is not None and not stat.S_ISREG(found.st_mode):
         # A terminal, a pipe: nothing to be put in its place.
-        with open(dst, "wb", buffering=0) as file:
+        with here.open_special(name, found) as file:
             _fetch(storage, src, status, file, dst, 0, report)
         return
-    if mode.looks and found is not None and not _take_up(storage, status, dst, found, mode):
+    if mode.looks and found is not None and not _take_up(storage, status, target, found, mode):
         return
-    permissions = None if found is None else stat.S_IMODE(found.st_mode)
     if status.size <= SMALL:
-        _place(_whole(storage, src, status), src, dst, permissions, report)
+        _place(_whole(storage, src, status), src, target, report)
     else:
-        with _partial(status, dst) as file:
+        with _partial(status, target) as file:
             offset = _usable(storage, status, file) if mode.continue_ else 0
             file.truncate(offset)
             file.seek(offset)
             _fetch(storage, src, status, file, dst, offset, report)
-            _set_permissions(file.fileno(), permissions)
+            _set_permissions(file.fileno(), kept_permissions(target.found))
         report(lambda: StorageProgressComplete(src.uri, file_uri(dst), status.size))
 
 
-def _target(dst: Path) -> tuple[Path, os.stat_result | None]:
-    """Return where to write, and what is there; a link of the user's own stays one."""
-    try:
-        found = os.lstat(dst)
-        if stat.S_ISLNK(found.st_mode):
-            dst = Path(os.path.realpath(dst))
-            found = os.stat(dst)
-    except FileNotFoundError:
-        return dst, None
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(dst))
-    return dst, found
-
-
 def _take_up(
-    storage: Storage, status: FileStatus, dst: Path, found: os.stat_result, mode: Mode
+    storage: Storage, status: FileStatus, target: _Target, found: os.stat_result, mode: Mode
 ) -> bool:
-    """Tell whether there is anything to do; the beginning of a file becomes a partial one."""
+    """Return whether there is anything to do; the beginning of a file becomes a partial one."""
     offset = _offset(storage, status, found, mode)
-    if offset:
-        os.replace(dst, _partial_name(status, dst))
+    if offset and is_own_file(found):
+        target.here.replace(target.name, _partial_name(status, target.name))
     return offset is not None
 
 
@@ -170,28 +208,26 @@ def _whole(storage: Storage, src: Location, status: FileStatus) -> bytes:
     return content
 
 
-def _place(
-    content: bytes, src: Location, dst: Path, permissions: int | None, report: Report
-) -> None:
+def _place(content: bytes, src: Location, target: _Target, report: Report) -> None:
     """Write a small file; of such there are many, so that each call of the kernel counts."""
-    size = len(content)
+    here, name, found = target
+    dst, size = target.path, len(content)
     report(lambda: StorageProgressStart(src.uri, file_uri(dst), size))
     # Not one that an earlier process of the same number has left behind.
-    growing = f"{dst.parent}/.neuro-{os.getpid()}-{time.monotonic_ns()}-{next(_NUMBERS)}.part"
+    growing = f".neuro-{os.getpid()}-{time.monotonic_ns()}-{next(_NUMBERS)}.part"
     try:
-        file = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | O_BINARY, 0o666)
+        file = here.create(growing)
         try:
             try:
-                _set_permissions(file, permissions)
+                _set_permissions(file, kept_permissions(found))
                 done = 0
                 while done < size:
                     done += os.write(file, content[done:])
             finally:
                 os.close(file)
-            os.replace(growing, dst)
+            here.replace(growing, name)
         except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(growing)
+            here.unlink(growing)
             raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(dst)) from error
@@ -218,19 +254,21 @@ def _write(file: FileIO, piece: bytes, dst: Path) -> None:
 
 
 @contextmanager
-def _partial(status: FileStatus, dst: Path) -> Iterator[FileIO]:
+def _partial(status: FileStatus, target: _Target) -> Iterator[FileIO]:
     """Open the file that grows until it is whole and gets its name; nobody else writes to it.
 
-    What there is of it stays when the download fails, for another one to go on with.
+    What there is of it stays when the download fails, for another one to go on with. What another
+    user has put in its place stays as well, and the file grows under a third name.
     """
-    path = _partial_name(status, dst)
+    here, final, _ = target
+    name = _partial_name(status, final)
     try:
-        file = _locked(path)
-        if file is None:  # somebody else is at it
-            path = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
-            file = FileIO(path, "x")
+        file = _locked(here, name)
+        if file is None:  # somebody else is at it, or it is not ours
+            name = f"{name}.{uuid4().hex[:8]}"
+            file = here.create_file(name)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(dst)) from error
+        raise OSError(error.errno, error.strerror, str(target.path)) from error
     with file:
         try:
             yield file
@@ -238,30 +276,32 @@ def _partial(status: FileStatus, dst: Path) -> Iterator[FileIO]:
             is_empty = not os.fstat(file.fileno()).st_size
             file.close()
             if is_empty:
-                path.unlink(missing_ok=True)
+                here.unlink(name)
             raise
         if file_lock.has_flock():  # so that no other download begins to write to it just now
-            os.replace(path, dst)
+            here.replace(name, final)
     if not file_lock.has_flock():  # Windows renames no file that is open
-        os.replace(path, dst)
+        here.replace(name, final)
 
 
-def _partial_name(status: FileStatus, dst: Path) -> Path:
+def _partial_name(status: FileStatus, name: str) -> str:
     """Return the name of a partial file, which says of which version of which file it is."""
-    version = f"{dst.name}\0{status.size}\0{status.modification_time}"
+    version = f"{name}\0{status.size}\0{status.modification_time}"
     digest = hashlib.sha256(version.encode("utf-8", "surrogateescape")).hexdigest()
-    return dst.with_name(f".neuro-{digest[:20]}.part")
+    return f".neuro-{digest[:20]}.part"
 
 
-def _locked(path: Path) -> FileIO | None:
-    """Open a file that nobody else has open to write; None if somebody has."""
+def _locked(here: OpenFolder, name: str) -> FileIO | None:
+    """Open a partial file that nobody else has open to write; None if somebody has, or owns it."""
     while True:
-        file = file_lock.try_lock(path)
+        file = here.open_own(name)
         if file is None:
             return None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
+        if not file_lock.try_lock(file.fileno()):
+            file.close()
+            return None
+        if here.has(name, file.fileno()):
+            return file
         # Whoever had it has just given it its name.
         file.close()
 
@@ -272,6 +312,8 @@ class _Wanted(NamedTuple):
     src: Location
     status: FileStatus
     dst: Path
+    folder: FolderPlace
+    """The one that `dst` lies in."""
 
 
 class FolderDownload:
@@ -296,16 +338,20 @@ class FolderDownload:
 
     def start(self, src: Location, dst: Path) -> None:
         """Begin to copy."""
-        self._enter(src, Folder(src.uri, file_uri(dst)), dst, "")
+        self._enter(src, Folder(src.uri, file_uri(dst)), dst, "", None)
 
-    def _enter(self, src: Location, folder: Folder, dst: Path, name: str) -> None:
-        self._crew.enter(lambda: self._copy(src, folder, dst, name), folder)
+    def _enter(
+        self, src: Location, folder: Folder, dst: Path, name: str, above: FolderPlace | None
+    ) -> None:
+        self._crew.enter(lambda: self._copy(src, folder, dst, name, above), folder)
 
-    def _copy(self, src: Location, folder: Folder, dst: Path, name: str) -> None:
+    def _copy(
+        self, src: Location, folder: Folder, dst: Path, name: str, above: FolderPlace | None
+    ) -> None:
         """Make a folder, and add a task for each thing that the storage has in it."""
         try:
             found = listing(self._storage, folder.src)
-            dst.mkdir(parents=True, exist_ok=True)
+            place = _made(dst, above)
         except (NeuroError, OSError) as error:
             if folder.above is None:
                 raise
@@ -314,15 +360,15 @@ class FolderDownload:
         self._crew.enter_folder(folder)
         small: list[_Wanted] = []
         for status in sorted(found.values(), key=lambda status: status.path, reverse=True):
-            self._add(
-                _Wanted(src.child(status.path), status, dst / status.path), folder, name, small
-            )
+            wanted = _Wanted(src.child(status.path), status, dst / status.path, place)
+            self._add(wanted, folder, name, small)
         if self._lane is not None:
             for batch in batches(small[::-1]):
-                self._crew.add_batch(partial(self._fetch_all, batch, self._lane), folder)
+                fetch_all = partial(self._fetch_all, place, batch, self._lane)
+                self._crew.add_batch(fetch_all, folder)
 
     def _add(self, wanted: _Wanted, folder: Folder, name: str, small: list[_Wanted]) -> None:
-        src, status, dst = wanted
+        src, status, dst, place = wanted
         try:
             _check_name(status.path)
         except StorageError as error:
@@ -332,7 +378,7 @@ class FolderDownload:
         if self._filter is not None and not self._filter(below):
             return
         if status.is_dir():
-            self._enter(src, Folder(src.uri, file_uri(dst), folder), dst, below)
+            self._enter(src, Folder(src.uri, file_uri(dst), folder), dst, below, place)
         elif not status.is_file():
             reason = f"it is neither a file nor a folder, but {status.type}"
             self._crew.leave_out(src.uri, file_uri(dst), reason)
@@ -342,43 +388,81 @@ class FolderDownload:
             self._crew.add(lambda: self._fetch(wanted), folder)
 
     def _fetch(self, wanted: _Wanted) -> None:
-        src, status, dst = wanted
+        src, status, dst, folder = wanted
+        report = self._crew.report
         try:
-            download_file(self._storage, src, status, dst, self._mode, self._crew.report)
+            with folder.opened() as here:
+                found = here.lstat(dst.name)
+                if found is not None and _is_special(found):
+                    raise _special(dst)
+                if found is None or not stat.S_ISLNK(found.st_mode):
+                    target = _Target(here, dst.name, found)
+                    _download(self._storage, src, status, target, self._mode, report)
+                    return
+                dst = here.path / here.read_own_link(dst.name)
+            download_file(self._storage, src, status, dst, self._mode, report)
         except (NeuroError, OSError) as error:
             self._skip(wanted, error)
 
     def _skip(self, wanted: _Wanted, error: NeuroError | OSError) -> None:
         self._crew.skip(wanted.src.uri, file_uri(wanted.dst), error)
 
-    def _fetch_all(self, batch: Sequence[_Wanted], lane: Overlap) -> None:
-        """Copy small files, each of which is tried again by itself if need be."""
-        for (wanted, dst, permissions), answer in lane.answers(self._calls(batch), len(batch)):
-            if answer is None or len(answer.content) != wanted.status.size:
-                self._fetch(wanted)
-                continue
+    def _fetch_all(self, folder: FolderPlace, batch: Sequence[_Wanted], lane: Overlap) -> None:
+        """Copy small files of a folder; each that fails is tried again by itself."""
+        with ExitStack() as stack:
             try:
-                _place(answer.content, wanted.src, dst, permissions, self._crew.report)
+                here = stack.enter_context(folder.opened())
             except OSError as error:
-                self._skip(wanted, error)
+                for wanted in batch:
+                    self._skip(wanted, error)
+                return
+            for (wanted, target), answer in lane.answers(self._calls(here, batch), len(batch)):
+                if answer is None or len(answer.content) != wanted.status.size:
+                    self._fetch(wanted)
+                    continue
+                try:
+                    _place(answer.content, wanted.src, target, self._crew.report)
+                except OSError as error:
+                    self._skip(wanted, error)
 
     def _calls(
-        self, batch: Sequence[_Wanted]
-    ) -> Iterator[tuple[tuple[_Wanted, Path, int | None], Call]]:
+        self, here: OpenFolder, batch: Sequence[_Wanted]
+    ) -> Iterator[tuple[tuple[_Wanted, _Target], Call]]:
         """Ask for what of a batch has to be fetched."""
         for wanted in batch:
+            name = wanted.dst.name
             try:
-                dst, found = _target(wanted.dst)
+                found = here.lstat(name)
             except OSError as error:
                 self._skip(wanted, error)
                 continue
+            target = _Target(here, name, found)
             is_file = found is None or stat.S_ISREG(found.st_mode)
             if not wanted.status.size or not is_file:
                 self._fetch(wanted)
-            elif found is None:
-                yield (wanted, dst, None), _call(wanted.src)
-            elif _offset(self._storage, wanted.status, found, self._mode) is not None:
-                yield (wanted, dst, stat.S_IMODE(found.st_mode)), _call(wanted.src)
+            elif found is None or (
+                _offset(self._storage, wanted.status, found, self._mode) is not None
+            ):
+                yield (wanted, target), _call(wanted.src)
+
+
+def _made(dst: Path, above: FolderPlace | None) -> FolderPlace:
+    """Make a folder within one that is known, or the one that the user names."""
+    if above is None:
+        with make_root(dst) as folder:
+            return folder.place
+    with above.opened() as here, here.make_folder(dst.name) as folder:
+        return folder.place
+
+
+def _is_special(status: os.stat_result) -> bool:
+    kind = stat.S_IFMT(status.st_mode)
+    return kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+
+
+def _special(dst: Path) -> OSError:
+    text = "It is a pipe, a socket or a device, and no copy of a folder writes to one"
+    return OSError(errno.EINVAL, text, str(dst))
 
 
 def _call(src: Location) -> Call:

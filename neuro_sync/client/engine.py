@@ -18,6 +18,7 @@ from neuro_sync.errors import (
     ResourceNotFound,
 )
 from neuro_sync.models.images import LATEST, ImageEvent, ImageProgressStep, LocalImage, RemoteImage
+from neuro_sync.secret_text import SecretText, drop_frames
 
 try:
     import docker
@@ -41,14 +42,18 @@ MISSING = re.compile(
 class Engine(Closing):
     """The engine that the ``docker`` command would use here, and a login to one registry."""
 
-    def __init__(self, registry: str, token: str) -> None:
+    def __init__(self, registry: str, token: SecretText) -> None:
         """Connect with the engine.
 
         Raises:
             ConfigError: There is none, or it does not answer.
         """
-        self._login = {"username": "token", "password": token, "serveraddress": registry}
         self._api = connect(find_endpoint(), timeout=SILENCE)
+        self._login = {
+            "username": "token",
+            "password": token.reveal(),
+            "serveraddress": registry,
+        }
 
     def push(self, source: LocalImage, target: RemoteImage) -> Iterator[ImageProgressStep]:
         """Yield what happens to the layers, until all of them are in the registry."""
@@ -107,9 +112,11 @@ def _told(image: LocalImage | RemoteImage) -> Iterator[None]:
     try:
         yield
     except docker.errors.APIError as error:
+        drop_frames(error)
         text = error.explanation or str(error)
         raise _refusal(text, image, error.status_code or 500) from error
     except (docker.errors.DockerException, requests.RequestException) as error:
+        drop_frames(error)
         raise EngineFailed(f"the container engine broke off: {error}") from error
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 from importlib import import_module
-from io import FileIO
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,24 +17,12 @@ def has_flock() -> bool:
     return _module("fcntl") is not None
 
 
-def try_lock(path: Path) -> FileIO | None:
-    """Open a file to write at its end, and lock it.
-
-    Returns:
-        The file, or None if it is locked already, or the system has no locks.
-    """
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file; return False if it is locked already, or the system has no locks."""
     fcntl, msvcrt = _module("fcntl"), _module("msvcrt")
-    if fcntl is None and msvcrt is None:
-        return None
-    file = FileIO(path, "a")
     if fcntl is not None:
-        is_locked = _has_flocked(fcntl, file.fileno())
-    else:
-        is_locked = _has_locked(msvcrt, file.fileno())
-    if is_locked:
-        return file
-    file.close()
-    return None
+        return _has_flocked(fcntl, descriptor)
+    return msvcrt is not None and _has_locked(msvcrt, descriptor)
 
 
 def lock(descriptor: int) -> None:

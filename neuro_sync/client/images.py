@@ -173,6 +173,8 @@ class Images(Section):
     def _engine(self, image: RemoteImage) -> Engine:
         from .engine import Engine  # with the engine's own SDK, which few sessions need
 
+        registry = self._config.cluster(image.cluster_name).registry_url
+        self._transport.current_address(registry)  # raises for one that is not encrypted
         return Engine(str(image.registry), self._transport.tokens.token())
 
     def _local(self, image: LocalImage | str) -> LocalImage:

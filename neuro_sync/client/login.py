@@ -14,6 +14,7 @@ from yarl import URL
 
 from neuro_sync.closing import Closing
 from neuro_sync.errors import AuthenticationError, AuthError, ConfigError
+from neuro_sync.secret_text import SecretText
 from neuro_sync.transport.retry import Retry
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def login_headless(
         if not entrance.is_open():
             keys = entrance.login_keys("auth_url", "token_url", "headless_callback_url")
             request = AuthorizationRequest(keys.headless_callback_url)
-            code = get_auth_code_cb(request.url(keys)).strip()
+            code = SecretText(get_auth_code_cb(request.url(keys)).strip())
             if not code:
                 raise AuthError("the login was cancelled: there is no code")
             entrance.save(request.exchange(entrance.transport, keys, code))
@@ -109,8 +110,10 @@ def login_with_token(
 
     from .oauth import Grant
 
+    secret = SecretText(token)
+    del token
     with _Entrance(url, path, options) as entrance:
-        entrance.save(Grant(checked_token(token), YEARS, None))
+        entrance.save(Grant(checked_token(secret), YEARS, None))
 
 
 def login_with_passed_config(
@@ -131,15 +134,17 @@ def login_with_passed_config(
     from .lookup import PASSED_VARIABLES, read_passed_config
     from .oauth import Grant
 
-    place = "the argument config_data"
+    text, place = SecretText(config_data or ""), "the argument config_data"
+    is_given = config_data is not None
+    del config_data
     for variable in PASSED_VARIABLES:
-        if config_data is None and (config_data := os.environ.get(variable)):
+        if not is_given and not text and (text := SecretText(os.environ.get(variable, ""))):
             place = f"the variable {variable}"
-    if not config_data:
+    if not text:
         raise ConfigError(
             f"there is no passed config; neither {' nor '.join(PASSED_VARIABLES)} is set"
         )
-    passed = read_passed_config(config_data, place)
+    passed = read_passed_config(text, place)
     with _Entrance(passed.url, path, options) as entrance:
         entrance.save(Grant(passed.token, YEARS, None), passed.names)
 
@@ -193,7 +198,7 @@ class _Entrance(Closing):
 
         if not PlatformConfig.from_answer(self._config().content).clusters:
             return False
-        self.save(Grant(_token_for_nothing(), YEARS, None))
+        self.save(Grant(SecretText(_token_for_nothing()), YEARS, None))
         return True
 
     def login_keys(self, *wanted: str) -> LoginConfig:
@@ -203,11 +208,14 @@ class _Entrance(Closing):
             ConfigError: It does not say all that is `wanted`.
         """
         from neuro_sync.models.config import LoginConfig
+        from neuro_sync.transport.connections import check_encrypted
 
         keys = LoginConfig.from_answer(self._config().content)
         for name in wanted:
             if URL(getattr(keys, name)).scheme not in ("http", "https"):
                 raise ConfigError(f"{self._url} has no such login; use login_with_token")
+            if not self.transport.allow_http_services:
+                check_encrypted(self._url, name, getattr(keys, name))
         return keys
 
     def save(self, grant: Grant, names: Mapping[str, Chosen] | None = None) -> None:
@@ -237,7 +245,7 @@ class _Entrance(Closing):
             url=self._url,
             token=grant.token,
             expiration_time=expiration(grant.expires_in, now),
-            refresh_token=grant.refresh_token or "",
+            refresh_token=grant.refresh_token or SecretText(""),
             auth_config=LoginConfig.from_answer(body).model_dump(mode="json"),
             config=SavedAnswer(body, answer.headers.get(SERVICE_HEADER, ""), now),
             **_current(platform, {name: choice.value for name, choice in (names or {}).items()}),
@@ -246,10 +254,11 @@ class _Entrance(Closing):
         self._store.write(login, now=now)
         self._store.warn_if_open_to_others()
 
-    def _config(self, token: str = "") -> requests.Response:
-        from neuro_sync.transport.tokens import FixedToken
+    def _config(self, token: SecretText | None = None) -> requests.Response:
+        from neuro_sync.transport.tokens import NO_TOKEN, FixedToken
 
-        transport = self.transport.with_options(tokens=FixedToken(token))
+        tokens = FixedToken(token) if token else NO_TOKEN
+        transport = self.transport.with_options(tokens=tokens)
         return transport.request("GET", f"{self._url}/config", retry=Retry.ALWAYS)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from yarl import URL
 
 from neuro_sync.errors import ConfigError
+from neuro_sync.secret_text import SecretText
 from neuro_sync.transport.tokens import checked_token
 
 from .saved_login import LoginStore, SavedLogin, login_stores
@@ -44,11 +45,19 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class _ChosenToken:
+    """A token, and who chose it."""
+
+    value: SecretText
+    source: str
+
+
+@dataclass(frozen=True)
 class Found:
     """A platform, and as whom to talk to it."""
 
     url: str
-    token: str = field(repr=False)
+    token: SecretText
     url_source: str
     token_source: str
     names: Mapping[str, Chosen] = field(default_factory=dict)
@@ -60,7 +69,7 @@ class Found:
 
 def find_platform(
     url: str | URL | None = None,
-    token: str | None = None,
+    token: str | SecretText | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Found:
     """Return the platform that is meant: by the arguments, the environment, or a saved login.
@@ -72,6 +81,7 @@ def find_platform(
         ConfigError: There is none; the text lists each place looked at. Or what is there is
             unreadable.
     """
+    token = SecretText(token) if token else None
     places: list[str] = []
     address, secret = _given(places, str(url) if url else None, token, environment=path is None)
     found = None
@@ -88,32 +98,33 @@ def find_platform(
 
 
 def _given(
-    places: list[str], url: str | None, token: str | None, *, environment: bool
-) -> tuple[Chosen | None, Chosen | None]:
+    places: list[str], url: str | None, token: SecretText | None, *, environment: bool
+) -> tuple[Chosen | None, _ChosenToken | None]:
     """Return the address and the token of the arguments, else of the environment."""
     places.append(f"the argument url: {'given' if url else 'not given'}")
     places.append(f"the argument token: {'given' if token else 'not given'}")
     address = Chosen(checked_url(url), "the argument url") if url else None
-    secret = Chosen(checked_token(token), "the argument token") if token else None
+    secret = _ChosenToken(checked_token(token), "the argument token") if token else None
     if not environment:
         return address, secret
-    url_set, token_set = os.environ.get(URL_VARIABLE), os.environ.get(TOKEN_VARIABLE)
+    url_set = os.environ.get(URL_VARIABLE)
+    token_set = SecretText(os.environ.get(TOKEN_VARIABLE, ""))
     said = "set" if token_set else "not set"
     if address and url_set and token_set and checked_url(url_set) != address.value:
-        token_set, said = None, "set, for another address"
+        token_set, said = SecretText(""), "set, for another address"
     places.append(f"the variable {URL_VARIABLE}: {'set' if url_set else 'not set'}")
     places.append(f"the variable {TOKEN_VARIABLE}: {said}")
     if not address and url_set:
         address = Chosen(checked_url(url_set), f"the variable {URL_VARIABLE}")
     if not secret and token_set:
-        secret = Chosen(checked_token(token_set), f"the variable {TOKEN_VARIABLE}")
+        secret = _ChosenToken(checked_token(token_set), f"the variable {TOKEN_VARIABLE}")
     return address, secret
 
 
 def _from_passed_config(places: list[str], wanted: str | None) -> Found | None:
     for variable in PASSED_VARIABLES:
         place = f"the variable {variable}"
-        text = os.environ.get(variable)
+        text = SecretText(os.environ.get(variable, ""))
         if not text:
             places.append(f"{place}: not set")
             continue
@@ -124,32 +135,40 @@ def _from_passed_config(places: list[str], wanted: str | None) -> Found | None:
     return None
 
 
-def read_passed_config(text: str, place: str) -> Found:
+def read_passed_config(text: SecretText, place: str) -> Found:
     """Read what a platform hands to a job, or a service account is given: base64 of JSON.
 
     Raises:
         ConfigError: It is something else.
     """
-    try:
-        content = json.loads(base64.b64decode(text, validate=True))
-        url, token, cluster = (content[key] for key in ("url", "token", "cluster"))
-    except (binascii.Error, ValueError, KeyError, TypeError):
-        # Not chained: the original repeats what it was to read.
+    passed = _passed(text)
+    if passed is None:
         raise ConfigError(
             f"{place} holds no passed config: base64 of JSON with url, token and cluster"
-        ) from None
+        )
+    url, token, names = passed
+    return Found(
+        checked_url(url),
+        checked_token(token),
+        place,
+        place,
+        {name: Chosen(str(value), place) for name, value in names.items() if value},
+    )
+
+
+def _passed(text: SecretText) -> tuple[str, SecretText, dict[str, object]] | None:
+    # It returns, since an error would show the token in its frames.
+    try:
+        content = json.loads(base64.b64decode(text.reveal(), validate=True))
+        url, token, cluster = (content[key] for key in ("url", "token", "cluster"))
+    except (binascii.Error, ValueError, KeyError, TypeError):
+        return None
     names = {
         "cluster_name": cluster,
         "org_name": content.get("org_name"),
         "project_name": content.get("project_name"),
     }
-    return Found(
-        checked_url(str(url)),
-        checked_token(str(token)),
-        place,
-        place,
-        {name: Chosen(str(value), place) for name, value in names.items() if value},
-    )
+    return str(url), SecretText(str(token)), names
 
 
 def _from_saved_login(

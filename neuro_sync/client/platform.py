@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from neuro_sync.errors import SERVICE_HEADER, AuthenticationError, ConfigError, NeuroError
 from neuro_sync.models.config import PlatformConfig
+from neuro_sync.transport.connections import check_encrypted, is_https
 from neuro_sync.transport.retry import Retry
 from neuro_sync.transport.tokens import ForkSafeLock, user_of
 
@@ -129,8 +130,28 @@ class Platform:
             self._save(None)
 
     def current_address(self, url: str) -> str:
-        """Return an address as it is now; one of a service may have been saved, and have moved."""
-        return _replace_base(url, self._moves) or url if self._moves else url
+        """Return an address as it is now; one of a service may have been saved, and have moved.
+
+        Raises:
+            ConfigError: It is unencrypted, and the platform is not.
+        """
+        if self._moves:
+            url = _replace_base(url, self._moves) or url
+        if not (is_https(url) or self._transport.allow_http_services):
+            check_encrypted(self._found.url, self._name_of(url), url)
+        return url
+
+    def _name_of(self, url: str) -> str:
+        """Return what the platform calls the service at an address."""
+        known = self._known
+        host = "/".join(url.split("/", 3)[:3])
+        found = [
+            (address, f"{name} of the cluster {cluster!r}" if cluster else name)
+            for (cluster, name), address in (_addresses(known.config) if known else {}).items()
+            if url.startswith(address) or address.startswith(host)  # a registry's path is dropped
+        ]
+        found.sort(key=lambda each: (url.startswith(each[0]), len(each[0])))
+        return found[-1][1] if found else "a service"
 
     def moved_address(self, url: str) -> str | None:
         """Return where a service is now that does not answer at a saved address; None if there."""

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuro_sync.errors import ConfigError
+from neuro_sync.secret_text import SecretText
 from neuro_sync.transport.tokens import user_of
 from neuro_sync.version import __version__
 
 from . import file_lock
+from .local_folder import is_trusted
 
 if TYPE_CHECKING:
     import sqlite3
@@ -77,10 +79,10 @@ class SavedLogin:
     """Who is logged in where, and what was current; one row of the official clients' table."""
 
     url: str
-    token: str = field(repr=False)
+    token: SecretText
     expiration_time: float
     """Seconds since 1970 after which the token is renewed before it is used."""
-    refresh_token: str = field(repr=False)
+    refresh_token: SecretText
     """Buys the next token; empty if there is none to be had."""
     auth_config: dict[str, Any] = field(repr=False)
     """Where to log in, out, and to renew the token."""
@@ -113,6 +115,14 @@ class LoginStore:
         Raises:
             ConfigError: There is nothing, or nothing that can be read.
         """
+        found = self._read()
+        if isinstance(found, str):
+            # When nothing is handled any more: the original may tell of what is in the row.
+            raise ConfigError(self._unreadable(found))
+        return found
+
+    def _read(self) -> SavedLogin | str:
+        """Return what is saved, or why it cannot be read."""
         import sqlite3
 
         try:
@@ -121,12 +131,11 @@ class LoginStore:
                 query = "SELECT * FROM main ORDER BY timestamp DESC LIMIT 1"
                 row = database.execute(query).fetchone()
                 if row is None:
-                    raise ConfigError(self._unreadable("it is empty"))
+                    return "it is empty"
                 login = _login_of(dict(row))
                 return replace(login, config=_read_answer(database, login))
         except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
-            # Not chained: the original may tell of what is in the row.
-            raise ConfigError(self._unreadable(type(error).__name__)) from None
+            return type(error).__name__
 
     def _unreadable(self, why: str) -> str:
         return f"the saved login {self.file} cannot be read ({why}); log in again"
@@ -171,6 +180,7 @@ class LoginStore:
 
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_owners()
             with self.lock():
                 if not self._replaced_row(login, now):
                     self._replace_file(login, now)
@@ -179,6 +189,21 @@ class LoginStore:
                 f"the login cannot be saved in {self.folder} ({error}); name another folder "
                 f"with path=..., or in the variable {FAMILIES[0][0]}"
             ) from error
+
+    def _check_owners(self) -> None:
+        """Raise if another user could read or exchange what is about to be written.
+
+        Raises:
+            ConfigError: The folder or a file of the database is another user's, or a link of one.
+        """
+        for path in (self.folder, self.file, *(self.folder / name for name in COMPANIONS)):
+            with suppress(FileNotFoundError):
+                is_foreign_link = path.is_symlink() and not is_trusted(path.lstat())
+                if is_foreign_link or not _may_be_used(path.stat()):
+                    raise ConfigError(
+                        f"no login is saved in {self.folder}: {path} belongs to another user; "
+                        f"name a folder of your own in the variable {FAMILIES[0][0]}"
+                    )
 
     def _replaced_row(self, login: SavedLogin, now: float) -> bool:
         import sqlite3
@@ -243,10 +268,10 @@ class LoginStore:
     def _changing(self, url: str, username: str) -> Iterator[sqlite3.Connection]:
         import sqlite3
 
+        self._check_owners()
         try:
             with _transaction(self.file) as database:
-                row = database.execute("SELECT url, token FROM main").fetchone()
-                if row is None or (row[0].rstrip("/"), user_of(row[1])) != (url, username):
+                if _owner(database) != (url, username):
                     raise ConfigError(f"the saved login {self.file} is somebody else's by now")
                 yield database
         except sqlite3.Error as error:
@@ -270,11 +295,13 @@ class LoginStore:
         """Keep other processes from the same; where nothing can be written, nobody needs it."""
         descriptor = None
         with suppress(OSError):
-            # A link may lead to a file that another user has locked; Windows has no such flag.
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            # A link may lead to a file that another user has locked; Windows has no such flags.
+            flags = os.O_RDWR | os.O_CREAT
+            flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             descriptor = os.open(self.folder / LOCK, flags, 0o600)
         try:
-            if descriptor is not None:
+            # One of another user may be locked for ever.
+            if descriptor is not None and _may_be_used(os.fstat(descriptor)):
                 file_lock.lock(descriptor)
             yield
         finally:
@@ -284,6 +311,11 @@ class LoginStore:
 
     def __repr__(self) -> str:
         return f"<LoginStore {self.file}>"
+
+
+def _may_be_used(status: os.stat_result) -> bool:
+    """Return whether a file or folder is ours or root's; root works with those of all users."""
+    return is_trusted(status) or (hasattr(os, "geteuid") and os.geteuid() == 0)
 
 
 @contextmanager
@@ -302,6 +334,16 @@ def _transaction(file: Path) -> Iterator[sqlite3.Connection]:
             database.execute("ROLLBACK")
             raise
         database.execute("COMMIT")
+
+
+def _owner(database: sqlite3.Connection) -> tuple[str, str] | None:
+    """Return where and as whom somebody is logged in."""
+    row = database.execute("SELECT url, token FROM main").fetchone()
+    if row is None:
+        return None
+    url, token = str(row[0]).rstrip("/"), SecretText(str(row[1]))
+    del row  # no traceback shall show the token
+    return url, user_of(token)
 
 
 def _read_answer(database: sqlite3.Connection, login: SavedLogin) -> SavedAnswer | None:
@@ -343,9 +385,9 @@ def _login_of(row: dict[str, Any]) -> SavedLogin:
     """Read a row of any generation; older ones have fewer columns."""
     return SavedLogin(
         url=str(row["url"]).rstrip("/"),
-        token=str(row["token"]),
+        token=SecretText(str(row["token"])),
         expiration_time=float(row["expiration_time"]),
-        refresh_token=str(row["refresh_token"] or ""),
+        refresh_token=SecretText(str(row["refresh_token"] or "")),
         auth_config=json.loads(row["auth_config"]),
         cluster_name=row.get("cluster_name"),
         org_name=row.get("org_name"),

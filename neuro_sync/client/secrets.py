@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import requests
 from yarl import URL
 
+from neuro_sync.errors import ProtocolError
 from neuro_sync.models.secrets import NewSecret, OpenedSecret, Secret
+from neuro_sync.secret_text import SecretBytes
 from neuro_sync.transport.encoding import segment
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.retry import Retry
@@ -45,14 +48,18 @@ class Secrets(Section):
 
         Endpoint: POST {secrets}
         """
+        hidden = SecretBytes(value)
+        del value  # no traceback shall show it
         found = self._config.locate("secret", key, cluster_name, org_name, project_name)
+        body = {"key": found.name, "value": hidden, **found.tenant}
         with BadValuesRefused():
-            secret = NewSecret(key=found.name, value=value, **found.tenant)
+            secret = NewSecret.model_validate(body)
         self._transport.request(
             "POST",
             found.cluster.secrets_url,
             retry=Retry.ALWAYS,
-            body=secret.model_dump(mode="json"),
+            content=SecretBytes(secret.model_dump_json().encode()),
+            headers={"Content-Type": "application/json"},
         )
 
     def get(
@@ -74,7 +81,11 @@ class Secrets(Section):
         answer = self._transport.request(
             "GET", _url(found), retry=Retry.ALWAYS, query=found.tenant.items()
         )
-        return OpenedSecret.from_answer(answer.content).value
+        value, failure = _read(answer)
+        if failure:
+            # When nothing is handled any more: the frames of the original show the value.
+            raise ProtocolError(failure)
+        return value
 
     def rm(
         self,
@@ -114,6 +125,14 @@ class Secrets(Section):
         )
         for secret in Secret.list_from_answer(answer.content):
             yield secret.model_copy(update={"cluster_name": cluster.name})
+
+
+def _read(answer: requests.Response) -> tuple[bytes, str]:
+    """Return a value, and why it cannot be read if it cannot."""
+    try:
+        return OpenedSecret.from_answer(answer.content).value, ""
+    except ProtocolError as error:
+        return b"", str(error)
 
 
 def _url(secret: ResourceLocation) -> str:

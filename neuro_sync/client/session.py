@@ -17,6 +17,7 @@ from neuro_sync.closing import CloseWhenDropped, Closing
 from neuro_sync.errors import ConfigError
 from neuro_sync.models.config import Preset
 from neuro_sync.monotonic import monotonic
+from neuro_sync.secret_text import SecretText
 
 if TYPE_CHECKING:
     from neuro_sync.local.server import LocalPlatform, RuntimeName
@@ -62,6 +63,7 @@ class Session(Closing):
         proxies: Mapping[str, str] | None = None,
         trust_env: bool = True,
         application: str | None = None,
+        allow_http_services: bool | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -74,7 +76,8 @@ class Session(Closing):
         the path of a client's certificate, and of its key; `proxies` are by scheme, and without
         them this machine itself is reached directly. Without `trust_env` the environment names
         neither proxies nor a bundle. `application`, such as ``my-app/1.2``, is told to the
-        platform.
+        platform. A platform that is reached over https may name no service that is reached over
+        http, unless `allow_http_services` is given, or NEURO_SYNC_ALLOW_HTTP_SERVICES is 1.
 
         Raises:
             ConfigError: There is no address or no token; the text lists where it was looked for.
@@ -92,7 +95,10 @@ class Session(Closing):
         from .settings import read_settings
         from .tokens import SavedToken
 
-        found = find_platform(url, token, path)
+        # From here on no traceback shows it.
+        secret = SecretText(token) if token else None
+        del token
+        found = find_platform(url, secret, path)
         if settings is None:
             store = found.store or current_store(path)
             settings = read_settings(store.folder if store else None)
@@ -105,6 +111,7 @@ class Session(Closing):
             proxies=proxies,
             trust_env=trust_env,
             application=application,
+            allow_http_services=allow_http_services,
             clock=clock,
         )
         tokens = (

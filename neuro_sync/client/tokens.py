@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from neuro_sync.errors import AuthenticationError, ConfigError
-from neuro_sync.transport.tokens import MASK, ForkSafeLock, user_of
+from neuro_sync.secret_text import MASK, SecretText
+from neuro_sync.transport.connections import check_encrypted
+from neuro_sync.transport.tokens import ForkSafeLock, user_of
 
 from . import oauth
 from .saved_login import LoginStore, SavedLogin, logger
@@ -42,7 +44,7 @@ class SavedToken:
         # Held while one thread renews; the others wait for its token.
         self._lock = ForkSafeLock()
 
-    def token(self) -> str:
+    def token(self) -> SecretText:
         login = self._login
         if self._is_fresh(login):
             return login.token
@@ -51,7 +53,7 @@ class SavedToken:
                 self._renew(self._login.token)
             return self._login.token
 
-    def renew(self, refused: str) -> str | None:
+    def renew(self, refused: SecretText) -> SecretText | None:
         with self._lock:
             if self._login.token == refused:
                 self._renew(refused)
@@ -61,7 +63,7 @@ class SavedToken:
         # One without a refresh token is used until the platform says no.
         return not login.refresh_token or login.expiration_time > self._clock.date()
 
-    def _renew(self, old: str) -> None:
+    def _renew(self, old: SecretText) -> None:
         with self._store.lock():
             saved = self._read_again()
             if saved.token != old and self._is_fresh(saved):
@@ -70,10 +72,13 @@ class SavedToken:
             if not saved.refresh_token:
                 raise AuthenticationError(f"the token is not accepted; {self._log_in_again()}")
             now = self._clock.date()
+            token_url = str(saved.auth_config["token_url"])
+            if not self._anonymous.allow_http_services:
+                check_encrypted(saved.url, "token_url", token_url)
             try:
                 grant = oauth.refresh(
                     self._anonymous,
-                    str(saved.auth_config["token_url"]),
+                    token_url,
                     str(saved.auth_config["client_id"]),
                     saved.refresh_token,
                 )

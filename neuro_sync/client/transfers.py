@@ -29,6 +29,7 @@ from neuro_sync.errors import (
 )
 from neuro_sync.models import storage as models
 from neuro_sync.models.uris import build, file_parts, file_path
+from neuro_sync.secret_text import drop_frames
 
 from .arguments import BadValuesRefused
 
@@ -276,10 +277,7 @@ class Crew(Closing):
         """
         if ends_copy(error):
             raise error
-        cause: BaseException | None = error
-        while cause is not None:  # the frames of a traceback would hold the contents of files
-            cause.__traceback__ = None
-            cause = cause.__cause__ or cause.__context__
+        drop_frames(error)  # they would hold the contents of files
         self._note(CopyFailure(src, dst, error), is_failure=True)
 
     def leave_out(self, src: URL, dst: URL, reason: str) -> None:

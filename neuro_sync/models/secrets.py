@@ -9,6 +9,8 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo
 from yarl import URL
 
+from neuro_sync.secret_text import SecretBytes
+
 from .base import ANSWER, DISCREET, Model, written
 from .jobs import TenantName
 from .uris import build
@@ -26,6 +28,8 @@ def _key(key: str) -> str:
 
 def _bytes(value: object, info: ValidationInfo) -> object:
     if info.mode != "json":
+        if isinstance(value, SecretBytes):
+            value = value.reveal()
         if not isinstance(value, bytes):
             raise ValueError("a value is bytes; encode a text")
         return value

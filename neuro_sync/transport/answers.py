@@ -20,6 +20,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from neuro_sync.monotonic import monotonic
+from neuro_sync.secret_text import SecretBytes
 
 from .deadlines import bounded, seconds_left
 from .tls import remember_session
@@ -297,6 +298,8 @@ class _JoinedRequests(HTTPConnection):
     read_timeout: float | None = None
     """Seconds of silence while something is sent or read; None is no limit."""
     _held: bytearray | None = None
+    _buffer: list[bytes]
+    """The lines of the head that is being put together, in the library."""
     _is_connecting: bool = False
     connect_seconds: float = 0.0
     """How long it took to connect, TLS included."""
@@ -340,7 +343,8 @@ class _JoinedRequests(HTTPConnection):
         enforce_content_length: bool = True,
     ) -> None:
         """Send a request."""
-        if isinstance(body, bytes) and len(body) <= JOINED:
+        size = len(body) if isinstance(body, bytes) else getattr(body, "size", JOINED + 1)
+        if isinstance(body, bytes | SecretBytes) and size <= JOINED:
             self._held = bytearray()
         try:
             super().request(
@@ -353,11 +357,19 @@ class _JoinedRequests(HTTPConnection):
                 decode_content=decode_content,
                 enforce_content_length=enforce_content_length,
             )
-            held, self._held = self._held, None
-            if held:
-                self.send(held)
+            if held := self._held:
+                self._held = None
+                # A view: what is in the head and the body is shown by no traceback.
+                self.send(memoryview(held))
         finally:
             self._held = None
+
+    def _send_output(self, *_: Any, **__: Any) -> None:
+        """Send the head; urllib3 sends bodies itself."""
+        # A view: no traceback shows the token in it.
+        head = memoryview(b"\r\n".join([*self._buffer, b"", b""]))
+        self._buffer.clear()
+        self.send(head)
 
     def send(self, data: Any) -> None:
         """Send a piece, or hold it back until the request is whole.
@@ -390,8 +402,9 @@ class _JoinedRequests(HTTPConnection):
 
 def wait_for_ever(answer: Any) -> None:
     """Lift the timeout of what is read of an answer's body."""
-    if answer.connected is not None:
-        answer.connected.settimeout(None)
+    connected = getattr(answer, "connected", None)  # that of a mock has none
+    if connected is not None:
+        connected.settimeout(None)
 
 
 class Connection(_JoinedRequests):

@@ -21,13 +21,17 @@ from urllib3.connectionpool import ConnectionPool
 from neuro_sync.closing import Closing
 from neuro_sync.errors import ConfigError, NeuroError, NotSupported
 from neuro_sync.models.durations import Duration, in_seconds
+from neuro_sync.secret_text import SecretText
 
 from .answers import POOLS, LendingPool, socks_pools
+from .interception import Interceptor, find_interceptor, is_replaced
 from .tls import Certificate, TlsContext
 from .tokens import ForkSafeLock
 
 Timeout = Duration | tuple[Duration, Duration]
 """How long to connect, and how long an answer may be silent while it is read; or one for both."""
+
+ALLOW_HTTP_SERVICES = "NEURO_SYNC_ALLOW_HTTP_SERVICES"
 
 LONGEST_TIMEOUT_S = 20 * 86400.0
 """What is longer sets no limit: the kernel counts milliseconds, in 31 bits."""
@@ -55,6 +59,11 @@ class ConnectionOptions(TypedDict, total=False):
     """Whether the environment may name proxies and a CA bundle."""
     application: str | None
     """Who asks, such as ``my-app/1.2``; it goes before our own name."""
+    allow_http_services: bool | None
+    """Whether a platform reached over https may name services reached over http.
+
+    The token travels to them unencrypted. None is what NEURO_SYNC_ALLOW_HTTP_SERVICES says, or no.
+    """
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,7 @@ class Connections:
         for scheme in ("http://", "https://"):
             session.mount(scheme, self.adapter)
         self._session = session
+        self._plain_session: requests.Session | None = None
         self._settings: dict[str, Mapping[str, Any]] = {}
         self._contexts: dict[object, TlsContext] = {}
         self._in_use: WeakSet[Closing] = WeakSet()
@@ -142,6 +152,8 @@ class Connections:
             for connection in in_use:
                 connection.close()
         self._session.close()
+        if self._plain_session is not None:
+            self._plain_session.close()
 
     def tls(self, verify: bool | str, cert: Certificate | None) -> ssl.SSLContext:
         """Return the TLS context of these settings: one for all connections of the session."""
@@ -167,6 +179,54 @@ class Connections:
         if settings is None:
             settings = self._settings[host] = self._look_up(host)
         return self._session, settings
+
+    def interceptor(self, url: str) -> Interceptor | None:
+        """Return what stands between requests to an address and the network, if anything does.
+
+        What this package sends past the functions of `requests`, it must not see then.
+        """
+        found = find_interceptor()
+        if found is not None:
+            return found
+        if any(is_replaced(self._session, name) for name in ("request", "send", "get_adapter")):
+            return Interceptor("a method of the session", is_mock=True, is_replaced_for_all=False)
+        if self._session.get_adapter(url) is not self.adapter:
+            return Interceptor("the session's adapter", is_mock=True, is_replaced_for_all=False)
+        return None
+
+    def send(
+        self, session: requests.Session, request: requests.PreparedRequest, **options: Any
+    ) -> requests.Response:
+        """Send a request, by what may stand in the place of the library's own functions."""
+        url = str(request.url)
+        interceptor = self.interceptor(url)
+        if interceptor is None:
+            return session.get_adapter(url).send(request, **options)
+        if interceptor.is_replaced_for_all and interceptor.is_mock:
+            # Our connections are derived from classes that may have been replaced since.
+            session = self._plain()
+        if interceptor.is_mock or is_replaced(session, "request"):
+            # Mocks compare what is sent, and `Session.request` checks it.
+            _write_plainly(request)
+        if is_replaced(session, "request"):
+            return session.request(
+                str(request.method),
+                url,
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                **options,
+            )
+        if is_replaced(session, "send"):
+            return session.send(request, allow_redirects=False, **options)
+        return session.get_adapter(url).send(request, **options)
+
+    def _plain(self) -> requests.Session:
+        """Return a session of the library's own connections, or of what stands for them."""
+        if type(self._plain_session) is not requests.Session:
+            self._plain_session = requests.Session()
+            self._plain_session.trust_env = False  # what it says is in the options of each request
+        return self._plain_session
 
     def pool(self, url: str) -> LendingPool:
         """Return the connections to the host of an address."""
@@ -195,7 +255,7 @@ class Connections:
         }
         verify = self._trusted(merged["verify"])
         settings = {"verify": verify, "cert": self._cert, "proxies": proxies}
-        if host.startswith("https:"):
+        if is_https(host):
             self.tls(verify, self._cert)  # begins to read the files
         return settings
 
@@ -207,6 +267,44 @@ class Connections:
             return found
         # What OpenSSL itself reads, and `requests` does not.
         return (self._trust_env and os.environ.get("SSL_CERT_FILE")) or True
+
+
+def _write_plainly(request: requests.PreparedRequest) -> None:
+    """Put plain text and bytes into a request, which code that is not ours is going to read."""
+    headers: dict[str, Any] = request.headers  # type: ignore[assignment]  # ours, see HttpTransport
+    for name, value in headers.items():
+        if isinstance(value, SecretText):
+            headers[name] = value.reveal()
+    body: Any = request.body
+    if not isinstance(body, bytes | None):
+        request.body = b"".join(body)
+
+
+def allows_http_services(given: bool | None) -> bool:
+    """Return whether a service may be reached over http though the platform is not."""
+    if given is not None:
+        return given
+    return os.environ.get(ALLOW_HTTP_SERVICES, "").lower() in ("1", "true", "yes", "on")
+
+
+def check_encrypted(platform_url: str, name: str, address: str) -> None:
+    """Check that a platform reached over https names no address that is reached without.
+
+    Raises:
+        ConfigError: It does; what is sent there could be read, and answered, by anybody between.
+    """
+    if is_https(platform_url) and address[:5].lower() == "http:":
+        raise ConfigError(
+            f"the platform {platform_url} is reached over https and names {name} = {address}, "
+            "where the token would travel unencrypted, so nothing was sent there. Ask whoever runs "
+            "the platform to correct that, or accept it with allow_http_services=True or "
+            f"{ALLOW_HTTP_SERVICES}=1"
+        )
+
+
+def is_https(url: str) -> bool:
+    """Return whether an address is reached over TLS."""
+    return url[:6].lower() == "https:"
 
 
 def is_this_machine(host: str) -> bool:

@@ -13,7 +13,9 @@ from urllib.parse import quote, urlencode
 
 from neuro_sync.errors import IllegalArgumentError
 from neuro_sync.models.base import CONFIDENTIAL
+from neuro_sync.secret_text import SecretBytes, SecretText
 
+NO_UTF8 = "not UTF-8, and the platform takes no other text; write it in UTF-8"
 SURROGATES = re.compile("[\ud800-\udfff]")
 SHOWN_CHARACTERS = 100
 """How much of a word an error repeats."""
@@ -40,9 +42,15 @@ def query_text(query: Iterable[tuple[str, str | bytes]]) -> str:
     return urlencode(pairs)
 
 
-def form_body(form: Mapping[str, str]) -> bytes:
+def form_body(form: Mapping[str, str | SecretText]) -> SecretBytes:
     """Write the body of a form; raises as `segment` does."""
-    return query_text(form.items()).encode()
+    for name, value in form.items():
+        if isinstance(value, str):
+            _check(name, value)
+        elif SURROGATES.search(value.reveal()):
+            raise IllegalArgumentError(f"{name}: this is {NO_UTF8}")
+    pairs = {name: SecretText(value).reveal() for name, value in form.items()}
+    return SecretBytes(urlencode(pairs).encode())
 
 
 def json_body(body: object) -> bytes:
@@ -71,11 +79,10 @@ def _check(name: str, text: str) -> None:
     found = SURROGATES.search(text)
     if found is None:
         return
-    why = "not UTF-8, and the platform takes no other text; write it in UTF-8"
     if not SECRETS.isdisjoint(name.split(".")):
-        raise IllegalArgumentError(f"{name}: this is {why}")
+        raise IllegalArgumentError(f"{name}: this is {NO_UTF8}")
     place = f"{name}: " if name else ""
-    raise IllegalArgumentError(f"{place}{_word_at(text, found.start())} is {why}")
+    raise IllegalArgumentError(f"{place}{_word_at(text, found.start())} is {NO_UTF8}")
 
 
 def _word_at(text: str, position: int) -> str:

@@ -14,7 +14,7 @@ import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -35,11 +35,19 @@ from neuro_sync.errors import (
     ResourceNotFound,
     error_from_answer,
 )
+from neuro_sync.secret_text import SecretText
 from neuro_sync.version import __version__
 
 from .answers import LendingPool, ProxyLoginRequired, wait_for_ever
 from .clock import Clock
-from .connections import Connections, ConnectionSettings, Timeout, socket_timeouts
+from .connections import (
+    Connections,
+    ConnectionSettings,
+    Timeout,
+    allows_http_services,
+    is_https,
+    socket_timeouts,
+)
 from .deadlines import DeadlinePassed, bounded, seconds_left
 from .encoding import form_body, json_body, query_text
 from .retry import Retry
@@ -98,7 +106,7 @@ class Addresses(Protocol):
     """Where the services of a platform are; what is known of that may be out of date."""
 
     def current_address(self, url: str) -> str:
-        """Return where an address is now, as far as is known."""
+        """Return where an address is now, as far as is known; may refuse to tell."""
 
     def moved_address(self, url: str) -> str | None:
         """Find out where an address is now at which nobody answered; None if it did not move."""
@@ -117,7 +125,7 @@ class HttpTransport:
 
     def __init__(
         self,
-        token: TokenSource | str,
+        token: TokenSource | SecretText | str,
         *,
         timeout: Timeout = (10.0, 60.0),
         verify: bool | str | None = None,
@@ -125,6 +133,7 @@ class HttpTransport:
         proxies: Mapping[str, str] | None = None,
         trust_env: bool = True,
         application: str | None = None,
+        allow_http_services: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Say as whom to ask, and how; `connections.ConnectionOptions` explains the options.
@@ -132,7 +141,8 @@ class HttpTransport:
         Raises:
             ConfigError: The token or the application's name cannot be sent.
         """
-        self.tokens: TokenSource = FixedToken(token) if isinstance(token, str) else token
+        token = SecretText(token) if isinstance(token, str) else token
+        self.tokens: TokenSource = FixedToken(token) if isinstance(token, SecretText) else token
         self._timeout = socket_timeouts(timeout)
         self._clock = clock or Clock()
         self._headers = {
@@ -142,6 +152,8 @@ class HttpTransport:
         }
         self._connections = Connections(verify, cert, proxies, trust_env=trust_env)
         self._addresses: Addresses | None = None
+        self.allow_http_services: bool = allows_http_services(allow_http_services)
+        """Whether services may be reached over http though the platform is reached over https."""
 
     def with_options(
         self,
@@ -174,7 +186,7 @@ class HttpTransport:
         retry: Retry,
         query: Query = (),
         body: object = None,
-        form: Mapping[str, str] | None = None,
+        form: Mapping[str, str | SecretText] | None = None,
         content: bytes | Content | None = None,
         accept: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
@@ -235,7 +247,7 @@ class HttpTransport:
     def overlap(self, url: str) -> Overlap | None:
         """Return connections for many small requests to the host of an address.
 
-        None where a proxy stands in between.
+        None where a proxy, a mock or an instrumentation stands in between.
         """
         # Loaded for whoever copies folders; a single request begins sooner without it.
         from .overlap import Overlap
@@ -243,7 +255,7 @@ class HttpTransport:
         self._connections.check_open()
         url = self.current_address(url)
         _, settings = self._connections.to(url)
-        if select_proxy(url, settings["proxies"]):
+        if select_proxy(url, settings["proxies"]) or self._connections.interceptor(url):
             return None
         pool = self._connections.pool(url)
         return Overlap(self._prepare_call, pool, self._timeout)
@@ -251,6 +263,8 @@ class HttpTransport:
     def connect_ahead(self, url: str) -> None:
         """Begin to connect to a host, while a request to it is still being put together."""
         self._connections.check_open()
+        if self._connections.interceptor(url):  # who may not want a connection at all
+            return
         pool = self._connections.pool(url)
         if isinstance(pool, LendingPool):  # else it is that of a proxy of another kind
             pool.connect_ahead(self._timeout[0])
@@ -265,8 +279,19 @@ class HttpTransport:
         return request
 
     def connection_settings(self, url: str) -> ConnectionSettings:
-        """Return how requests to an address are made, for one that is no plain request."""
+        """Return how requests to an address are made, for one that is no plain request.
+
+        Raises:
+            ConnectionFailed: Requests are mocked, so that nothing may be sent past them.
+        """
         self._connections.check_open()
+        interceptor = self._connections.interceptor(url)
+        if interceptor is not None and interceptor.is_mock:
+            raise ConnectionFailed(
+                f"no connection to {_where('GET', url)}: requests are mocked "
+                f"({interceptor.name} is replaced), and no mock speaks websocket; "
+                "test this with the fixtures of neuro_sync.testing"
+            )
         session, settings = self._connections.to(url)
         proxy = select_proxy(url, settings["proxies"])
         adapter = cast("HTTPAdapter", session.get_adapter(url))
@@ -277,7 +302,7 @@ class HttpTransport:
             proxy_headers=adapter.proxy_headers(proxy) if proxy else {},
             tls=(
                 self._connections.tls(settings["verify"], settings["cert"])
-                if url.startswith("https:")
+                if is_https(url)
                 else None
             ),
         )
@@ -288,7 +313,11 @@ class HttpTransport:
         self._connections.close()
 
     def current_address(self, url: str) -> str:
-        """Return where an address is now, if its service is known to have moved."""
+        """Return where an address is now, if its service is known to have moved.
+
+        Raises:
+            ConfigError: It is unencrypted, and the platform is not.
+        """
         return url if self._addresses is None else self._addresses.current_address(url)
 
     def moved_address(self, retry: Retry, url: str, error: NeuroError) -> str | None:
@@ -388,7 +417,7 @@ class HttpTransport:
         url: str,
         query: Query,
         body: object,
-        form: Mapping[str, str] | None,
+        form: Mapping[str, str | SecretText] | None,
         accept: str | None,
     ) -> requests.PreparedRequest:
         """Build the request by its attributes.
@@ -410,9 +439,8 @@ class HttpTransport:
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(request.body))
         elif form is not None:
-            request.body = form_body(form)
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            headers["Content-Length"] = str(len(request.body))
+            _put_content(request, form_body(form))
         elif method not in ("GET", "HEAD"):
             headers["Content-Length"] = "0"
         return request
@@ -424,11 +452,8 @@ class HttpTransport:
         session, settings = self._connections.to(url)
         connect, read = (bounded(timeout) for timeout in self._timeout)
         try:
-            response = session.get_adapter(url).send(
-                request,
-                stream=True,
-                timeout=(connect, read),  # type: ignore[arg-type]  # the stub lacks (None, number)
-                **settings,
+            response = self._connections.send(
+                session, request, stream=True, timeout=(connect, read), **settings
             )
             if not stream or response.status_code >= 300:
                 response.content  # noqa: B018  # reads it
@@ -441,7 +466,7 @@ class HttpTransport:
             refusal = ProxyLoginRequired(f"it answered: 407 {response.reason}")
             raise proxy_error(refusal, _where(method, url)) from refusal
         if response.status_code >= 300:
-            raise _refusal(response, method, url)
+            raise _refusal(request, response)
         return response
 
     def __repr__(self) -> str:
@@ -457,24 +482,32 @@ def _user_agent(application: str | None) -> str:
     return f"{application} {name}"
 
 
-def _authorize(request: requests.PreparedRequest, token: str, login: str | None) -> None:
-    if token and login is not None:
-        basic = b64encode(f"{login}:{token}".encode()).decode()
-        request.headers["Authorization"] = f"Basic {basic}"
-    elif token:
-        request.headers["Authorization"] = f"Bearer {token}"
+def _authorize(request: requests.PreparedRequest, token: SecretText, login: str | None) -> None:
+    if not token:
+        return
+    # No `str`, so that no traceback shows it: `http.client` encodes the value of a header.
+    headers: dict[str, Any] = request.headers  # type: ignore[assignment]  # ours, see _prepare
+    headers["Authorization"] = (
+        SecretText(f"Bearer {token.reveal()}")
+        if login is None
+        else SecretText(f"Basic {b64encode(f'{login}:{token.reveal()}'.encode()).decode()}")
+    )
 
 
-def _secrets(request: requests.PreparedRequest) -> tuple[str, ...]:
+def _secrets(request: requests.PreparedRequest) -> tuple[SecretText, ...]:
     """Return what a request was sent with that nobody else shall read."""
-    kind, _, sent = request.headers.get("Authorization", "").partition(" ")
-    return (sent, b64decode(sent).decode().partition(":")[2]) if kind == "Basic" else (sent,)
+    sent = SecretText(request.headers.get("Authorization", ""))
+    credentials = SecretText(sent.reveal().partition(" ")[2])
+    if not sent.reveal().startswith("Basic "):
+        return (credentials,)
+    return credentials, SecretText(b64decode(credentials.reveal()).decode().partition(":")[2])
 
 
-def _refusal(response: requests.Response, method: str, url: str) -> Exception:
-    status, path = response.status_code, urlsplit(url).path
+def _refusal(request: requests.PreparedRequest, response: requests.Response) -> Exception:
+    method, status = str(request.method), response.status_code
+    path = urlsplit(str(request.url)).path
     # A server may repeat what it was sent; nobody else shall read a token for that.
-    secrets = _secrets(response.request)
+    secrets = _secrets(request)
     if status < 400:
         return redirection(status, method, path, response.headers.get("Location"), *secrets)
     said = masked(response.content.decode(errors="replace"), *secrets)
@@ -484,7 +517,7 @@ def _refusal(response: requests.Response, method: str, url: str) -> Exception:
 
 
 def redirection(
-    status: int, method: str, path: str, location: str | None, *secrets: str
+    status: int, method: str, path: str, location: str | None, *secrets: SecretText
 ) -> APIError:
     """Return the error of an answer that sends us elsewhere, which is not done."""
     where = masked(location or "nowhere", *secrets)

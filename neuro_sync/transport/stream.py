@@ -106,7 +106,9 @@ class Stream(Closing, Iterator[bytes]):
                 self._release()
                 raise StopIteration
             try:
-                piece = self._raw.read1(self.piece, decode_content=self._encoded)
+                # The answers of some mocks take no such option.
+                options = {"decode_content": True} if self._encoded else {}
+                piece = self._raw.read1(self.piece, **options)
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 self._release()
                 if self._closed:
@@ -125,8 +127,8 @@ class Stream(Closing, Iterator[bytes]):
         self._closed = True
         if self.is_inherited:
             return
-        # It has gone back to its pool already, or the peer has cut it.
-        with suppress(RuntimeError, ValueError, OSError):
+        # It has gone back to its pool already, the peer has cut it, or it is the answer of a mock.
+        with suppress(RuntimeError, ValueError, OSError, AttributeError):
             self._raw.shutdown()
         if self._reading.acquire(blocking=False):
             try:

@@ -1,7 +1,8 @@
 """A websocket that raises our errors and keeps its own heartbeat.
 
-websocket-client shakes hands; its receive loop is not used. It promises nothing about threads, a
-pong that does not come goes unnoticed in it, and it is too slow (`rfc6455`).
+websocket-client shakes hands, and is not told the token; its receive loop is not used. It promises
+nothing about threads, a pong that does not come goes unnoticed in it, and it is too slow
+(`rfc6455`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from neuro_sync.errors import (
     error_from_answer,
 )
 from neuro_sync.monotonic import monotonic
+from neuro_sync.secret_text import SecretText
 
 from .answers import PIECE, Connection
 from .connections import socket_options
@@ -157,7 +159,16 @@ class WebSocket(Closing):
                 raise
         return self._open(fresh)
 
-    def _open(self, token: str) -> Self:
+    def _open(self, token: SecretText) -> Self:
+        # Raised when nothing is handled any more: the library's error repeats the whole answer,
+        # which may repeat the token.
+        refusal = self._shake_hands(token)
+        if refusal is not None:
+            raise refusal
+        return self
+
+    def _shake_hands(self, token: SecretText) -> NeuroError | None:
+        """Connect and shake hands; return the platform's refusal, if it is one."""
         # Here, since `import neuro_sync` is to stay quick.
         from websocket import WebSocket as Handshake
         from websocket import (
@@ -174,9 +185,9 @@ class WebSocket(Closing):
             if self._closed:
                 raise StreamClosed(f"{self._what} was closed while it was being opened")
             handshake.connect(  # type: ignore[no-untyped-call]  # it has no annotations
-                "ws" + self._url.removeprefix("http"),
-                socket=_HandshakeSocket(self._socket),
-                header=self._header(token),
+                f"ws{self._url[len('http') :]}",
+                socket=_HandshakeSocket(self._socket, token),
+                header=self._header(),
                 suppress_origin=True,
                 # It would send the token to wherever it is told to go.
                 redirect_limit=0,
@@ -193,8 +204,7 @@ class WebSocket(Closing):
         except WebSocketBadStatusException as error:
             self._discard()
             said = (error.resp_headers or {}).get("x-error") or error.resp_body or b""
-            # Not chained: the original repeats the whole answer, which may repeat the token.
-            raise self._refusal(error.status_code, said, error.resp_headers, token) from None
+            return self._refusal(error.status_code, said, error.resp_headers, token)
         except ConnectionFailed:  # the proxy's
             raise
         except ProtocolError as error:
@@ -217,7 +227,7 @@ class WebSocket(Closing):
             if 300 <= status < 400:
                 location = (handshake.getheaders() or {}).get("location")
                 path = urlsplit(self._url).path
-                raise redirection(status, "GET", path, location, token) from None
+                return redirection(status, "GET", path, location, token)
             if self._closed:
                 raise StreamClosed(f"{self._what} was closed while it was being opened") from error
             if str(error) == "Invalid WebSocket Header":
@@ -227,7 +237,7 @@ class WebSocket(Closing):
             self._reading.release()
         answered = handshake.getheaders() or {}
         self.subprotocol = answered.get("sec-websocket-protocol")
-        return self
+        return None
 
     def _connect(self) -> socket.socket:
         """Return a connection by the settings of requests.
@@ -261,17 +271,15 @@ class WebSocket(Closing):
         connected.settimeout(bounded(read))
         return connected
 
-    def _header(self, token: str) -> dict[str, str]:
+    def _header(self) -> dict[str, str]:
         header = {"User-Agent": self._settings.user_agent}
-        if token:
-            header["Authorization"] = f"Bearer {token}"
         if self._offered:
             # Not by `subprotocols=`: websocket-client turns a server away that chooses none.
             header["Sec-WebSocket-Protocol"] = self._offered
         return header
 
     def _refusal(
-        self, status: int, said: bytes | str, headers: Mapping[str, str] | None, token: str
+        self, status: int, said: bytes | str, headers: Mapping[str, str] | None, token: SecretText
     ) -> NeuroError:
         if status < 400:
             return ProtocolError(f"the answer was {status}, and no websocket: {self._what}")
@@ -541,10 +549,24 @@ class _HandshakeSocket:
     The library reads heads byte by byte, however many bytes come.
     """
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, token: SecretText) -> None:
         self._socket = connected
+        self._token = token
         self._timeout = connected.gettimeout()
         self._head_size = 0
+
+    def send(self, head: bytes) -> int:
+        """Send the head with the token, which the library's variables and its log do not hold."""
+        # Views, since a traceback would show bytes.
+        left = memoryview(head)
+        if self._token:
+            lines = b"Authorization: Bearer " + self._token.encode() + b"\r\n\r\n"
+            left = memoryview(head.removesuffix(b"\r\n") + lines)
+            del lines
+        while left:
+            self._socket.settimeout(bounded(self._timeout))
+            left = left[self._socket.send(left) :]
+        return len(head)
 
     def recv(self, size: int) -> bytes:
         if size == 1:

@@ -12,6 +12,7 @@ import pytest
 from neuro_sync import ConfigError, Session
 from neuro_sync.client.lookup import find_platform
 from neuro_sync.client.saved_login import LoginStore, SavedLogin
+from neuro_sync.secret_text import SecretText
 
 HERE = "https://here.example/api/v1"
 THERE = "https://there.example/api/v1"
@@ -29,7 +30,10 @@ def passed(user: str, url: str = HERE, **more: str | None) -> str:
 
 def save(folder: Path, user: str) -> LoginStore:
     store = LoginStore(folder)
-    store.write(SavedLogin(HERE, token_of(user), 1e12, "canary-refresh", {}), now=1.0)
+    store.write(
+        SavedLogin(HERE, SecretText(token_of(user)), 1e12, SecretText("canary-refresh"), {}),
+        now=1.0,
+    )
     return store
 
 

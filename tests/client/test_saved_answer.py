@@ -29,6 +29,7 @@ from neuro_sync import (
 from neuro_sync.client.platform import MAX_AGE_S
 from neuro_sync.client.saved_login import LoginStore, SavedAnswer
 from neuro_sync.local.server import LocalPlatform
+from neuro_sync.secret_text import SecretText
 from neuro_sync.transport.clock import Clock
 from tests.relays import FrontDoor
 from tests.two_clusters import TwoClusters, two_clusters
@@ -260,7 +261,7 @@ def test_a_token_that_is_refused_has_the_answer_asked_for_again(
     assert home
     neuro_sync.login_with_token(platform.token, url=platform.url)
     login = store.read()
-    store.write(replace(login, token=f"{login.token[:-4]}AAAA"), now=1.0)
+    store.write(replace(login, token=SecretText(f"{platform.token[:-4]}AAAA")), now=1.0)
     with Session() as session:
         assert session.cluster_name == "local"
         with pytest.raises(AuthenticationError):

@@ -57,7 +57,7 @@ def expire(folder: Path) -> None:
 
 
 def token_in(folder: Path) -> str:
-    return LoginStore(folder).read().token
+    return LoginStore(folder).read().token.reveal()
 
 
 @pytest.fixture

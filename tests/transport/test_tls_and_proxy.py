@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,11 +18,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuro_sync import ConfigError, ConnectionFailed, Session, login_with_token
+from neuro_sync import (
+    ConfigError,
+    ConnectionFailed,
+    Session,
+    login_headless,
+    login_with_token,
+)
+from neuro_sync.client.saved_login import LoginStore
 from neuro_sync.local.server import LocalPlatform
 from neuro_sync.transport.clock import Clock
 from neuro_sync.transport.http import HttpTransport
 from neuro_sync.transport.overlap import Call as SmallCall
+from tests.oauth_server import OAuthServer, TokenDoor
 from tests.programs import require_programs
 from tests.relays import LOOPBACK, FrontDoor, HttpProxy
 
@@ -680,3 +690,111 @@ def test_logging_in_goes_by_the_same_options(
         proxies={"https": proxy.address},
     )
     assert proxy.requests == [f"CONNECT {HOST}:{wary.port}"]
+
+
+@pytest.fixture(scope="module")
+def half_open(platform: LocalPlatform, plain: FrontDoor, authority: Path) -> Iterator[FrontDoor]:
+    """The platform as ``https://``, which says that its services are at ``http://``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    with FrontDoor(port_of(platform.url), context, host=HOST, services=plain.address) as door:
+        yield door
+
+
+@pytest.fixture
+def plain_connections(plain: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The ports of the unencrypted services, each time that one is connected to."""
+    found: list[int] = []
+    connect = socket.socket.connect
+
+    def record(self: socket.socket, address: Any) -> None:
+        if address[1] == plain.port:
+            found.append(address[1])
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", record)
+    return found
+
+
+UNENCRYPTED: list[Callable[[Session, str], object]] = [
+    *(follow, run, copy),
+    lambda session, _: session.secrets.add("key", b"value"),
+    lambda session, _: list(session.disks.list()),
+    lambda session, _: session.images.list(),
+    lambda session, _: session.images.push("busybox:latest"),
+    lambda session, _: session.storage.stat("storage:x"),
+    lambda session, job: list(session.jobs.top(job)),
+    lambda session, job: session.jobs.send_signal(job),
+]
+
+
+@pytest.mark.parametrize("call", UNENCRYPTED)
+def test_no_token_is_sent_unencrypted_because_a_platform_says_so(
+    platform: LocalPlatform,
+    half_open: FrontDoor,
+    plain_connections: list[int],
+    ca: str,
+    job_id: str,
+    call: Callable[[Session, str], object],
+) -> None:
+    with (
+        Session(half_open.url, platform.token, verify=ca) as session,
+        pytest.raises(ConfigError, match="travel unencrypted") as refused,
+    ):
+        call(session, job_id)
+    assert plain_connections == []
+    assert re.search(r"names \w+_url of the cluster 'local' = http://", str(refused.value))
+    assert "NEURO_SYNC_ALLOW_HTTP_SERVICES=1" in str(refused.value)
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_unencrypted_services_are_used_by_who_accepts_that(
+    platform: LocalPlatform,
+    half_open: FrontDoor,
+    ca: str,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    by_variable: bool,
+) -> None:
+    if by_variable:
+        monkeypatch.setenv("NEURO_SYNC_ALLOW_HTTP_SERVICES", "1")
+    allowed = None if by_variable else True
+    with Session(half_open.url, platform.token, verify=ca, allow_http_services=allowed) as session:
+        for call in (follow, run, copy):
+            call(session, job_id)
+
+
+def test_the_scheme_of_an_address_may_be_in_capitals(
+    platform: LocalPlatform, secure: FrontDoor, ca: str, job_id: str
+) -> None:
+    url = secure.url.replace("https:", "HTTPS:")
+    with Session(url, platform.token, verify=ca) as session:
+        for call in (ask, follow, run, copy):
+            call(session, job_id)
+
+
+def test_no_login_is_sent_unencrypted_because_a_platform_says_so(
+    door: TokenDoor, oauth: OAuthServer, authority: Path, ca: str, tmp_path: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    with FrontDoor(port_of(door.url), context, host=HOST) as secure_door:
+        with pytest.raises(ConfigError, match="names auth_url = http:"):
+            login_headless(lambda _: "code", url=secure_door.url, path=tmp_path, verify=ca)
+        login_headless(
+            lambda address: oauth.browse(address).text,
+            url=secure_door.url,
+            path=tmp_path,
+            verify=ca,
+            allow_http_services=True,
+        )
+        store = LoginStore(tmp_path)
+        login = store.read()
+        store.write(replace(login, expiration_time=0.0), now=1.0)
+        asked = oauth.refreshes
+        with (
+            Session(path=tmp_path, verify=ca) as session,
+            pytest.raises(ConfigError, match="names token_url = http:"),
+        ):
+            session.config.fetch()
+        assert oauth.refreshes == asked
