@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from yarl import URL
 
-from neuro_sync.errors import APIError, AuthenticationError, ProtocolError
+from neuro_sync.errors import APIError, AuthenticationError, ConfigError, ProtocolError
 from neuro_sync.secret_text import SecretText
 from neuro_sync.transport.deadlines import call_deadline
 from neuro_sync.transport.retry import Retry
@@ -129,7 +129,7 @@ def _read_grant(answer: requests.Response) -> Grant | None:
             float(content["expires_in"]),
             SecretText(str(following)) if following else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

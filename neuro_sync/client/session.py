@@ -309,6 +309,8 @@ class Session(Closing):
             self._stop_platform()
 
     def __repr__(self) -> str:
+        if "config" not in vars(self):  # in the traceback of a session that could not be made
+            return "<Session>"
         try:
             return f"<Session {self.username!r} at {self.api_url}>"
         except ConfigError:  # a token that tells no name

@@ -357,10 +357,10 @@ class _JoinedRequests(HTTPConnection):
                 decode_content=decode_content,
                 enforce_content_length=enforce_content_length,
             )
-            if held := self._held:
-                self._held = None
+            if self._held:
                 # A view: what is in the head and the body is shown by no traceback.
-                self.send(memoryview(held))
+                held, self._held = memoryview(self._held), None
+                self.send(held)
         finally:
             self._held = None
 

@@ -470,7 +470,9 @@ class HttpTransport:
         return response
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}{', closed' if self._connections.closed else ''}>"
+        # One that could not be made has none; tracebacks show it as well.
+        connections = vars(self).get("_connections")
+        return f"<{type(self).__name__}{', closed' if connections and connections.closed else ''}>"
 
 
 def _user_agent(application: str | None) -> str:

@@ -85,7 +85,7 @@ class RefusingConnection(HTTPConnection):
 def mounted(session: Session) -> Iterator[None]:
     """Mount an adapter on the session that it sends with."""
     inner = session._transport._connections._session  # there is no other way
-    before = inner.adapters.copy()
+    before = dict(inner.adapters)
     inner.mount("http://", RefusingAdapter())
     try:
         yield
