@@ -152,9 +152,13 @@ def test_options_that_exclude_each_other_are_refused() -> None:
 
 @contextmanager
 def up(state: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the command until the block ends, and return when it answers."""
+    """Run the command until the block ends, and return when it answers.
+
+    Its jobs may write what is beside the state folder.
+    """
+    options = ("--port", "0", "--state", str(state), "--writable", str(state.parent))
     with subprocess.Popen(
-        [*NEURO, "local", "up", "--port", "0", "--state", str(state)],
+        [*NEURO, "local", "up", *options],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

@@ -488,8 +488,8 @@ def receiving(*pauses: float, piece: int = 2**16) -> Iterator[tuple[str, list[in
                     for pause in pauses:
                         time.sleep(pause)
                         size += len(connection.recv(piece, socket.MSG_WAITALL))
-                    while size < int(found[1]):
-                        size += len(connection.recv(2**20))
+                    while size < int(found[1]) and (data := connection.recv(2**20)):
+                        size += len(data)
                     sizes.append(size)
                     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
