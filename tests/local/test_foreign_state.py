@@ -388,7 +388,7 @@ def test_a_copied_folder_starts_no_job_until_it_is_adopted(tmp_path: Path, copie
     ended = CliRunner().invoke(neuro, ["local", "adopt", "--state", str(copied)])
     assert ended.exit_code == 0, ended.output
     with (
-        LocalPlatform(copied, cores=1000, memory=2**42, grace=0.1) as platform,
+        LocalPlatform(copied, cores=1000, memory=2**42, grace=0.1, writable=[tmp_path]) as platform,
         Session(platform.url, platform.token) as session,
     ):
         eventually((tmp_path / "ran").exists, "the job did not run")
@@ -551,10 +551,10 @@ def test_nothing_is_readable_by_others_whatever_the_umask(
 
 def check_private(folder: Path, job_id: str) -> None:
     """Check the mode of all that is in a state folder but of what a job has made."""
-    scratch = folder / "jobs" / job_id / "scratch"
+    own = {folder / "jobs" / job_id / name for name in ("scratch", "tmp")}
     seen = set()
     for path in (folder, *folder.rglob("*")):
-        if scratch not in path.parents and "trash" not in path.parts:
+        if own.isdisjoint(path.parents) and "trash" not in path.parts:
             mode = path.lstat().st_mode
             seen.add(path.name)
             kind = 0o700 if stat.S_ISDIR(mode) or stat.S_ISSOCK(mode) else 0o600

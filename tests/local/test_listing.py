@@ -44,11 +44,18 @@ def job(number: int, **fields: Any) -> JobRow:
     )
 
 
+class Jobs(list[tuple[JobRow, tuple[str, ...]]]):
+    """Jobs with their tags, too many to be shown with each example."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} jobs>"
+
+
 @pytest.fixture(scope="module")
-def jobs() -> list[tuple[JobRow, tuple[str, ...]]]:
+def jobs() -> Jobs:
     """Return jobs with their tags; now and then the clock was set back."""
     chance = random.Random(1)
-    return [
+    return Jobs(
         (
             job(
                 number,
@@ -61,7 +68,7 @@ def jobs() -> list[tuple[JobRow, tuple[str, ...]]]:
             tuple(tag for tag in TAGS if chance.random() < (0.01 if tag == "rare" else 0.9)),
         )
         for number in range(JOBS)
-    ]
+    )
 
 
 @pytest.fixture(scope="module")

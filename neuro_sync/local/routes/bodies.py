@@ -128,7 +128,7 @@ def _read(body: bytes, read: Callable[[Any], T]) -> T:
     try:
         value = json.loads(body, parse_int=_integer, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise IllegalArgumentError(f"the body is no JSON: {error}") from None
+        raise IllegalArgumentError(str(error)) from None
     _check(value, "", "", DEEPEST)
     return read(value)
 
