@@ -26,7 +26,8 @@ def test_importing_loads_no_server_command_line_or_websocket_library() -> None:
     loaded = run("import sys, neuro_sync; print(*sys.modules)").split()
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
     ours = {name.split(".")[1] for name in loaded if name.startswith("neuro_sync.")}
-    assert ours == {"client", "closing", "errors", "models", "monotonic", "version"}
+    pure = {"errors", "models", "monotonic", "secret_text", "version"}
+    assert ours == {"client", "closing", *pure}
 
 
 def test_importing_starts_no_thread_and_opens_no_socket() -> None:

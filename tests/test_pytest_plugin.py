@@ -27,12 +27,12 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_page_about_testing_works_and_leaves_nothing_behind(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "testing.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "test_shown.py").write_text(code)
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "test_shown.py").write_text("\n\n".join(code))
     (tmp_path / "home").mkdir()
     ended = run(tmp_path)
     assert ended.returncode == 0, ended.stdout
-    assert "2 passed" in ended.stdout
+    assert "3 passed" in ended.stdout
     assert not list((tmp_path / "home").iterdir())
 
 

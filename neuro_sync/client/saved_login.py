@@ -315,7 +315,8 @@ class LoginStore:
 
 def _may_be_used(status: os.stat_result) -> bool:
     """Return whether a file or folder is ours or root's; root works with those of all users."""
-    return is_trusted(status) or (hasattr(os, "geteuid") and os.geteuid() == 0)
+    is_root = os.geteuid() == 0 if hasattr(os, "geteuid") else False
+    return is_root or is_trusted(status)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import requests
 from yarl import URL
 
 from neuro_sync.errors import ProtocolError
@@ -16,6 +16,9 @@ from neuro_sync.transport.retry import Retry
 
 from .arguments import BadValuesRefused
 from .config import Config, ResourceLocation, Section
+
+if TYPE_CHECKING:
+    import requests
 
 
 class Secrets(Section):

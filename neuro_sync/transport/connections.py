@@ -24,7 +24,7 @@ from neuro_sync.models.durations import Duration, in_seconds
 from neuro_sync.secret_text import SecretText
 
 from .answers import POOLS, LendingPool, socks_pools
-from .interception import Interceptor, find_interceptor, is_replaced
+from .interception import Interceptor, find_interceptor, is_changed, is_replaced
 from .tls import Certificate, TlsContext
 from .tokens import ForkSafeLock
 
@@ -188,7 +188,7 @@ class Connections:
         found = find_interceptor()
         if found is not None:
             return found
-        if any(is_replaced(self._session, name) for name in ("request", "send", "get_adapter")):
+        if is_changed(self._session):
             return Interceptor("a method of the session", is_mock=True, is_replaced_for_all=False)
         if self._session.get_adapter(url) is not self.adapter:
             return Interceptor("the session's adapter", is_mock=True, is_replaced_for_all=False)

@@ -285,6 +285,7 @@ class HttpTransport:
             ConnectionFailed: Requests are mocked, so that nothing may be sent past them.
         """
         self._connections.check_open()
+        session, settings = self._connections.to(url)
         interceptor = self._connections.interceptor(url)
         if interceptor is not None and interceptor.is_mock:
             raise ConnectionFailed(
@@ -292,7 +293,6 @@ class HttpTransport:
                 f"({interceptor.name} is replaced), and no mock speaks websocket; "
                 "test this with the fixtures of neuro_sync.testing"
             )
-        session, settings = self._connections.to(url)
         proxy = select_proxy(url, settings["proxies"])
         adapter = cast("HTTPAdapter", session.get_adapter(url))
         return ConnectionSettings(

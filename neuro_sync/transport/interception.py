@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import http.client
 import inspect
+import operator
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -24,8 +26,12 @@ import urllib3.connection
 import urllib3.connectionpool
 import urllib3.poolmanager
 
+# Also where `requests.Session` is a mock, or a session with a cache, while this is imported.
+SESSION: Any = requests.sessions.SessionRedirectMixin.__subclasses__()[0]
+"""The library's own class of sessions."""
+
 FUNCTIONS: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (requests.sessions.Session, ("request", "send", "get_adapter")),
+    (SESSION, ("request", "send", "get_adapter")),
     (
         requests.adapters.HTTPAdapter,
         ("send", "get_connection_with_tls_context", "init_poolmanager", "proxy_manager_for"),
@@ -80,21 +86,21 @@ class Interceptor(NamedTuple):
     """Whether it is so for each session of `requests`, not for one."""
 
 
-_checked: list[tuple[Mapping[str, object], str, object]] = []
-"""Each function and class with who holds it, once all were found to be the libraries' own."""
+_checked: list[tuple[Any, ...]] = []
+"""Who holds what is looked at, by which name, and what it was when all was the libraries' own."""
 
 
 def find_interceptor() -> Interceptor | None:
     """Return a mock, else an instrumentation; None if all is the libraries' own."""
-    # Asked before each request, and it takes 40 µs to look at everything.
-    for holder, name, value in _checked:
-        if holder.get(name) is not value:
-            return _find()
-    if _checked:
-        return None
+    if _checked:  # asked before each request, so the comparison is one of C code
+        holders, names, values = _checked
+        with suppress(KeyError):
+            if all(map(operator.is_, map(operator.getitem, holders, names), values)):
+                return None
     found = _find()
     if found is None:
-        _checked.extend((vars(holder), name, vars(holder)[name]) for holder, name in _places())
+        places = [(vars(holder), name, vars(holder)[name]) for holder, name in _places()]
+        _checked[:] = zip(*places, strict=True)
     return found
 
 
@@ -108,19 +114,29 @@ def _places() -> Iterator[tuple[Any, str]]:
 def _find() -> Interceptor | None:
     found: Interceptor | None = None
     for holder, name in CLASSES:
-        kind = vars(holder)[name]
-        if not isinstance(kind, type) or not _is_theirs(kind):
-            return Interceptor(name, is_mock=True)
+        kind = vars(holder).get(name)
+        if isinstance(kind, type) and (_is_theirs(kind) or issubclass(kind, SESSION)):
+            continue  # what derives from the session, such as one with a cache, is nothing to us
+        return Interceptor(name, is_mock=True)
     for owner, names in FUNCTIONS:
         own = vars(sys.modules[owner.__module__])
         for name in names:
-            function = vars(owner)[name]
+            function = vars(owner).get(name)
             if type(function) is FunctionType and function.__globals__ is own:
                 continue
             found = Interceptor(f"{owner.__name__}.{name}", _is_mock(function, own))
             if found.is_mock:
                 return found
     return found
+
+
+SESSION_METHODS = frozenset({"request", "send", "get_adapter"})
+
+
+def is_changed(session: object) -> bool:
+    """Return whether one session is no plain one, whatever holds for all of them."""
+    is_session = isinstance(session, SESSION)
+    return not is_session or not SESSION_METHODS.isdisjoint(vars(session))
 
 
 def is_replaced(session: Any, name: str) -> bool:

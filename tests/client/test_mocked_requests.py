@@ -113,6 +113,9 @@ MOCKS: dict[str, Callable[[Session], AbstractContextManager[object]]] = {
     "connection class": patched(
         "urllib3.connectionpool.HTTPConnectionPool.ConnectionCls", RefusingConnection
     ),
+    "session class": patched(
+        "requests.Session", mock.MagicMock(side_effect=requests.ConnectionError)
+    ),
     "mounted adapter": mounted,
 }
 CALLS: dict[str, Callable[[Session, Path], object]] = {
@@ -286,6 +289,27 @@ def test_a_wrapper_that_calls_nothing_is_not_passed(
     with pytest.raises(ConnectionFailed):
         mocked.storage.upload_dir(tree, "storage:x")
     assert connected == []
+
+
+def test_a_session_with_a_cache_changes_nothing(
+    mocked: Session, platform: LocalPlatform, start: Callable[[str], Any]
+) -> None:
+    """As `requests_cache.install_cache` does it."""
+
+    class CachedSession(requests.Session):
+        def request(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError("a status that was cached would be wrong")
+
+    job = start("sleep 60")
+    with (
+        mock.patch("requests.Session", CachedSession),
+        mock.patch("requests.sessions.Session", CachedSession),
+        Session(platform.url, platform.token) as made_now,
+    ):
+        for session in (mocked, made_now):
+            session.jobs.wait(job, until="running")
+            assert session.jobs.run_command(job, "echo here").stdout == b"here\n"
+    mocked.jobs.kill(job)
 
 
 def test_a_mock_that_was_there_first_is_noticed(platform: LocalPlatform, tmp_path: Path) -> None:

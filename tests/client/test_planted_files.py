@@ -263,7 +263,7 @@ def test_a_folder_that_is_exchanged_for_a_link_meanwhile_gains_nothing(
         attacker = threading.Thread(target=exchange)
         attacker.start()
         try:
-            for _ in range(50):
+            for _ in range(100):
                 try:
                     session.storage.download_dir(source, shared)
                 except (CopyIncomplete, OSError):

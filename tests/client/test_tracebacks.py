@@ -368,6 +368,33 @@ def test_no_environment_is_shown_where_no_engine_is_found(
         session.images.push("busybox:latest")
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        answer({"message": "oops"}, "500 Internal Server Error"),
+        answer({"message": "denied"}, "403 Forbidden"),
+        answer(b'{"error": "denied"}\r\n'),
+        answer(b"{no json"),
+        Cut(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
+    ],
+)
+def test_the_password_of_the_registry_is_not_shown_when_an_engine_fails(
+    session: Session, platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch, reply: bytes
+) -> None:
+    with scripted_platform() as engine:
+        engine.script["GET /version"] = answer({"ApiVersion": "1.44", "Version": "27.0"})
+        engine.script["GET /v1.44/images/json"] = answer([])
+        engine.script["POST /v1.44/images"] = reply
+        engine.script["POST /v1.44/images/busybox:latest/tag"] = answer(b"", "201 Created")
+        engine.script["DELETE "] = answer({})
+        monkeypatch.setenv("DOCKER_HOST", engine.url.replace("http:", "tcp:").partition("/api")[0])
+        for call in (session.images.push, session.images.pull):
+            with failing(platform.token):
+                call("image:busybox:latest" if call == session.images.pull else "busybox:latest")
+        assert sum("x-registry-auth" in request.headers for request in engine.requests) >= 2
+
+
 def test_nothing_that_a_program_looks_at_shows_the_token(
     platform: LocalPlatform, caplog: pytest.LogCaptureFixture, tree: Path
 ) -> None:
