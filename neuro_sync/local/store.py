@@ -481,6 +481,8 @@ class Store:
 
     def _rows(self, columns: str, wanted: JobFilter) -> Iterator[sqlite3.Row]:
         """Read page by page, each a query of its own, so that a slow reader holds nothing up."""
+        if wanted.readable is not None and not wanted.readable:
+            return  # nothing may be read; SQLite refuses to look for nothing by a given index
         where, values = wanted.where()
         lookup, is_rare = self._best_lookup(wanted)
         first, last = (0, 2**62) if is_rare else self._numbers_between(wanted.since, wanted.until)
