@@ -375,5 +375,5 @@ def test_text_that_is_not_utf8_is_refused(
     session: Session, job: JobDescription, call: Call
 ) -> None:
     for text in ("caf\udce9", "\ud800"):
-        with pytest.raises(IllegalArgumentError, match="UTF-8|is no image"):
+        with pytest.raises(IllegalArgumentError, match=r"UTF-8|is no image"):
             call(session, job, text)

@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FOLDER = ENTRY | os.O_DIRECTORY
-NOT_RUNNING = (404, 409)
 WRITABLE_LABEL = "org.neuro-sync.writable"
 """Paths below the state folder to which a container may write, as JSON."""
 
@@ -44,7 +43,12 @@ class MountGuard:
         self._starting: list[tuple[Mount, ...]] = []
         self._change = asyncio.Condition()
         self._paused: Counter[str] = Counter()
-        """How many starts have had a container paused."""
+        """How many starts want a container to be paused."""
+        self._being_paused: set[str] = set()
+        self._still: set[str] = set()
+        """Those that change nothing now."""
+        self._ours: set[str] = set()
+        """Those of them that were paused here, and not by somebody else."""
         self._used: Counter[str] = Counter()
         """How many activities keep one from being paused."""
 
@@ -101,16 +105,28 @@ class MountGuard:
 
     async def _pause_others(self, mounts: tuple[Mount, ...], held: list[str]) -> None:
         for container in await self._containers("running", "paused"):
-            name = container["Id"]
-            is_ours = container["State"] == "running" or name in self._paused
-            if not is_ours or not endangers(self._writable_of(container), mounts):
+            if not endangers(self._writable_of(container), mounts):
                 continue
+            name = container["Id"]
             async with self._change:
                 held.append(name)
                 self._paused[name] += 1  # from now on nobody begins to use it
-                if self._paused[name] == 1:
-                    await self._change.wait_for(partial(self._is_unused, name))
-                    await self._pause(name, mounts)
+                await self._make_still(name, mounts)
+
+    async def _make_still(self, name: str, mounts: tuple[Mount, ...]) -> None:
+        """Pause a container once nobody uses it, or wait until another start has done so."""
+        while name not in self._still:
+            if name in self._being_paused:
+                await self._change.wait()
+                continue
+            self._being_paused.add(name)
+            try:
+                await self._change.wait_for(partial(self._is_unused, name))
+                await self._pause(name, mounts)
+                self._still.add(name)
+            finally:
+                self._being_paused.discard(name)
+                self._change.notify_all()
 
     def _is_unused(self, name: str) -> bool:
         return not self._used[name]
@@ -119,18 +135,31 @@ class MountGuard:
         try:
             await self._engine.call(self._engine.api.pause, name)
         except EngineRefused as error:
-            if error.status not in NOT_RUNNING:
+            if await self._can_change_files(name):
                 raise IllegalArgumentError(
                     f"another job can change {mounts[0].target!r} while it is being mounted, "
                     f"and the engine cannot pause it: {error.text}"
                 ) from error
+        else:
+            self._ours.add(name)
+
+    async def _can_change_files(self, name: str) -> bool:
+        """Return whether a container runs; one that somebody else has paused does not."""
+        try:
+            found = await self._engine.call(self._engine.api.inspect_container, name)
+        except EngineRefused:
+            return False  # it has gone
+        return found["State"]["Running"] and not found["State"]["Paused"]
 
     async def _let_go(self, mounts: tuple[Mount, ...], held: Iterable[str]) -> None:
         async with self._change:
             for name in held:
                 self._paused[name] -= 1
                 if not self._paused[name]:
-                    await self._unpause(name)
+                    if name in self._ours:
+                        await self._unpause(name)
+                        self._ours.discard(name)
+                    self._still.discard(name)
                     del self._paused[name]
             self._starting.remove(mounts)
             self._change.notify_all()

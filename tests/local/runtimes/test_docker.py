@@ -108,10 +108,12 @@ def test_a_job_gets_no_more_than_it_asked_for(session: Session, client: docker.A
 
 SWAP = """
 cd /race; echo ready
-while :; do mv -T x kept; ln -s "$GOAL" x; rm -rf x; mv -T kept x; done 2>/dev/null
+while :; do
+  mv -T x kept; ln -s "$GOAL" x; usleep 2000; rm -rf x; mv -T kept x; usleep 3000
+done 2>/dev/null
 """
 TRIES = int(os.environ.get("NEURO_RACE_TRIES", "20"))
-"""Each takes a second; two hundred of them are for a long night."""
+"""Each takes half a second; set it to 200 for a longer run."""
 
 
 @pytest.mark.parametrize("goal", ["secrets", "/"])
@@ -122,6 +124,7 @@ def test_a_container_that_swaps_a_folder_for_a_link_never_wins(
     folder = platform.folder / "storage" / "local" / session.project_name / name
     (folder / "x").mkdir(parents=True)
     (folder / "x" / "mine").touch()
+    session.secrets.add("of-others", b"value")
     swapper = start(
         session,
         f"sh -c '{SWAP}'",
@@ -133,8 +136,8 @@ def test_a_container_that_swaps_a_folder_for_a_link_never_wins(
     goal_volume = Volume(storage_uri=f"storage:{name}/x", container_path="/goal")
     seen: set[str] = set()
     ran = 0
-    for _ in range(TRIES // 4):
-        jobs = [start(session, "ls /goal", volumes=[goal_volume]) for _ in range(4)]
+    for _ in range(TRIES // 2):
+        jobs = [start(session, "ls /goal", volumes=[goal_volume]) for _ in range(2)]
         # What is paused for a moment can be looked into all the same.
         assert session.jobs.run_command(swapper, ["echo", "here"], text=True).stdout == "here\n"
         for ended in session.jobs.wait(jobs):
@@ -143,7 +146,7 @@ def test_a_container_that_swaps_a_folder_for_a_link_never_wins(
     assert session.jobs.status(swapper).status is JobStatus.RUNNING
     session.jobs.kill(swapper)
     session.jobs.wait(swapper)
-    assert seen <= {"mine", "kept", goal}, seen
+    assert seen <= {"mine", "kept"}, seen
     assert ran
 
 
