@@ -129,6 +129,8 @@ def _built(kind: type[M], values: dict[str, Any]) -> Any:
 
 def values(kind: type) -> st.SearchStrategy[Any]:
     """Return a strategy for a class that stands for values."""
+    if kind is images.RemoteImage:
+        return IMAGES
     if issubclass(kind, BaseModel):
         return models(kind)
     if issubclass(kind, Enum):
@@ -173,8 +175,27 @@ def _of(hint: Any) -> st.SearchStrategy[Any]:
     if isinstance(origin or hint, type):
         return values(origin or hint)
     if hint is images.ImageReference:
-        return models(images.RemoteImage)
+        return IMAGES
     return st.nothing()
+
+
+_NAMES = st.lists(
+    st.sampled_from(("a", "ubuntu", "my-app", "x__y", "a.b", "9")), min_size=1, max_size=3
+).map("/".join)
+_TAGS = st.none() | st.sampled_from(("latest", "v1.2_3-x", "A"))
+_REGISTRIES = st.sampled_from(("registry.test", "localhost:5000", "127.0.0.1:80"))
+# Most texts are no references, so that it would take long to find some.
+IMAGES = st.builds(
+    images.RemoteImage.new_external_image, _NAMES, st.none() | _REGISTRIES, tag=_TAGS
+) | st.builds(
+    images.RemoteImage.new_platform_image,
+    _NAMES,
+    _REGISTRIES,
+    cluster_name=st.just("cluster"),
+    org_name=st.none() | st.just("org"),
+    project_name=st.just("project"),
+    tag=_TAGS,
+)
 
 
 def _narrowed(hint: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
