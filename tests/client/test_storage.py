@@ -303,8 +303,9 @@ def test_a_disk_that_cannot_take_a_file_is_told_by_the_file_s_name(
     (folder / "file").write_bytes(bytes(size))
     place = tmp_path / "place"
     told = (platform.url, platform.token, f"{root}/file", str(place))
+    # Without -B it could leave a module compiled by half, for all who import that afterwards.
     said = subprocess.run(
-        [sys.executable, "-c", TIGHT, *told], check=True, capture_output=True, text=True
+        [sys.executable, "-B", "-c", TIGHT, *told], check=True, capture_output=True, text=True
     ).stdout
     assert said.startswith("[Errno 27] File too large: ")
     assert said.rstrip().endswith(f"'{place}'")
