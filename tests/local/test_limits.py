@@ -490,7 +490,8 @@ def test_nobody_waits_for_the_largest_of(target: LocalPlatform, send: Send, kind
     for _ in range(3):  # whatever else the machine does, it does not do it three times
         with watched(target) as waits:
             answer = send(method, path, data)
-            assert answer.status_code < 500, answer.text[:300]
+            # 501: volumes take bubblewrap, which is not everywhere.
+            assert answer.status_code < 500 or answer.status_code == 501, answer.text[:300]
             time.sleep(0.2)  # what is left for later is done meanwhile
         if answer.status_code == 202:
             send("DELETE", f"/jobs/{answer.json()['id']}")
