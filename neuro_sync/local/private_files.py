@@ -21,7 +21,9 @@ from pathlib import Path, PurePath
 from neuro_sync.errors import ConfigError
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a folder is opened that may be a link by now."""
 FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""The same for a file; not blocking, since it may be a FIFO, which would wait for its other end."""
 MAX_LINKS = 40
 """Symbolic links on the way to a folder; the kernel allows as many."""
 FS_IOC_GETVERSION = 0x80087601

@@ -28,10 +28,9 @@ from neuro_sync.models.uris import path_of
 
 from . import trees
 from .durable_files import create_file, make_folder
-from .trees import FOLDER, Removed
+from .private_files import FILE, FOLDER
+from .trees import Removed
 
-# Not blocking: a job may have made a FIFO, whose opening would wait for its other end.
-FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 LONGEST_PATH = 4095
 """Bytes; of most systems no program can use a longer path."""
 
@@ -40,7 +39,7 @@ Parts = Sequence[str]
 
 
 def parts_of(path: str) -> tuple[str, ...]:
-    """Take a path apart as POSIX does by its text alone; ``..`` stops at the root.
+    """Split a path as POSIX does by its text alone; ``..`` stops at the root.
 
     Raises:
         OSError: It is longer than any path may be.

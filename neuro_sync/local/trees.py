@@ -20,11 +20,12 @@ from typing import NamedTuple, TypeVar
 
 from neuro_sync.closing import Closing
 
+from .private_files import FOLDER
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 AT_ONCE = 1000
 """Entries of a folder that is being emptied, of which the names are held in memory."""
 LONGEST_PATH = 4096

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from neuro_sync.errors import IllegalArgumentError
+from neuro_sync.local.private_files import FILE, FOLDER
 
 from .base import Mount
-from .engine import Engine, EngineRefused
+from .engine import Engine, EngineRefused, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
-ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-FOLDER = ENTRY | os.O_DIRECTORY
 WRITABLE_LABEL = "org.neuro-sync.writable"
 """Paths below the state folder to which a container may write, as JSON."""
 
@@ -53,7 +52,7 @@ class MountGuard:
         """How many activities keep one from being paused."""
 
     async def open(self) -> None:
-        """Let go on what a platform that was killed has left paused."""
+        """Resume what a platform that was killed has left paused."""
         for container in await self._containers("paused"):
             await self._unpause(container["Id"])
 
@@ -156,19 +155,23 @@ class MountGuard:
             for name in held:
                 self._paused[name] -= 1
                 if not self._paused[name]:
-                    if name in self._ours:
-                        await self._unpause(name)
+                    if name in self._ours and await self._unpause(name):
                         self._ours.discard(name)
                     self._still.discard(name)
                     del self._paused[name]
             self._starting.remove(mounts)
             self._change.notify_all()
 
-    async def _unpause(self, name: str) -> None:
+    async def _unpause(self, name: str) -> bool:
+        """Resume a container; False if the engine was away, so that it is still to be done."""
         try:
             await self._engine.call(self._engine.api.unpause, name)
         except EngineRefused as error:  # it has gone meanwhile, mostly
             logger.info("container %s: %s", name[:12], error)
+        except EngineUnavailable as error:
+            logger.warning("container %s is still paused: %s", name[:12], error)
+            return False
+        return True
 
     def _writable_of(self, container: Mapping[str, Any]) -> list[Path]:
         paths = json.loads(container["Labels"].get(WRITABLE_LABEL) or "[]")
@@ -201,9 +204,9 @@ def check_path(folder: Path, mount: Mount) -> None:
     """
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        parts = mount.source.relative_to(folder).parts
-        for number, name in enumerate(parts, start=1):
-            below = os.open(name, ENTRY if number == len(parts) else FOLDER, dir_fd=here)
+        *above, last = mount.source.relative_to(folder).parts
+        for name, flags in (*((name, FOLDER) for name in above), (last, os.O_RDONLY | FILE)):
+            below = os.open(name, flags, dir_fd=here)
             os.close(here)
             here = below
         if stat.S_IFMT(os.fstat(here).st_mode) not in (stat.S_IFDIR, stat.S_IFREG):

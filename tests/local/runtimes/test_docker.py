@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -46,7 +47,14 @@ from neuro_sync import (
 )
 from neuro_sync.engine import find_endpoint
 from neuro_sync.errors import ConfigError
-from neuro_sync.local.runtimes.engine import WholeLines, why_not_pulled, why_not_run
+from neuro_sync.local.runtimes.base import Mount
+from neuro_sync.local.runtimes.engine import (
+    EngineUnavailable,
+    WholeLines,
+    why_not_pulled,
+    why_not_run,
+)
+from neuro_sync.local.runtimes.mount_guard import WRITABLE_LABEL, MountGuard
 from neuro_sync.local.server import LocalPlatform
 from tests.docker_engine import IMAGE, IMAGE_USER
 from tests.programs import require_programs
@@ -148,6 +156,44 @@ def test_a_container_that_swaps_a_folder_for_a_link_never_wins(
     session.jobs.wait(swapper)
     assert seen <= {"mine", "kept"}, seen
     assert ran
+
+
+class GoneEngine:
+    """An engine with one container that may write to all, which goes away before it is resumed."""
+
+    def __init__(self) -> None:
+        self.api = self
+        self.resumed = 0
+
+    async def call(self, method: Callable[..., object], *args: object, **options: object) -> object:
+        return method(*args, **options)
+
+    def containers(self, **_: object) -> list[dict[str, object]]:
+        return [{"Id": "writer", "Labels": {WRITABLE_LABEL: '["storage"]'}}]
+
+    def pause(self, _: str) -> None:
+        """Do nothing."""
+
+    def unpause(self, _: str) -> None:
+        self.resumed += 1
+        if self.resumed == 1:
+            raise EngineUnavailable("it is away")
+
+
+def test_an_engine_that_goes_away_keeps_no_later_start_waiting(tmp_path: Path) -> None:
+    source = tmp_path / "storage" / "x"
+    source.mkdir(parents=True)
+    outer, inner = Mount(tmp_path / "storage", "/all"), Mount(source, "/x")
+
+    async def start_three() -> int:
+        engine = GoneEngine()
+        guard = MountGuard(engine, tmp_path, "label")  # type: ignore[arg-type]  # all it needs
+        for mount in (inner, outer, inner):
+            async with guard.hold((mount,)):
+                pass
+        return engine.resumed
+
+    assert asyncio.run(asyncio.wait_for(start_three(), 10)) == 2
 
 
 def test_a_job_that_takes_more_memory_is_told_so(session: Session) -> None:
