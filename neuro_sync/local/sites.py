@@ -344,7 +344,7 @@ async def _close(writer: StreamWriter) -> None:
 
 
 async def _refuse(reader: StreamReader, writer: StreamWriter) -> None:
-    """Tell a client that there are too many connections, once it has asked for something."""
+    """Answer that there are too many connections, once a client has asked for something."""
     try:
         with suppress(OSError, asyncio.TimeoutError):
             await asyncio.wait_for(reader.read(1), 1.0)

@@ -206,7 +206,7 @@ class StateFolder:
         return folder
 
     def _close_to_others(self, folder: int) -> None:
-        """Take the right to write from others; what may be theirs is never used."""
+        """Remove the right to write from others; what may be theirs is never used."""
         if not os.listdir(folder):
             os.fchmod(folder, 0o700)
         if os.listdir(folder):
@@ -228,7 +228,7 @@ class StateFolder:
 
     @staticmethod
     def _make_private(folder: int) -> None:
-        """Take all rights from others, but for a folder that holds more than a platform's state."""
+        """Remove all rights of others, but for a folder that holds more than a platform's state."""
         for name, found in _entries(folder):
             if found.st_mode & 0o077 and not stat.S_ISLNK(found.st_mode):
                 with suppress(FileNotFoundError):

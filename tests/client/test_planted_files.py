@@ -91,7 +91,7 @@ def partial_name(session: Session, uri: str, target: Path) -> str:
 def someone_else_owns(
     monkeypatch: pytest.MonkeyPatch, is_theirs: Callable[[os.stat_result], bool]
 ) -> None:
-    """Let files belong to another user, as only root could make them."""
+    """Set which files belong to another user, as only root could make them."""
     for name in ("is_own", "is_trusted"):
         monkeypatch.setattr(local_folder, name, lambda status: not is_theirs(status))
 

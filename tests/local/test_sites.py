@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -747,22 +747,31 @@ while True:
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Let this process open a few thousand files."""
+    """Raise the limit of open files of this process to a few thousand."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.usefixtures("many_files")
-def test_connections_to_a_page_starve_neither_the_platform_nor_the_disk(folder: Path) -> None:
-    state, log = folder / "state", folder / "log"
+@contextmanager
+def few_files(folder: Path) -> Iterator[Session]:
+    """Run a platform that may open 1024 files, and check at its end that it has logged little."""
+    log = folder / "log"
     with (
         open(log, "wb") as stderr,
-        platform_process(state, stderr=stderr) as process,
-        Session.local(state=state) as session,
+        platform_process(folder / "state", stderr=stderr) as process,
+        Session.local(state=folder / "state") as session,
     ):
         psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE, (1024, 1024))
+        yield session
+    assert log.stat().st_size < 2**16, log.read_text()[-2000:]
+
+
+@pytest.mark.usefixtures("many_files")
+def test_connections_to_a_page_starve_neither_the_platform_nor_the_disk(folder: Path) -> None:
+    state = folder / "state"
+    with few_files(folder) as session:
         job = Serve(session, folder)()
         url = url_of(job)
         headers = {"Authorization": f"Bearer {session.config.token()}"}
@@ -786,18 +795,12 @@ def test_connections_to_a_page_starve_neither_the_platform_nor_the_disk(folder: 
             lambda: requests.get(url, headers=headers, timeout=20).status_code == 200,
             "the page answers no more",
         )
-    assert log.stat().st_size < 2**16, log.read_text()[-2000:]
 
 
 @pytest.mark.usefixtures("many_files")
 def test_connections_to_the_api_starve_nobody_who_is_connected(folder: Path) -> None:
-    state, log = folder / "state", folder / "log"
-    with (
-        open(log, "wb") as stderr,
-        platform_process(state, stderr=stderr) as process,
-        Session.local(state=state) as session,
-    ):
-        psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE, (1024, 1024))
+    state = folder / "state"
+    with few_files(folder) as session:
         job = session.jobs.start(image="any", preset_name="cpu-small", command="sleep 60")
         address = running_platform(state)
         assert address is not None
@@ -812,7 +815,6 @@ def test_connections_to_the_api_starve_nobody_who_is_connected(folder: Path) -> 
         other = Session.local(state=state)
         eventually(lambda: other.jobs.status(job).status.is_running, "the job does not run")
         other.close()
-    assert log.stat().st_size < 2**16, log.read_text()[-2000:]
 
 
 def test_pages_and_the_api_are_counted_together(

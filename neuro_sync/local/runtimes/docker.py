@@ -200,28 +200,28 @@ class DockerRuntime:
         job = self._running(job_id)
         mark = secrets.token_hex(8)
         api = self._engine.api
-        using = AsyncExitStack()
-        await using.enter_async_context(self._guard.use(job.container))
-        try:
-            created = await self._engine.call(
-                api.exec_create,
-                job.container,
-                [*arguments],
-                stdin=True,
-                tty=tty,
-                environment={EXEC_VARIABLE: mark, **({"TERM": "xterm-256color"} if tty else {})},
-            )
-            command = str(created["Id"])
-            body: dict[str, Any] = {"Detach": False, "Tty": tty}
-            if tty:  # an engine before version 23 does not know it
-                body["ConsoleSize"] = [size.height, size.width]
-            streams = await self._engine.hijack(f"/exec/{command}/start", body=body)
-        except BaseException as error:
-            await using.aclose()
-            if isinstance(error, EngineRefused):
+        async with AsyncExitStack() as using:
+            await using.enter_async_context(self._guard.use(job.container))
+            try:
+                created = await self._engine.call(
+                    api.exec_create,
+                    job.container,
+                    [*arguments],
+                    stdin=True,
+                    tty=tty,
+                    environment={
+                        EXEC_VARIABLE: mark,
+                        **({"TERM": "xterm-256color"} if tty else {}),
+                    },
+                )
+                command = str(created["Id"])
+                body: dict[str, Any] = {"Detach": False, "Tty": tty}
+                if tty:  # an engine before version 23 does not know it
+                    body["ConsoleSize"] = [size.height, size.width]
+                streams = await self._engine.hijack(f"/exec/{command}/start", body=body)
+            except EngineRefused as error:
                 raise _not_running(job_id) from error
-            raise
-        self._spawn(self._until_begun(command, using))
+            self._spawn(self._until_begun(command, using.pop_all()))
 
         async def outcome() -> frames.Exited | None:
             while not job.ended.is_set():
